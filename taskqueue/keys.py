@@ -1,0 +1,63 @@
+"""The sub-keys of one secret, and the list of secrets a process accepts.
+
+One secret per application; every purpose gets a key of its own by HKDF-SHA256 (RFC 5869), so that no signature can be
+passed off as a seal. Rotation: append the new secret, deploy; put it first, deploy; drop the old one after the longest
+record has expired.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from .errors import ConfigError
+
+MINIMUM_SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SubKeys:
+    """The keys derived from one secret: ``key_id`` (8 hex digits) is public, the rest (32 bytes each) is not."""
+
+    key_id: str
+    seal: bytes = field(repr=False)
+    sign: bytes = field(repr=False)
+    receipt: bytes = field(repr=False)
+    index: bytes = field(repr=False)
+
+
+def derive(secret: str) -> SubKeys:
+    """Take one secret (32 bytes or more) and return its sub-keys; raise ConfigError if it is too short or too plain."""
+    material = secret.encode()
+    if len(material) < MINIMUM_SECRET_BYTES or len(set(material)) < 8:
+        raise ConfigError(
+            f"secret: {MINIMUM_SECRET_BYTES} bytes or more of random text are needed, this one has {len(material)}"
+            f" with {len(set(material))} different ones; make one with: taskqueue secret"
+        )
+
+    def sub_key(purpose: str) -> bytes:
+        return HKDF(SHA256(), 32, salt=b"http-taskqueue-1", info=purpose.encode()).derive(material)
+
+    key_id = hashlib.sha256(sub_key("id")).hexdigest()[:8]
+    return SubKeys(key_id, sub_key("seal"), sub_key("sign"), sub_key("receipt"), sub_key("index"))
+
+
+class Keyring:
+    """The secrets a process accepts: the first seals and signs, all of them open and verify."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        """Take the secrets, newest first; raise ConfigError if there is none or one is too short."""
+        if not secrets:
+            raise ConfigError("secret: none is set; make one with: taskqueue secret, and set TASKQUEUE_SECRET")
+        self._keys = {keys.key_id: keys for keys in map(derive, reversed(secrets))}
+        self.current = derive(secrets[0])
+
+    def find(self, key_id: str) -> SubKeys | None:
+        """Return the sub-keys with this id, or None."""
+        return self._keys.get(key_id)
+
+    def all(self) -> Sequence[SubKeys]:
+        """Return every accepted secret's sub-keys."""
+        return tuple(self._keys.values())

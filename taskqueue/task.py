@@ -1,0 +1,193 @@
+"""The values everything else passes around: frozen, without behaviour beyond their own encoding.
+
+A Task is what was recorded and never changes. What happens to it (its TaskState) lives beside it in the broker, is
+small, and is written by the broker alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import msgpack
+
+from .errors import RecordError
+
+StateName: TypeAlias = Literal[
+    "prepared", "scheduled", "queued", "reserved", "running", "waiting", "completed", "failed", "cancelled", "archived"
+]
+
+MAX_RECORD_BYTES: Final = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One recorded HTTP request.
+
+    ``target`` is the canonical path and query; ``headers`` are (lower-case name, value) pairs, never framing and never
+    ours; ``host`` and ``scheme`` are those the public used (may be empty: the consumer's target's then); times are
+    milliseconds since 1970. ``timeout`` is in seconds; None means the consumer's default, as for ``retry_max_count``.
+    """
+
+    id: str
+    queue: str
+    method: str
+    target: str
+    host: str = ""
+    scheme: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+    user_id: str | None = None
+    created: int = 0
+    expires: int = 0
+    due: int = 0
+    label: str = ""
+    timeout: float | None = None
+    retry_max_count: int | None = None
+
+    @property
+    def path(self) -> str:
+        """The target without its query: this part may be shown and logged."""
+        return self.target.partition("?")[0]
+
+    def encode(self) -> bytes:
+        """Return the part of the task that is sealed, as msgpack; id, queue and due travel beside it."""
+        fields = (
+            self.method,
+            self.target,
+            self.host,
+            self.scheme,
+            self.headers,
+            self.body,
+            self.user_id,
+            self.created,
+            self.expires,
+            self.label,
+            self.timeout,
+            self.retry_max_count,
+        )
+        return bytes(msgpack.packb(fields))
+
+    @classmethod
+    def decode(cls, task_id: str, queue: str, raw: bytes) -> "Task":
+        """Take what ``encode`` made and return the task; raise RecordError (``format``) for anything else.
+
+        Limits: 64 MiB in all; no extension types, no trailing bytes, exactly the fields expected.
+        """
+        if len(raw) > MAX_RECORD_BYTES:
+            raise RecordError("format", f"task {task_id}: the record has {len(raw)} bytes, over {MAX_RECORD_BYTES}")
+        try:
+            fields = msgpack.unpackb(raw, use_list=False, ext_hook=_refuse_extension, max_buffer_size=MAX_RECORD_BYTES)
+        except ValueError as error:
+            raise RecordError("format", f"task {task_id}: the record is not msgpack ({type(error).__name__})") from error
+        if not (isinstance(fields, tuple) and len(fields) == len(_FIELD_TYPES)):
+            raise RecordError("format", f"task {task_id}: the record has not the fields of a task")
+        for value, (name, kinds) in zip(fields, _FIELD_TYPES, strict=True):
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise RecordError("format", f"task {task_id}: {name} in the record is a {type(value).__name__}")
+        if not all(isinstance(pair, tuple) and list(map(type, pair)) == [str, str] for pair in fields[4]):
+            raise RecordError("format", f"task {task_id}: headers in the record are not pairs of text")
+        named: dict[str, Any] = dict(zip((name for name, _ in _FIELD_TYPES), fields, strict=True))
+        return cls(id=task_id, queue=queue, **named)
+
+
+_FIELD_TYPES: Final[tuple[tuple[str, tuple[type, ...]], ...]] = (
+    ("method", (str,)),
+    ("target", (str,)),
+    ("host", (str,)),
+    ("scheme", (str,)),
+    ("headers", (tuple,)),
+    ("body", (bytes,)),
+    ("user_id", (str, type(None))),
+    ("created", (int,)),
+    ("expires", (int,)),
+    ("label", (str,)),
+    ("timeout", (int, float, type(None))),
+    ("retry_max_count", (int, type(None))),
+)
+
+
+def _refuse_extension(code: int, data: bytes) -> object:
+    raise ValueError(f"extension type {code}")
+
+
+@dataclass(frozen=True, slots=True)
+class SealedTask:
+    """A task as a broker stores it: the sealed record, and the few things that may be read without the secret."""
+
+    id: str
+    queue: str
+    record: bytes
+    due: int
+    method: str
+    path: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """One delivery of one task to one consumer.
+
+    ``delivery`` only grows and fences late answers; ``attempt`` counts spent tries, this one included, and a release
+    gives it back; ``crashes`` counts the consumers that died with it.
+    """
+
+    id: str
+    queue: str
+    record: bytes
+    delivery: int
+    attempt: int
+    crashes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an outcome means: ``complete``, ``retry`` after ``delay`` seconds, ``fail`` because of ``reason``, ``release``.
+
+    ``status`` is the response's, or 0 when there was none.
+    """
+
+    kind: Literal["complete", "retry", "fail", "release"]
+    reason: str = ""
+    status: int = 0
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of one delivery, as told to the broker."""
+
+    id: str
+    delivery: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """Where a task is and what has happened to it; times are milliseconds of the broker's clock, 0 if not yet.
+
+    ``reserved`` and ``begun`` are of the latest delivery; ``status`` and ``reason`` of the latest outcome; ``holder`` is
+    the consumer that has it, or had it last.
+    """
+
+    id: str
+    queue: str
+    state: StateName
+    delivery: int
+    attempt: int
+    crashes: int
+    added: int
+    due: int
+    reserved: int
+    begun: int
+    changed: int
+    status: int
+    reason: str
+    holder: str
+    method: str
+    path: str
+    label: str
+
+
+def total_bytes(tasks: Sequence[SealedTask]) -> int:
+    """Return how many bytes the records of these tasks have together."""
+    return sum(len(task.record) for task in tasks)
