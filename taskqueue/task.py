@@ -76,7 +76,7 @@ class Task:
         if len(raw) > MAX_RECORD_BYTES:
             raise RecordError("format", f"task {task_id}: the record has {len(raw)} bytes, over {MAX_RECORD_BYTES}")
         try:
-            fields = msgpack.unpackb(raw, use_list=False, ext_hook=_refuse_extension, max_buffer_size=MAX_RECORD_BYTES)
+            fields = msgpack.unpackb(raw, use_list=False, ext_hook=_refuse_extension)
         except ValueError as error:
             raise RecordError("format", f"task {task_id}: the record is not msgpack ({type(error).__name__})") from error
         if not (isinstance(fields, tuple) and len(fields) == len(_FIELD_TYPES)):
