@@ -61,7 +61,14 @@ class CommitUncertain(TaskQueueError):
 
 
 class Fenced(TaskQueueError):
-    """Another consumer has taken over this name: whatever this one still does changes nothing."""
+    """Another consumer has taken over this name: whatever this one still does changes nothing.
+
+    ``gone``: nobody has; the broker lost its data and with it the lease. The name may be claimed again.
+    """
+
+    def __init__(self, message: str, *, gone: bool = False) -> None:
+        super().__init__(message)
+        self.gone = gone
 
 
 class RecordError(TaskQueueError):

@@ -112,7 +112,10 @@ def _refuse_extension(code: int, data: bytes) -> object:
 
 @dataclass(frozen=True, slots=True)
 class SealedTask:
-    """A task as a broker stores it: the sealed record, and the few things that may be read without the secret."""
+    """A task as a broker stores it: the sealed record, and the few things that may be read without the secret.
+
+    ``due`` is in ms since 1970; 0 means at once, a negative number a delay in ms that counts from the commit.
+    """
 
     id: str
     queue: str

@@ -1,0 +1,233 @@
+"""One connection to Redis, and the one coroutine that speaks on it.
+
+Callers never await the socket: they leave a Call and await its future. A cancelled caller therefore cannot strand half
+a conversation, all calls that gather while a round trip is under way share the next one, and a reply that was lost is
+asked for again until the call's own deadline. That is safe because every script may be repeated. redis-py's own
+retries are off: they would repeat commands that may not be, and take ten times longer than any deadline here.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+from ..errors import BrokerUnavailable, ConfigError, ReplyLost
+
+# Seconds. A half-open connection shows itself as a reply that never comes: after this long the line is dropped.
+READ_TIMEOUT: Final = 5.0
+CONNECT_TIMEOUT: Final = 5.0
+PAUSE_MIN: Final = 0.01
+PAUSE_MAX: Final = 0.5
+MAX_CALLS: Final = 512
+# What the far side answers while it is busy with itself, and may well do in a moment.
+TRANSIENT: Final = ("BUSY ", "MISCONF", "NOREPLICAS")
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script and the digest Redis knows it by."""
+
+    name: str
+    source: bytes
+    sha: str
+
+
+Arguments = Sequence[str | bytes | int]
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One script call (or plain command) under way.
+
+    ``in_flight``: sent, no reply yet; ``lost``: was in flight when a line broke, so Redis may have carried it out.
+    """
+
+    command: Script | str
+    keys: Sequence[str]
+    arguments: Callable[[], Arguments]
+    deadline: float
+    reply: "asyncio.Future[Any]"
+    in_flight: bool = False
+    lost: bool = False
+    whole: bool = False
+    last_error: str = "no connection"
+
+    def packed(self) -> tuple[str | bytes | int, ...]:
+        """Return the command as it goes on the wire; the script itself only once Redis said that it has not got it."""
+        if isinstance(self.command, str):
+            return (self.command, *self.keys, *self.arguments())
+        name, body = ("EVAL", self.command.source) if self.whole else ("EVALSHA", self.command.sha)
+        return (name, body, len(self.keys), *self.keys, *self.arguments())
+
+    def give_up(self) -> None:
+        """Fail the call: uncertain if Redis may have carried it out, certain if not."""
+        if not self.reply.done():
+            kind = ReplyLost if self.lost or self.in_flight else BrokerUnavailable
+            self.reply.set_exception(kind(f"redis did not answer before the deadline ({self.last_error})"))
+
+
+class Link:
+    """A connection of one event loop. ``offset`` turns this process's monotonic clock into Redis's, in milliseconds."""
+
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self._connection: AbstractConnection | None = None
+        self._waiting: list[Call] = []
+        self._speaker: asyncio.Task[None] | None = None
+        self._pause = PAUSE_MIN
+        self.offset = 0.0
+
+    def redis_ms(self, monotonic: float) -> int:
+        """Return what Redis's clock will show, in ms, when ``time.monotonic()`` is at this value."""
+        return int(monotonic * 1000 + self.offset)
+
+    async def call(
+        self, command: Script | str, keys: Sequence[str], arguments: Callable[[], Arguments], *, deadline: float
+    ) -> Any:
+        """Carry out one command and return its reply.
+
+        ``arguments`` is asked when the command is sent, so that it may use the clock offset. Raises BrokerUnavailable
+        if the command was never sent before the deadline, ReplyLost if it was, redis's ResponseError if it was refused.
+        """
+        call = Call(command, keys, arguments, deadline, asyncio.get_running_loop().create_future())
+        self._waiting.append(call)
+        if self._speaker is None or self._speaker.done():
+            # Lives only while something waits, holds no caller's cancellation, and ends by itself: see _speak.
+            self._speaker = asyncio.create_task(self._speak())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await asyncio.shield(call.reply)
+        call.give_up()
+        return await call.reply
+
+    async def _speak(self) -> None:
+        while self._waiting:
+            calls, self._waiting = self._waiting[:MAX_CALLS], self._waiting[MAX_CALLS:]
+            calls = [call for call in calls if not call.reply.done()]
+            if not calls:
+                continue
+            try:
+                async with asyncio.timeout(self._patience(calls)):
+                    await self._exchange(calls)
+                self._pause = PAUSE_MIN
+            except AuthenticationError as error:
+                self._drop()
+                self._refuse(calls, error)
+            except (RedisError, OSError, EOFError, TypeError, AttributeError) as error:
+                # redis-py raises TypeError and AttributeError too when an idle connection was reset under it.
+                self._drop()
+                await self._again(calls, f"{type(error).__name__}: {error}")
+            except BaseException as error:
+                self._drop()
+                for call in calls:
+                    call.last_error = type(error).__name__
+                    call.give_up()
+                raise
+
+    def _patience(self, calls: Sequence[Call]) -> float:
+        latest = max(call.deadline for call in calls) - time.monotonic()
+        return min(max(latest, 0.0), READ_TIMEOUT)
+
+    async def _again(self, calls: Sequence[Call], error: str) -> None:
+        for call in calls:
+            call.last_error = error
+            call.lost, call.in_flight = call.lost or call.in_flight, False
+        await asyncio.sleep(self._pause)
+        self._pause = min(self._pause * 2, PAUSE_MAX)
+        now = time.monotonic()
+        for call in calls:
+            if now >= call.deadline:
+                call.give_up()
+        self._waiting = [call for call in calls if not call.reply.done()] + self._waiting
+
+    def _refuse(self, calls: Sequence[Call], error: AuthenticationError) -> None:
+        # Waiting does not cure a wrong password, so nobody waits for it.
+        for call in calls:
+            if not call.reply.done():
+                call.reply.set_exception(
+                    ConfigError(f"url: redis refused the user name or password ({error}); correct them in the URL")
+                )
+
+    async def _exchange(self, calls: Sequence[Call]) -> None:
+        connection = await self._connected()
+        packed = connection.pack_commands([call.packed() for call in calls])
+        for call in calls:
+            call.in_flight = True
+        await connection.send_packed_command(packed, check_health=False)
+        repeat: list[Call] = []
+        transient: ResponseError | None = None
+        for call in calls:
+            try:
+                reply = await connection.read_response(disconnect_on_error=False)
+            except NoScriptError:
+                call.whole = True
+                repeat.append(call)
+            except ResponseError as error:
+                if is_transient(error):
+                    transient = error
+                elif not call.reply.done():
+                    call.reply.set_exception(error)
+            else:
+                if not call.reply.done():
+                    call.reply.set_result(reply)
+            call.in_flight = False
+        if transient is not None:
+            raise transient
+        self._waiting = repeat + self._waiting
+
+    async def _connected(self) -> AbstractConnection:
+        if self._connection is None or not self._connection.is_connected:
+            connection = self._pool.make_connection()
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await connection.connect()
+            self._connection = connection
+            await self.synchronise()
+        return self._connection
+
+    async def synchronise(self) -> None:
+        """Measure the clock offset; the error is at most half of this round trip."""
+        assert self._connection is not None
+        before = time.monotonic()
+        await self._connection.send_command("TIME", check_health=False)
+        seconds, micros = await self._connection.read_response()
+        after = time.monotonic()
+        self.offset = int(seconds) * 1000 + int(micros) / 1000 - (before + after) * 500
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection._close()  # noqa: SLF001 - the public disconnect() awaits, and may not be awaited when cancelled
+
+    async def aclose(self) -> None:
+        """Let the calls under way end, then close the connection."""
+        if self._speaker is not None:
+            await asyncio.gather(self._speaker, return_exceptions=True)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect()
+
+
+def is_transient(error: ResponseError) -> bool:
+    """Tell whether what Redis refused now it may well accept in a moment."""
+    # redis-py makes classes of some codes (MasterDownError is a ClusterDownError) and leaves the others in the text.
+    return isinstance(error, ReadOnlyError | ClusterDownError | TryAgainError) or str(error).startswith(TRANSIENT)
+
+
+def pool_of(url: str) -> ConnectionPool:
+    """Return where connections for this URL are made: RESP2, no retries, no timeouts but our own."""
+    return ConnectionPool.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=None)

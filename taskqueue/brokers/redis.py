@@ -1,0 +1,270 @@
+"""A queue in Redis or Valkey.
+
+The keys of a queue ``q`` share one hash tag: ``ns:{q}`` is the LIST of waiting ids (tail is the front), beside it
+``:records`` (HASH id -> sealed task, never changed), ``:state`` (HASH id -> packed state), ``:reserved:<consumer>``
+(LIST), ``:scheduled``, ``:prepared``, ``:failed``, ``:finished`` (ZSETs id -> ms), ``:log:<id>`` (HASH, one entry an
+ended delivery), ``:consumer:<name>`` (HASH: the lease), ``:consumers`` (SET of names), and the channel ``ns:{q}``.
+Every move is one script of ``taskqueue/lua``; this module only turns values into arguments and replies into values.
+"""
+
+import asyncio
+import hashlib
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, NoReturn
+from weakref import WeakKeyDictionary
+
+import msgpack
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+
+from ..broker import Exchange, Lease
+from ..errors import BrokerUnavailable, ConfigError, Fenced
+from ..task import Reservation, SealedTask, Settlement, TaskState
+from .link import CONNECT_TIMEOUT, Arguments, Link, Script, pool_of
+
+# A command that the clock of a thawed Redis finds later than this before the deadline is refused.
+LATE_MARGIN: Final = 0.05
+PROMOTE_AT_ONCE: Final = 5_000
+HINT_PING: Final = 5.0
+
+
+def _script(name: str) -> Script:
+    folder = files("taskqueue") / "lua"
+    source = (folder / "_task.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
+    return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
+
+
+SCRIPTS: Final = {
+    name: _script(name)
+    for name in ("push", "prepare", "promote", "discard", "begin", "claim", "reserve", "settle", "trim", "reset")
+}
+
+
+class RedisBroker:
+    """A Broker in Redis 6.2 or newer, or Valkey. One connection per event loop; nothing is connected before first use."""
+
+    def __init__(self, url: str, *, namespace: str) -> None:
+        """Take the URL and the prefix of all keys; raise ConfigError for a URL that redis-py cannot read."""
+        try:
+            self._pool = pool_of(url)
+        except ValueError as error:
+            raise ConfigError(f"url: {error}") from None
+        self._namespace = namespace
+        self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, Link] = WeakKeyDictionary()
+
+    @property
+    def _link(self) -> Link:
+        loop = asyncio.get_running_loop()
+        if loop not in self._links:
+            self._links[loop] = Link(self._pool)
+        return self._links[loop]
+
+    def key(self, queue: str) -> str:
+        """Return the key of the queue's list, base of all its other keys and name of its channel."""
+        return f"{self._namespace}:{{{queue}}}"
+
+    async def _run(self, name: str, queue: str, arguments: Callable[[], Arguments], *, deadline: float) -> Any:
+        with _translated(queue):
+            return await self._link.call(SCRIPTS[name], [self.key(queue)], arguments, deadline=deadline)
+
+    async def _store(self, name: str, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
+        link = self._link
+        flat: list[str | bytes | int] = []
+        for task in tasks:
+            flat += (task.id, task.record, task.due, task.method, task.path, task.label)
+
+        def arguments() -> Arguments:
+            return [link.redis_ms(deadline - LATE_MARGIN), *flat]
+
+        if await self._run(name, queue, arguments, deadline=deadline) == b"LATE":
+            raise BrokerUnavailable("redis came to the command only after the deadline, and refused it")
+
+    async def push(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
+        """See Broker."""
+        await self._store("push", queue, tasks, deadline=deadline)
+
+    async def prepare(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
+        """See Broker."""
+        await self._store("prepare", queue, tasks, deadline=deadline)
+
+    async def promote(self, queue: str, ids: Sequence[str], *, deadline: float) -> None:
+        """See Broker."""
+        unknown = await self._run("promote", queue, lambda: ids, deadline=deadline)
+        if unknown:
+            raise BrokerUnavailable(f"{unknown} prepared task(s) of queue {queue} were removed before the commit")
+
+    async def discard(self, queue: str, ids: Sequence[str], *, deadline: float) -> None:
+        """See Broker."""
+        await self._run("discard", queue, lambda: ids, deadline=deadline)
+
+    async def begin(self, queue: str, task_id: str, delivery: int, *, deadline: float) -> bool:
+        """See Broker."""
+        arguments = (task_id, delivery, secrets.token_hex(8))
+        return bool(await self._run("begin", queue, lambda: arguments, deadline=deadline))
+
+    async def claim(
+        self, queue: str, consumer: str, *, begins: bool = True, deadline: float
+    ) -> tuple[Lease, int]:
+        """See Broker. ``begins`` tells that the application notes the start of each delivery."""
+        arguments = (consumer, secrets.token_hex(8), *_identity(), int(begins))
+        returned, left = 0, 1
+        while left:
+            epoch, some, left = await self._run("claim", queue, lambda: arguments, deadline=deadline)
+            returned += some
+        return Lease(queue, consumer, epoch.decode()), returned
+
+    async def exchange(
+        self, lease: Lease, settlements: Sequence[Settlement], *, token: str, want: int, room: int, deadline: float
+    ) -> Exchange:
+        """See Broker. Both scripts travel in one round trip."""
+        ended: list[str | int] = [lease.consumer, lease.epoch]
+        for item in settlements:
+            verdict = item.verdict
+            delay = round(verdict.delay * 1000)
+            ended += (item.id, item.delivery, verdict.kind, delay, verdict.status, verdict.reason)
+        wanted = (lease.consumer, lease.epoch, token, want, room)
+        calls = [self._run("reserve", lease.queue, lambda: wanted, deadline=deadline)]
+        if settlements:
+            calls.insert(0, self._run("settle", lease.queue, lambda: ended, deadline=deadline))
+        replies = await _all(calls)
+        for reply in replies:
+            if reply[0] != b"OK":
+                raise Fenced(
+                    f"consumer {lease.consumer} of queue {lease.queue}: another server has taken over the name"
+                    if reply[0] == b"FENCED"
+                    else f"consumer {lease.consumer} of queue {lease.queue}: redis has lost its data, or was emptied",
+                    gone=reply[0] == b"GONE",
+                )
+        stale = [task_id.decode() for task_id in replies[0][1:]] if settlements else []
+        _, next_due, *given = replies[-1]
+        reservations = [
+            Reservation(task_id.decode(errors="replace"), lease.queue, record, delivery, attempt, crashes)
+            for task_id, record, delivery, attempt, crashes in given
+        ]
+        return Exchange(reservations, stale, None if next_due < 0 else next_due / 1000)
+
+    async def trim(self, queue: str, limits: Sequence[tuple[str, int, int]], *, most: int, deadline: float) -> int:
+        """Forget what was kept long enough; ``limits`` are (index, ms, number). Return how many were forgotten."""
+        arguments = [most, *(value for limit in limits for value in limit)]
+        return int(await self._run("trim", queue, lambda: arguments, deadline=deadline))
+
+    async def get(self, queue: str, task_id: str, *, deadline: float) -> TaskState | None:
+        """See Broker."""
+        with _translated(queue):
+            raw = await self._link.call("HGET", [f"{self.key(queue)}:state"], lambda: [task_id], deadline=deadline)
+        return None if raw is None else _state(queue, task_id, raw)
+
+    async def size(self, queue: str, *, deadline: float) -> int:
+        """See Broker."""
+        with _translated(queue):
+            return int(await self._link.call("LLEN", [self.key(queue)], lambda: (), deadline=deadline))
+
+    async def reset(self, queue: str, *, deadline: float) -> None:
+        """See Broker."""
+        while await self._run("reset", queue, lambda: (500,), deadline=deadline):
+            pass
+
+    @asynccontextmanager
+    async def hints(self, queues: Sequence[str]) -> AsyncIterator[AsyncIterator[str]]:
+        """See Broker. The stream ends with BrokerUnavailable when the connection does."""
+        connection = self._pool.make_connection()
+        try:
+            yield self._listen(connection, {self.key(queue).encode(): queue for queue in queues})
+        finally:
+            await connection.disconnect(nowait=True)
+
+    async def _listen(self, connection: AbstractConnection, channels: dict[bytes, str]) -> AsyncIterator[str]:
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await connection.connect()
+                await connection.send_command("SUBSCRIBE", *channels, check_health=False)
+            unanswered = False
+            while True:
+                try:
+                    async with asyncio.timeout(HINT_PING):
+                        kind, channel, *_ = await connection.read_response(disconnect_on_error=False)
+                except TimeoutError:
+                    # Silence is normal; silence after a PING is a line that is open at this end only.
+                    if unanswered:
+                        _unreachable("no answer on the subscription")
+                    unanswered = True
+                    await connection.send_command("PING", check_health=False)
+                    continue
+                unanswered = False
+                # A subscription that was just made counts too: what was published before it has been missed.
+                if kind in (b"message", b"subscribe"):
+                    yield channels[channel]
+        except (RedisError, OSError, EOFError, TypeError, AttributeError) as error:
+            raise BrokerUnavailable(f"redis: {type(error).__name__}: {error}") from error
+
+    async def aclose(self) -> None:
+        """See Broker. Closes the connection of the running loop; those of other loops die with their loop."""
+        link = self._links.pop(asyncio.get_running_loop(), None)
+        if link is not None:
+            await link.aclose()
+
+
+def open_broker(url: str, *, namespace: str) -> RedisBroker:
+    """Return the broker for a ``redis://``, ``rediss://`` or ``unix://`` URL; see ``taskqueue.broker.connect``."""
+    return RedisBroker(url, namespace=namespace)
+
+
+async def _all(calls: Sequence[Any]) -> list[Any]:
+    # gather starts them in order, so that they stand in this order in one round trip.
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+@contextmanager
+def _translated(queue: str) -> Iterator[None]:
+    try:
+        yield
+    except ResponseError as error:
+        text = str(error)
+        if isinstance(error, OutOfMemoryError) or "OOM" in text:
+            raise BrokerUnavailable("redis has no memory left (maxmemory reached): free some, or raise it") from error
+        if "WRONGTYPE" in text:
+            raise ConfigError(
+                f"queue {queue}: its keys in redis belong to something else ({text}); choose another namespace"
+            ) from error
+        raise ConfigError(f"redis refused a command: {text}") from error
+
+
+def _unreachable(message: str) -> NoReturn:
+    raise BrokerUnavailable(message)
+
+
+def _identity() -> tuple[str, int, str, str]:
+    """Return host, pid, boot id and start time: what tells one process from all others, also after its death."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    stat = Path("/proc/self/stat")
+    return (
+        socket.gethostname(),
+        os.getpid(),
+        boot.read_text().strip() if boot.exists() else "",
+        stat.read_text().rpartition(")")[2].split()[19] if stat.exists() else str(time.time_ns()),
+    )
+
+
+def _state(queue: str, task_id: str, raw: bytes) -> TaskState:
+    try:
+        state, delivery, attempt, crashes, added, due, reserved, begun, changed, status, reason, holder, _, *shown = (
+            msgpack.unpackb(raw)
+        )
+        method, path, label = shown
+    except (ValueError, TypeError) as error:
+        raise BrokerUnavailable(f"task {task_id}: its state in redis is not readable") from error
+    return TaskState(
+        task_id, queue, state, delivery, attempt, crashes, added, due, reserved, begun, changed, status, reason, holder,
+        method, path, label,
+    )  # fmt: skip

@@ -1,0 +1,15 @@
+-- Forget what was prepared: the transaction was aborted.
+-- KEYS[1] the queue's list
+-- ARGV ids
+-- returns how many were forgotten; what is not prepared (any more) is left alone.
+local forgotten = 0
+for _, id in ipairs(ARGV) do
+  local task = load(id)
+  if task and task[STATE] == 'prepared' then
+    redis.call('ZREM', base .. ':prepared', id)
+    redis.call('HDEL', base .. ':records', id)
+    redis.call('HDEL', base .. ':state', id)
+    forgotten = forgotten + 1
+  end
+end
+return forgotten

@@ -1,0 +1,50 @@
+-- Move due tasks into the line, and up to n from its front to this consumer.
+-- KEYS[1] the queue's list
+-- ARGV[1] consumer, [2] epoch, [3] token, [4] n, [5] bytes of records wanted at most (one task is always given)
+-- returns {'OK', ms until the next scheduled task falls due or -1, {id, record, delivery, attempt, crashes}, ...},
+--         {'FENCED'} if the name was taken over, {'GONE'} if Redis has forgotten this consumer.
+-- A repeat with the same token, after a lost reply, gives the same tasks again. What cannot be run is set aside.
+local me, reserved = base .. ':consumer:' .. ARGV[1], base .. ':reserved:' .. ARGV[1]
+local lease = redis.call('HMGET', me, 'epoch', 'token', 'count')
+if not lease[1] then return {'GONE'} end
+if lease[1] ~= ARGV[2] then return {'FENCED'} end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. ':scheduled', '-inf', at, 'LIMIT', 0, 100)) do
+  local task = load(id) or new(0, '', '', '')
+  task[DUE] = math.min(task[DUE], at)
+  enqueue(id, task)
+  redis.call('ZREM', base .. ':scheduled', id)
+end
+local repeated = lease[2] == ARGV[3] and tonumber(lease[3]) or 0
+local ids, bytes, spoilt, reply = {}, 0, 0, {'OK', -1}
+local function give(id, task, record)
+  table.insert(ids, id)
+  bytes = bytes + #record
+  table.insert(reply, {id, record, task[DELIVERY], task[ATTEMPT], task[CRASHES]})
+end
+for i = repeated - 1, 0, -1 do
+  local id = redis.call('LINDEX', reserved, i)
+  local task, record = id and load(id), id and redis.call('HGET', base .. ':records', id)
+  if task and record then give(id, task, record) end
+end
+while repeated == 0 and #ids < tonumber(ARGV[4]) and spoilt < 100 do
+  local id = redis.call('LINDEX', base, -1)
+  if not id then break end
+  local task, record = load(id), redis.call('HGET', base .. ':records', id)
+  if task and record and task[STATE] == 'queued' then
+    if #ids > 0 and bytes + #record > tonumber(ARGV[5]) then break end
+    redis.call('RPOPLPUSH', base, reserved)
+    task[DELIVERY], task[ATTEMPT] = task[DELIVERY] + 1, task[ATTEMPT] + 1
+    task[RESERVED], task[BEGUN], task[HOLDER], task[TOKEN] = at, 0, ARGV[1], ''
+    save(id, task, 'reserved')
+    give(id, task, record)
+  else
+    -- Not of our making: kept under failed, unless the task is rightly somewhere else.
+    if not task or task[STATE] == 'queued' then fail(id, task or new(0, '', '', ''), 'format') end
+    redis.call('RPOP', base)
+    spoilt = spoilt + 1
+  end
+end
+if repeated == 0 then redis.call('HSET', me, 'token', ARGV[3], 'count', #ids) end
+local next_due = redis.call('ZRANGE', base .. ':scheduled', 0, 0, 'WITHSCORES')[2]
+if next_due then reply[2] = math.max(0, next_due - at) end
+return reply

@@ -1,0 +1,42 @@
+-- End deliveries: complete, retry, fail or release.
+-- KEYS[1] the queue's list
+-- ARGV[1] consumer, [2] epoch; then for each, in the order they were reserved: id, delivery, kind, delay ms, status, reason
+-- returns {'OK', ids whose delivery this consumer no longer held ...}, or {'FENCED'} / {'GONE'} as in reserve.lua.
+-- A repeat after a lost reply finds the delivery ended, and changes nothing.
+local me, reserved = base .. ':consumer:' .. ARGV[1], base .. ':reserved:' .. ARGV[1]
+local epoch = redis.call('HGET', me, 'epoch')
+if not epoch then return {'GONE'} end
+if epoch ~= ARGV[2] then return {'FENCED'} end
+local reply = {'OK'}
+-- From last to first, so that what is released stands in front in the order it came.
+for i = #ARGV - 5, 3, -6 do
+  local id, delivery, kind = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2]
+  local task = load(id)
+  local held = task and task[DELIVERY] == delivery and task[HOLDER] == ARGV[1]
+  if held and (task[STATE] == 'reserved' or task[STATE] == 'running') then
+    task[STATUS], task[REASON] = tonumber(ARGV[i + 4]), ARGV[i + 5]
+    if kind == 'complete' then
+      redis.call('ZADD', base .. ':finished', at, id)
+      save(id, task, 'completed')
+      redis.call('HDEL', base .. ':records', id)
+    elseif kind == 'release' then
+      task[ATTEMPT] = task[ATTEMPT] - 1
+      redis.call('RPUSH', base, id)
+      save(id, task, 'queued')
+    else
+      redis.call('HSET', base .. ':log:' .. id, delivery, cmsgpack.pack(
+        {task[ATTEMPT], task[RESERVED], task[BEGUN], at, task[STATUS], task[REASON], ARGV[1], kind}))
+      if kind == 'retry' then
+        task[DUE] = at + tonumber(ARGV[i + 3])
+        redis.call('ZADD', base .. ':scheduled', task[DUE], id)
+        save(id, task, 'scheduled')
+      else
+        fail(id, task, task[REASON])
+      end
+    end
+    redis.call('LREM', reserved, -1, id)
+  elseif not held then
+    table.insert(reply, id)
+  end
+end
+return reply

@@ -1,0 +1,61 @@
+"""Sealing: a task at rest can be neither read nor changed, swapped or renamed by whoever can only write to the store.
+
+Layout of a record: version byte, key id (4 bytes), nonce (12 bytes), AES-256-GCM of the task's msgpack with queue and
+id as associated data (NIST SP 800-38D). The key is derived per record, so that random nonces cannot collide however
+many tasks one secret seals.
+"""
+
+import hmac
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from .errors import RecordError
+from .keys import Keyring, SubKeys
+from .task import SealedTask, Task
+
+VERSION: Final = 1
+NONCE_BYTES: Final = 12
+_HEAD: Final = 1 + 4 + NONCE_BYTES
+
+
+def _cipher(keys: SubKeys, context: bytes) -> AESGCM:
+    return AESGCM(hmac.digest(keys.seal, context, "sha256"))
+
+
+def _context(queue: str, task_id: str) -> bytes:
+    # Neither a queue's name nor an id may hold a NUL, so two pairs cannot give one context.
+    return b"%s\0%s" % (queue.encode(), task_id.encode())
+
+
+def seal(keyring: Keyring, task: Task, *, nonce: bytes) -> SealedTask:
+    """Take a task and 12 random bytes; return it as a broker stores it, sealed with the first secret."""
+    keys = keyring.current
+    context = _context(task.queue, task.id)
+    sealed = _cipher(keys, context).encrypt(nonce, task.encode(), context)
+    record = b"".join((bytes((VERSION,)), bytes.fromhex(keys.key_id), nonce, sealed))
+    return SealedTask(task.id, task.queue, record, task.due, task.method, task.path, task.label)
+
+
+def unseal(keyring: Keyring, *, queue: str, task_id: str, record: bytes) -> Task:
+    """Return the task in a record of this queue and id.
+
+    Raises RecordError with reason ``version`` (made by a newer release), ``key`` (sealed with a secret this process has
+    not), ``seal`` (changed, or not made with this secret) or ``format`` (too short, or not a task inside).
+    """
+    if len(record) < _HEAD:
+        raise RecordError("format", f"task {task_id}: the record has {len(record)} bytes, too few for a seal")
+    if record[0] != VERSION:
+        raise RecordError("version", f"task {task_id}: record version {record[0]}; this release reads {VERSION}")
+    keys = keyring.find(record[1:5].hex())
+    if keys is None:
+        raise RecordError(
+            "key", f"task {task_id}: sealed with key {record[1:5].hex()}, which is none of this process's secrets"
+        )
+    context = _context(queue, task_id)
+    try:
+        raw = _cipher(keys, context).decrypt(record[5:_HEAD], record[_HEAD:], context)
+    except InvalidTag:
+        raise RecordError("seal", f"task {task_id}: the record was changed, or moved from another task") from None
+    return Task.decode(task_id, queue, raw)
