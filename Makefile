@@ -1,0 +1,55 @@
+# What this needs: Python 3.11 or newer, pip, make. Everything else goes into .venv.
+# Another interpreter: make test PYTHON=/path/to/python (after make clean)
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help test check demo format clean
+
+PYTHON ?= $(shell for name in python3.15 python3.14 python3.13 python3.12 python3.11 python3 python; do \
+	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
+BIN := .venv/bin
+step = @printf '\n== %s\n' '$(1)'
+
+# pyright comes whole from its package, and node from another: look for no newer one.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+test: check ## all checks, then all tests
+	$(call step,pytest)
+	@$(BIN)/python -m pytest
+
+check: .venv/installed-test ## style, types and layers, no tests
+	$(call step,ruff check)
+	@$(BIN)/ruff check
+	$(call step,ruff format --check)
+	@$(BIN)/ruff format --check
+	$(call step,mypy)
+	@$(BIN)/mypy taskqueue tests
+	$(call step,pyright)
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+	$(call step,lint-imports)
+	@$(BIN)/lint-imports
+
+demo: .venv/installed-demo ## an application and a consumer at work; Ctrl-C ends it
+	@$(BIN)/python examples/demo.py
+
+format: .venv/installed-test ## let ruff mend what it can
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+clean: ## remove the environment and what tools left behind
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist http_taskqueue.egg-info
+
+$(BIN)/python:
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer with venv is needed; name one: make test PYTHON=...' >&2; exit 1; }
+	$(call step,environment: .venv with $(PYTHON))
+	@$(PYTHON) -m venv .venv
+
+.venv/installed-%: pyproject.toml | $(BIN)/python
+	$(call step,install: .[$*])
+	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@
