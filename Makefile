@@ -32,7 +32,7 @@ check: .venv/installed-test ## style, types and layers, no tests
 	$(call step,pyright)
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	$(call step,lint-imports)
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 demo: .venv/installed-demo ## an application and a consumer at work; Ctrl-C ends it
 	@$(BIN)/python examples/demo.py

@@ -1,1 +1,3 @@
-"""This file puts the root of the checkout on the import path: tests import ``tests.servers`` and the like."""
+"""Puts the root of the checkout on the import path, by standing there: tests import ``tests.servers`` and the like."""
+
+pytest_plugins = ["pytester"]
