@@ -1,1 +1,36 @@
-"""A request-replay queue for web frameworks: add a request, commit, and it is replayed later as the same user."""
+"""Do this later: record an HTTP request in a transaction, replay it against the same application as the same user."""
+
+from .errors import (
+    BodyUnavailable,
+    BrokerUnavailable,
+    CommitUncertain,
+    ConfigError,
+    InvalidTask,
+    NoTransaction,
+    TaskQueueError,
+    UnknownQueue,
+)
+from .producer import TaskQueue, add, current_task, transaction
+from .request import CURRENT, CurrentTask
+from .target import Limits
+from .task import Task, TaskState
+
+__all__ = [
+    "CURRENT",
+    "BodyUnavailable",
+    "BrokerUnavailable",
+    "CommitUncertain",
+    "ConfigError",
+    "CurrentTask",
+    "InvalidTask",
+    "Limits",
+    "NoTransaction",
+    "Task",
+    "TaskQueue",
+    "TaskQueueError",
+    "TaskState",
+    "UnknownQueue",
+    "add",
+    "current_task",
+    "transaction",
+]

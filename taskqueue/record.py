@@ -1,0 +1,205 @@
+"""From the arguments of ``add``, and the request that is running, to a Task. Everything wrong is told here, by name."""
+
+import math
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, TypedDict
+
+from .errors import BodyUnavailable, InvalidTask, UnknownQueue
+from .headers import caller_headers, check_size, copied_headers, merge_headers
+from .request import CURRENT, UNSET, Current, CurrentRequest, Unset
+from .target import Limits, check_body, check_label, check_method, check_queue_name, check_user_id, json_body, target_of
+from .task import Task
+
+Headers = Mapping[str, str] | Iterable[tuple[str, str]] | None
+Payload = bytes | bytearray | memoryview | str | Current | None
+
+CARRY_A_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+EXPIRES_AFTER: Final = timedelta(days=35)
+LONGEST_DELAY: Final = timedelta(days=365)
+LONGEST_TIMEOUT: Final = 24 * 3600.0
+MOST_RETRIES: Final = 1000
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of ``add``; see there."""
+
+    json: object | Unset
+    delay: float | timedelta | None
+    eta: datetime | None
+    user_id: str | Current | None
+    label: str | None
+    timeout: float | None
+    retry_max_count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a task takes from where it is added: the TaskQueue's rules, and the running request if there is one."""
+
+    queues: Sequence[str]
+    limits: Limits
+    public: tuple[str, str]
+    request: CurrentRequest | None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A task, and what of it only the commit can fill in."""
+
+    task: Task
+    copies_body: bool
+    copies_user: bool
+
+
+def draft(
+    frame: Frame,
+    url: object,
+    method: str | None,
+    params: Mapping[str, object] | None,
+    headers: Headers,
+    payload: Payload,
+    queue: str | None,
+    *,
+    json: object | Unset = UNSET,
+    delay: float | timedelta | None = None,
+    eta: datetime | None = None,
+    user_id: str | Current | None = CURRENT,
+    label: str | None = None,
+    timeout: float | None = None,
+    retry_max_count: int | None = None,
+) -> Draft:
+    """Take what ``add`` takes and return the task; raises InvalidTask, UnknownQueue or BodyUnavailable."""
+    request = frame.request
+    given = payload is not CURRENT or json is not UNSET
+    method = check_method(method, given and not (payload is None and json is UNSET))
+    copies_body = not given and method in CARRY_A_BODY and _has_body(request, frame.limits)
+    body, own = _content(payload, json, caller_headers(headers, frame.limits), frame.limits)
+    scheme, host = (request.scheme, request.host) if request else frame.public
+    due, expires = _when(delay, eta)
+    task = Task(
+        id=str(uuid.uuid4()),
+        queue=queue_name(queue, frame.queues),
+        method=method,
+        target=target_of(url, params, frame.limits),
+        host=dict(own).get("host", host),
+        scheme=scheme,
+        headers=_all_headers(frame, own, content=copies_body, same_user=user_id is CURRENT),
+        body=body,
+        user_id=_current_user(request) if user_id is CURRENT else check_user_id(user_id),
+        created=_now_ms(),
+        expires=expires,
+        due=due,
+        label=check_label(label or ""),
+        timeout=_timeout(timeout),
+        retry_max_count=_retries(retry_max_count),
+    )
+    later = request is not None and request.user_id_later is not None and user_id is CURRENT
+    return Draft(task, copies_body, later)
+
+
+def _content(
+    payload: Payload, json: object | Unset, own: list[tuple[str, str]], limits: Limits
+) -> tuple[bytes, list[tuple[str, str]]]:
+    if json is not UNSET:
+        if payload is not CURRENT:
+            raise InvalidTask("payload: give either payload or json, not both")
+        return json_body(json, limits), list(merge_headers([("content-type", "application/json")], own))
+    return (b"" if payload is CURRENT or payload is None else check_body(payload, limits)), own
+
+
+def _all_headers(
+    frame: Frame, own: Sequence[tuple[str, str]], *, content: bool, same_user: bool
+) -> tuple[tuple[str, str], ...]:
+    copied: list[tuple[str, str]] = []
+    if frame.request is not None:
+        # A task for somebody else must not carry this user's session.
+        credentials = frame.request.credentials and same_user
+        copied = copied_headers(frame.request.headers, content=content, credentials=credentials)
+    headers = merge_headers(copied, [pair for pair in own if pair[0] != "host"])
+    check_size(headers, frame.limits)
+    return headers
+
+
+def _has_body(request: CurrentRequest | None, limits: Limits) -> bool:
+    if request is None or request.body is None:
+        return False
+    declared = request.body.declared
+    if declared is not None and declared > limits.body:
+        raise BodyUnavailable(
+            f"payload: the current request's body has {declared} bytes, over the limit of {limits.body}; give"
+            " payload=None, a payload of your own (a reference to where you stored it), or raise limits.body",
+            status=413,
+        )
+    return True
+
+
+def _current_user(request: CurrentRequest | None) -> str | None:
+    if request is None or request.user_id is None:
+        return None
+    return check_user_id(request.user_id())
+
+
+def queue_name(name: str | None, queues: Sequence[str]) -> str:
+    """Return the queue meant by ``name``, or the default one for None; raises UnknownQueue with those there are."""
+    if name is None:
+        return "default" if "default" in queues else min(queues)
+    if check_queue_name(name) not in queues:
+        raise UnknownQueue(
+            f"queue: {name!r} is not one of {', '.join(queues)}; name one of them, or add it to queues= of the TaskQueue"
+        )
+    return name
+
+
+def _when(delay: float | timedelta | None, eta: datetime | None) -> tuple[int, int]:
+    """Return due (0 now, negative a delay, else the time; ms) and expires (ms since 1970)."""
+    if delay is not None and eta is not None:
+        raise InvalidTask("delay: give either delay or eta, not both")
+    now = _now_ms()
+    due = wait = 0
+    if delay is not None:
+        wait = _delay_ms(delay)
+        due = -wait
+    elif eta is not None:
+        if not isinstance(eta, datetime):
+            raise InvalidTask(f"eta: a datetime is needed, not {type(eta).__name__}")
+        if eta.tzinfo is None or eta.utcoffset() is None:
+            raise InvalidTask("eta: this datetime has no time zone; give an aware one, as in datetime.now(UTC)")
+        due = round(eta.timestamp() * 1000)
+        wait = max(0, due - now)
+        due = due if wait else 0
+    if wait > LONGEST_DELAY / timedelta(milliseconds=1):
+        raise InvalidTask(f"{'eta' if eta else 'delay'}: more than {LONGEST_DELAY.days} days ahead; keep it and add later")
+    return due, now + wait + round(EXPIRES_AFTER / timedelta(milliseconds=1))
+
+
+def _delay_ms(delay: float | timedelta) -> int:
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise InvalidTask(f"delay: seconds or a timedelta is needed, not {type(delay).__name__}")
+    if not 0 <= seconds < math.inf:
+        raise InvalidTask(f"delay: {seconds!r} is no number of seconds from 0 up")
+    return round(seconds * 1000)
+
+
+def _timeout(seconds: float | None) -> float | None:
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST_TIMEOUT:
+        raise InvalidTask(f"timeout: {seconds!r} must be seconds above 0, at most {LONGEST_TIMEOUT:.0f}")
+    return float(seconds)
+
+
+def _retries(count: int | None) -> int | None:
+    if count is None:
+        return None
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MOST_RETRIES:
+        raise InvalidTask(f"retry_max_count: {count!r} must be a whole number from 0 to {MOST_RETRIES}")
+    return count
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

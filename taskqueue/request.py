@@ -1,0 +1,71 @@
+"""What a door tells the queue about the request that is running, and what a task may know about itself."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Literal, Protocol, TypeAlias
+
+
+class _Omitted(Enum):
+    CURRENT = "the current request's"
+    UNSET = "not given"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+CURRENT: Final = _Omitted.CURRENT
+UNSET: Final = _Omitted.UNSET
+Current: TypeAlias = Literal[_Omitted.CURRENT]
+Unset: TypeAlias = Literal[_Omitted.UNSET]
+
+
+class Body(Protocol):
+    """A copy of the current request's body, filled while the application reads it."""
+
+    @property
+    def declared(self) -> int | None:
+        """The Content-Length in bytes, or None if the client named none."""
+
+    async def finish(self, limit: int) -> bytes:
+        """Return all of it, reading what the application left unread once its handler has been left.
+
+        Raises BodyUnavailable if it is over ``limit`` bytes, was broken off, or is still being read by the handler.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentTask:
+    """The task whose delivery is the running request.
+
+    ``user`` is what the door's ``load_user`` returned (None without one); ``attempt`` counts from 1 and is the last one
+    when it equals ``max_attempts``; ``enqueued_at`` and ``deadline`` are milliseconds since 1970.
+    """
+
+    id: str
+    queue: str
+    user_id: str | None
+    user: object | None
+    attempt: int
+    delivery: int
+    max_attempts: int
+    enqueued_at: int
+    deadline: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentRequest:
+    """The request that is running, as a door sees it.
+
+    ``headers`` are as received; ``user_id`` is asked when a task is added, and ``user_id_later``, for frameworks that can
+    only await it, once at commit; ``credentials`` tells whether Cookie and Authorization are copied into tasks.
+    """
+
+    headers: Sequence[tuple[str, str]]
+    host: str
+    scheme: str
+    body: Body | None = None
+    user_id: Callable[[], str | None] | None = None
+    user_id_later: Callable[[], Awaitable[str | None]] | None = None
+    credentials: bool = True
+    task: CurrentTask | None = None

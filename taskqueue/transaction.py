@@ -1,0 +1,205 @@
+"""A transaction collects tasks and hands them over at commit, or forgets them.
+
+It lives in a context variable, so two requests in one event loop, the branches of a ``gather`` and the threads that
+carry a copy of the context each see the right one; a thread without it sees none, and ``add`` refuses rather than
+push early. A savepoint is a transaction inside another: it owns its list and joins it to the outer one at the end.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Literal, Protocol
+
+from .errors import CommitUncertain, NoTransaction
+from .request import CurrentRequest
+from .task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One task added, and what of it only the commit can fill in: the request's body, or its user."""
+
+    sequence: int
+    task: Task
+    copies_body: bool
+    copies_user: bool
+
+
+class Deliverer(Protocol):
+    """What a transaction needs of its TaskQueue."""
+
+    async def deliver(self, entries: Sequence[Entry], request: CurrentRequest | None) -> None:
+        """Queue these tasks; raises BrokerUnavailable, BodyUnavailable, CommitUncertain."""
+
+    def deliver_sync(self, entries: Sequence[Entry], request: CurrentRequest | None) -> None:
+        """Do the same from synchronous code."""
+
+
+_innermost: "ContextVar[Transaction | None]" = ContextVar("taskqueue_transaction", default=None)
+
+
+class Transaction:
+    """Tasks that will be queued together, or not at all (atomic per queue)."""
+
+    def __init__(
+        self, tq: Deliverer, *, outer: "Transaction | None" = None, request: CurrentRequest | None = None
+    ) -> None:
+        """Begin a transaction of ``tq``, or with ``outer`` a savepoint in one."""
+        self.tq: Final = tq
+        self.outer: Final = outer
+        self.enclosing: Final = _innermost.get()
+        self.request: Final[CurrentRequest | None] = outer.request if outer else request
+        self.state: Literal["open", "committing", "committed", "aborted", "uncertain"] = "open"
+        self._entries: list[Entry] = []
+        self._sequence: Final[Iterator[int]] = outer._sequence if outer else itertools.count()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        """Return how many tasks are to be queued; those of savepoints under way are not counted yet."""
+        return len(self._entries)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all bodies given so far; those of rolled-back savepoints count too."""
+        return self.outer.total_bytes if self.outer else self._bytes
+
+    def append(self, task: Task, *, copies_body: bool, copies_user: bool) -> None:
+        """Add a task; raises NoTransaction if this transaction, or one around it, has ended."""
+        self._require_open("add")
+        self._entries.append(Entry(next(self._sequence), task, copies_body, copies_user))
+        self._weigh(len(task.body))
+
+    def _weigh(self, size: int) -> None:
+        if self.outer:
+            self.outer._weigh(size)
+        self._bytes += size
+
+    def _require_open(self, verb: str) -> None:
+        around: Transaction | None = self
+        while around is not None:
+            if around.state != "open":
+                raise NoTransaction(
+                    f"{verb}: the transaction this code belongs to has ended ({around.state}), nothing would queue the"
+                    " task; use `async with taskqueue.transaction(tq, independent=True):` or `await tq.push(...)`"
+                )
+            around = around.outer
+
+    def abort(self) -> None:
+        """Forget everything added."""
+        self._entries.clear()
+        self.state = "aborted"
+
+    async def commit(self) -> None:
+        """Queue what was added, in the order of the adds; of a savepoint: join it to the outer transaction.
+
+        Raises CommitUncertain if the outcome is unknown; after any other error nothing will run.
+        """
+        with self._committing() as entries:
+            if entries:
+                await self.tq.deliver(entries, self.request)
+
+    def commit_sync(self) -> None:
+        """Do the same from synchronous code."""
+        with self._committing() as entries:
+            if entries:
+                self.tq.deliver_sync(entries, self.request)
+
+    @contextmanager
+    def _committing(self) -> Iterator[Sequence[Entry]]:
+        """Give what is to be handed to the broker (nothing for a savepoint), and note how that ended."""
+        self._require_open("commit")
+        entries = sorted(self._entries, key=lambda entry: entry.sequence)
+        self._entries.clear()
+        self.state = "committing"
+        try:
+            if self.outer is not None:
+                self.outer._entries.extend(entries)
+                yield ()
+            else:
+                yield entries
+        except BaseException as error:
+            self.state = "uncertain" if isinstance(error, CommitUncertain) else "aborted"
+            raise
+        self.state = "committed"
+
+
+def innermost(tq: Deliverer | None = None) -> Transaction | None:
+    """Return the innermost transaction this code runs in, of this TaskQueue or of any; None outside."""
+    transaction = _innermost.get()
+    while transaction is not None and tq is not None and transaction.tq is not tq:
+        transaction = transaction.enclosing
+    return transaction
+
+
+@contextmanager
+def bound(transaction: Transaction) -> Iterator[Transaction]:
+    """Make this the innermost transaction; whoever binds it commits or aborts it."""
+    token = _innermost.set(transaction)
+    try:
+        yield transaction
+    finally:
+        _innermost.reset(token)
+
+
+class Scope:
+    """``async with`` or ``with``: commits at the end, aborts on an exception. May be entered once."""
+
+    def __init__(self, tq: Deliverer, *, independent: bool) -> None:
+        """See ``taskqueue.transaction``."""
+        around = innermost(tq)
+        self._transaction = (
+            Transaction(tq, request=around.request if around else None)
+            if independent
+            else Transaction(tq, outer=around)
+        )
+        self._token: Token[Transaction | None] | None = None
+
+    def _enter(self) -> Transaction:
+        if self._token is not None:
+            raise NoTransaction("transaction: this one was entered before; call taskqueue.transaction() again")
+        self._token = _innermost.set(self._transaction)
+        return self._transaction
+
+    def _leave(self, error: BaseException | None) -> bool:
+        """Return whether to commit."""
+        if self._token is not None:
+            _innermost.reset(self._token)
+        if error is not None and self._transaction.state == "open":
+            self._transaction.abort()
+        return self._transaction.state == "open"
+
+    async def __aenter__(self) -> Transaction:
+        """Begin."""
+        return self._enter()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Commit, or abort on an exception."""
+        if self._leave(error):
+            await self._transaction.commit()
+
+    def __enter__(self) -> Transaction:
+        """Begin; where an event loop runs only a savepoint may, because a commit would block the loop."""
+        if self._transaction.outer is None and _in_event_loop():
+            raise NoTransaction("transaction: in asynchronous code use `async with taskqueue.transaction(tq):`")
+        return self._enter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Commit, or abort on an exception."""
+        if self._leave(error):
+            self._transaction.commit_sync()
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
