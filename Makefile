@@ -51,5 +51,5 @@ $(BIN)/python:
 
 .venv/installed-%: pyproject.toml | $(BIN)/python
 	$(call step,install: .[$*])
-	@$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@$(BIN)/python -m pip install --quiet --quiet --editable '.[$*]'
 	@touch $@
