@@ -54,9 +54,11 @@ class Broker(Protocol):
 
     async def begin(self, queue: str, task_id: str, delivery: int, *, deadline: float) -> bool:
         """Note that this delivery starts to run; False if it has already, or is no longer the task's latest."""
+        ...
 
     async def claim(self, queue: str, consumer: str, *, deadline: float) -> tuple[Lease, int]:
         """Take the name, give back to the front what it had reserved; return the lease and how many that were."""
+        ...
 
     async def exchange(
         self, lease: Lease, settlements: Sequence[Settlement], *, token: str, want: int, room: int, deadline: float
@@ -65,15 +67,18 @@ class Broker(Protocol):
 
         The same ``token`` brings the same reservations again. Raises Fenced if the name was taken over.
         """
+        ...
 
     def hints(self, queues: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[str]]:
-        """Return a stream of queue names in which something may be waiting. A hint may be missing; none is a promise."""
+        """Return a stream of queues in which something may be waiting. A hint may be missing; none is a promise."""
+        ...
 
     async def get(self, queue: str, task_id: str, *, deadline: float) -> TaskState | None:
         """Return what is known of a task, or None."""
 
     async def size(self, queue: str, *, deadline: float) -> int:
         """Return how many tasks wait: neither those delayed nor those reserved."""
+        ...
 
     async def reset(self, queue: str, *, deadline: float) -> None:
         """Empty this queue, running tasks included: what they end with is then stale."""
@@ -97,8 +102,8 @@ def connect(url: str, *, namespace: str) -> Broker:
     scheme = urlsplit(url).scheme
     if scheme not in _BROKERS:
         raise ConfigError(
-            f"url: {masked(url)!r} has no known scheme; one of {', '.join(f'{name}://' for name in _BROKERS)} is needed,"
-            " for example redis://127.0.0.1:6379/0"
+            f"url: {masked(url)!r} has no known scheme; needed is one of"
+            f" {', '.join(f'{name}://' for name in _BROKERS)}, for example redis://127.0.0.1:6379/0"
         )
     module = importlib.import_module(_BROKERS[scheme], __package__)
     broker: Broker = module.open_broker(url, namespace=namespace)

@@ -78,7 +78,8 @@ class Task:
         try:
             fields = msgpack.unpackb(raw, use_list=False, ext_hook=_refuse_extension)
         except ValueError as error:
-            raise RecordError("format", f"task {task_id}: the record is not msgpack ({type(error).__name__})") from error
+            kind = type(error).__name__
+            raise RecordError("format", f"task {task_id}: the record is not msgpack ({kind})") from error
         if not (isinstance(fields, tuple) and len(fields) == len(_FIELD_TYPES)):
             raise RecordError("format", f"task {task_id}: the record has not the fields of a task")
         for value, (name, kinds) in zip(fields, _FIELD_TYPES, strict=True):
@@ -106,7 +107,7 @@ _FIELD_TYPES: Final[tuple[tuple[str, tuple[type, ...]], ...]] = (
 )
 
 
-def _refuse_extension(code: int, data: bytes) -> object:
+def _refuse_extension(code: int, _data: bytes) -> object:
     raise ValueError(f"extension type {code}")
 
 
@@ -144,7 +145,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What an outcome means: ``complete``, ``retry`` after ``delay`` seconds, ``fail`` because of ``reason``, ``release``.
+    """What an outcome means: ``complete``, ``retry`` in ``delay`` seconds, ``fail`` because of ``reason``, ``release``.
 
     ``status`` is the response's, or 0 when there was none.
     """
@@ -168,8 +169,8 @@ class Settlement:
 class TaskState:
     """Where a task is and what has happened to it; times are milliseconds of the broker's clock, 0 if not yet.
 
-    ``reserved`` and ``begun`` are of the latest delivery; ``status`` and ``reason`` of the latest outcome; ``holder`` is
-    the consumer that has it, or had it last.
+    ``reserved`` and ``begun`` are of the latest delivery; ``status`` and ``reason`` of the latest outcome; ``holder``
+    is the consumer that has it, or had it last.
     """
 
     id: str
