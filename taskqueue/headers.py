@@ -63,7 +63,8 @@ def copied_headers(headers: Iterable[tuple[str, str]], *, content: bool, credent
     proves a delivery, and what could not be sent byte for byte. ``content``: keep ``Content-*``, because the body is
     copied too. ``credentials``: keep ``Cookie`` (several lines become one, RFC 6265, 5.4) and ``Authorization``.
     """
-    present = [(name.lower(), value.strip(" \t")) for name, value in headers]
+    # Checked before lower(), which turns the Kelvin sign into a plain k: a cookie must have been one.
+    present = [(name.lower(), value.strip(" \t")) for name, value in headers if _NAME.fullmatch(name)]
     named_by_connection = {
         option.strip().lower() for name, value in present if name == "connection" for option in value.split(",")
     }
@@ -147,8 +148,7 @@ def _checked_value(name: str, value: object) -> str:
 def _travels(name: str) -> bool:
     """Tell whether a header of the current request, whatever its value, may go with a task."""
     return (
-        _NAME.fullmatch(name) is not None
-        and name not in _CONNECTION
+        name not in _CONNECTION
         and name not in _DELIVERY
         and name not in _EXCHANGE
         and not name.startswith((*_OURS, "if-", "signature"))
