@@ -56,8 +56,12 @@ class Broker(Protocol):
         """Note that this delivery starts to run; False if it has already, or is no longer the task's latest."""
         ...
 
-    async def claim(self, queue: str, consumer: str, *, deadline: float) -> tuple[Lease, int]:
-        """Take the name, give back to the front what it had reserved; return the lease and how many that were."""
+    async def claim(self, queue: str, consumer: str, *, begins: bool, deadline: float) -> tuple[Lease, int]:
+        """Take the name, give back to the front what it had reserved; return the lease and how many that were.
+
+        ``begins`` tells that the application notes the start of each delivery, so that what had not begun has spent
+        nothing.
+        """
         ...
 
     async def exchange(
@@ -68,6 +72,9 @@ class Broker(Protocol):
         The same ``token`` brings the same reservations again. Raises Fenced if the name was taken over.
         """
         ...
+
+    async def trim(self, queue: str, limits: Sequence[tuple[str, int, int]], *, most: int, deadline: float) -> int:
+        """Forget what was kept long enough: at most ``most`` tasks, by (index, ms kept, number kept)."""
 
     def hints(self, queues: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         """Return a stream of queues in which something may be waiting. A hint may be missing; none is a promise."""

@@ -9,7 +9,7 @@ retries are off: they would repeat commands that may not be, and take ten times 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -126,14 +126,14 @@ class Link:
                     await self._exchange(calls)
                 self._pause = PAUSE_MIN
             except AuthenticationError as error:
-                self._drop()
+                await self._drop()
                 self._refuse(calls, error)
             except (RedisError, OSError, EOFError, TypeError, AttributeError) as error:
                 # redis-py raises TypeError and AttributeError too when an idle connection was reset under it.
-                self._drop()
+                await self._drop()
                 await self._again(calls, f"{type(error).__name__}: {error}")
             except BaseException as error:
-                self._drop()
+                await self._drop()
                 for call in calls:
                     call.last_error = type(error).__name__
                     call.give_up()
@@ -192,10 +192,7 @@ class Link:
 
     async def _connected(self) -> AbstractConnection:
         if self._connection is None or not self._connection.is_connected:
-            connection = self._pool.make_connection()
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                await connection.connect()
-            self._connection = connection
+            self._connection = await connected(self._pool)
             await self.synchronise()
         return self._connection
 
@@ -208,10 +205,10 @@ class Link:
         after = time.monotonic()
         self.offset = int(seconds) * 1000 + int(micros) / 1000 - (before + after) * 500
 
-    def _drop(self) -> None:
+    async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection._close()  # noqa: SLF001 - the public disconnect() awaits, and may not be awaited when cancelled
+            await connection.disconnect(nowait=True)
 
     async def aclose(self) -> None:
         """Let the calls under way end, then close the connection."""
@@ -226,6 +223,16 @@ def is_transient(error: ResponseError) -> bool:
     """Tell whether what Redis refused now it may well accept in a moment."""
     # redis-py makes classes of some codes (MasterDownError is a ClusterDownError) and leaves the others in the text.
     return isinstance(error, ReadOnlyError | ClusterDownError | TryAgainError) or str(error).startswith(TRANSIENT)
+
+
+async def connected(pool: ConnectionPool) -> AbstractConnection:
+    """Return a new connection that has shaken hands; raises what redis-py raises, or TimeoutError."""
+    make: Callable[[], AbstractConnection] = pool.make_connection
+    connection = make()
+    connect: Callable[[], Awaitable[None]] = connection.connect
+    async with asyncio.timeout(CONNECT_TIMEOUT):
+        await connect()
+    return connection
 
 
 def pool_of(url: str) -> ConnectionPool:

@@ -17,17 +17,17 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import msgpack
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, OutOfMemoryError, RedisError, ResponseError
 
 from ..broker import Exchange, Lease
 from ..errors import BrokerUnavailable, ConfigError, Fenced
 from ..task import Reservation, SealedTask, Settlement, TaskState
-from .link import CONNECT_TIMEOUT, Arguments, Link, Script, pool_of
+from .link import Arguments, Link, Script, connected, pool_of
 
 # A command that the clock of a thawed Redis finds later than this before the deadline is refused.
 LATE_MARGIN: Final = 0.05
@@ -109,10 +109,8 @@ class RedisBroker:
         arguments = (task_id, delivery, secrets.token_hex(8))
         return bool(await self._run("begin", queue, lambda: arguments, deadline=deadline))
 
-    async def claim(
-        self, queue: str, consumer: str, *, begins: bool = True, deadline: float
-    ) -> tuple[Lease, int]:
-        """See Broker. ``begins`` tells that the application notes the start of each delivery."""
+    async def claim(self, queue: str, consumer: str, *, begins: bool, deadline: float) -> tuple[Lease, int]:
+        """See Broker."""
         arguments = (consumer, secrets.token_hex(8), *_identity(), int(begins))
         returned, left = 0, 1
         while left:
@@ -151,7 +149,7 @@ class RedisBroker:
         return Exchange(reservations, stale, None if next_due < 0 else next_due / 1000)
 
     async def trim(self, queue: str, limits: Sequence[tuple[str, int, int]], *, most: int, deadline: float) -> int:
-        """Forget what was kept long enough; ``limits`` are (index, ms, number). Return how many were forgotten."""
+        """See Broker."""
         arguments = [most, *(value for limit in limits for value in limit)]
         return int(await self._run("trim", queue, lambda: arguments, deadline=deadline))
 
@@ -174,35 +172,14 @@ class RedisBroker:
     @asynccontextmanager
     async def hints(self, queues: Sequence[str]) -> AsyncIterator[AsyncIterator[str]]:
         """See Broker. The stream ends with BrokerUnavailable when the connection does."""
-        connection = self._pool.make_connection()
-        try:
-            yield self._listen(connection, {self.key(queue).encode(): queue for queue in queues})
-        finally:
-            await connection.disconnect(nowait=True)
-
-    async def _listen(self, connection: AbstractConnection, channels: dict[bytes, str]) -> AsyncIterator[str]:
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                await connection.connect()
+        channels = {self.key(queue).encode(): queue for queue in queues}
+        with _line_errors():
+            connection = await connected(self._pool)
+            try:
                 await connection.send_command("SUBSCRIBE", *channels, check_health=False)
-            unanswered = False
-            while True:
-                try:
-                    async with asyncio.timeout(HINT_PING):
-                        kind, channel, *_ = await connection.read_response(disconnect_on_error=False)
-                except TimeoutError:
-                    # Silence is normal; silence after a PING is a line that is open at this end only.
-                    if unanswered:
-                        _unreachable("no answer on the subscription")
-                    unanswered = True
-                    await connection.send_command("PING", check_health=False)
-                    continue
-                unanswered = False
-                # A subscription that was just made counts too: what was published before it has been missed.
-                if kind in (b"message", b"subscribe"):
-                    yield channels[channel]
-        except (RedisError, OSError, EOFError, TypeError, AttributeError) as error:
-            raise BrokerUnavailable(f"redis: {type(error).__name__}: {error}") from error
+                yield _listen(connection, channels)
+            finally:
+                await connection.disconnect(nowait=True)
 
     async def aclose(self) -> None:
         """See Broker. Closes the connection of the running loop; those of other loops die with their loop."""
@@ -240,8 +217,34 @@ def _translated(queue: str) -> Iterator[None]:
         raise ConfigError(f"redis refused a command: {text}") from error
 
 
-def _unreachable(message: str) -> NoReturn:
-    raise BrokerUnavailable(message)
+@contextmanager
+def _line_errors() -> Iterator[None]:
+    try:
+        yield
+    except AuthenticationError as error:
+        raise ConfigError(f"url: redis refused the user name or password ({error}); correct them in the URL") from None
+    except (RedisError, OSError, EOFError, TypeError, AttributeError) as error:
+        # redis-py raises TypeError and AttributeError too when an idle connection was reset under it.
+        raise BrokerUnavailable(f"redis: {type(error).__name__}: {error}") from error
+
+
+async def _listen(connection: AbstractConnection, channels: dict[bytes, str]) -> AsyncIterator[str]:
+    unanswered = False
+    while True:
+        try:
+            async with asyncio.timeout(HINT_PING):
+                kind, channel, *_ = await connection.read_response(disconnect_on_error=False)
+        except TimeoutError:
+            # Silence is normal; silence after a PING is a line that is open at this end only.
+            if unanswered:
+                raise
+            unanswered = True
+            await connection.send_command("PING", check_health=False)
+            continue
+        unanswered = False
+        # A subscription that was just made counts too: what was published before it has been missed.
+        if kind in (b"message", b"subscribe"):
+            yield channels[channel]
 
 
 def _identity() -> tuple[str, int, str, str]:

@@ -20,9 +20,13 @@ for i = #ARGV - 5, 3, -6 do
       save(id, task, 'completed')
       redis.call('HDEL', base .. ':records', id)
     elseif kind == 'release' then
-      task[ATTEMPT] = task[ATTEMPT] - 1
-      redis.call('RPUSH', base, id)
-      save(id, task, 'queued')
+      task[ATTEMPT], task[DUE] = task[ATTEMPT] - 1, at + tonumber(ARGV[i + 3])
+      if task[DUE] > at then
+        enqueue(id, task)
+      else
+        redis.call('RPUSH', base, id)
+        save(id, task, 'queued')
+      end
     else
       redis.call('HSET', base .. ':log:' .. id, delivery, cmsgpack.pack(
         {task[ATTEMPT], task[RESERVED], task[BEGUN], at, task[STATUS], task[REASON], ARGV[1], kind}))

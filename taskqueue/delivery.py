@@ -1,0 +1,127 @@
+"""One delivery from reservation to verdict: open the record, replay it, decide, and tell people in one log line."""
+
+import logging
+import random
+import time
+from dataclasses import replace
+from typing import Final
+
+from .errors import RecordError
+from .keys import Keyring
+from .policy import BROKEN, Answered, Broken, Outcome, Rules, Unreadable, decide, warning
+from .replay import Delivery, Replayer
+from .seal import unseal
+from .task import Reservation, Task, Verdict
+
+log = logging.getLogger("taskqueue.server")
+
+LEVELS: Final = {"complete": logging.INFO, "retry": logging.WARNING, "fail": logging.ERROR, "release": logging.DEBUG}
+# Seconds. A record this release cannot open is parked, so that those behind it are served meanwhile.
+PARKED: Final = 60.0
+
+
+class Courier:
+    """Carries deliveries to one target and remembers what it learnt of it."""
+
+    def __init__(self, replayer: Replayer, keyring: Keyring, rules: Rules, *, timeout: float) -> None:
+        """Take the way to the application; ``timeout`` is in seconds, for tasks that name none."""
+        self._replayer, self._keyring, self._rules, self._timeout = replayer, keyring, rules, timeout
+        self._target_known = False
+        self.target_down: str | None = None
+        """Why the target is to be left alone for a moment, or None while it answers."""
+
+    async def deliver(self, reservation: Reservation) -> Verdict:
+        """Replay one task and return what becomes of it; raises nothing but a cancellation."""
+        try:
+            task = unseal(self._keyring, queue=reservation.queue, task_id=reservation.id, record=reservation.record)
+        except RecordError as error:
+            verdict = self._decide(Unreadable(error.reason), reservation, None)
+            log.error("%s: %s", verdict.kind, error, extra={"task_id": reservation.id, "queue": reservation.queue})
+            return replace(verdict, delay=PARKED)
+        retries = self._rules.retry_max_count if task.retry_max_count is None else task.retry_max_count
+        started = time.monotonic()
+        outcome: Outcome | None = None
+        if time.time() * 1000 > task.expires:
+            verdict = Verdict("fail", "expired")
+        elif reservation.attempt > retries + 1:
+            verdict = Verdict("fail", "crashed")
+        else:
+            outcome = await self._replay(task, reservation, retries)
+            verdict = self._decide(outcome, reservation, task)
+        self._learn(outcome, verdict)
+        self._tell(task, reservation, outcome, verdict, time.monotonic() - started)
+        return verdict
+
+    async def _replay(self, task: Task, reservation: Reservation, retries: int) -> Outcome:
+        delivery = Delivery(
+            task=task,
+            delivery=reservation.delivery,
+            attempt=reservation.attempt,
+            max_attempts=retries + 1,
+            timeout=task.timeout or self._timeout,
+        )
+        try:
+            return await self._replayer.replay(delivery)
+        except Exception:
+            # A fault of ours in one replay must not end the others; whether the task ran is unknown.
+            log.exception("task %s: the replay itself failed", task.id, extra={"task_id": task.id})
+            return Broken(BROKEN)
+
+    def _decide(self, outcome: Outcome, reservation: Reservation, task: Task | None) -> Verdict:
+        rules = self._rules
+        if task is not None and task.retry_max_count is not None:
+            rules = replace(rules, retry_max_count=task.retry_max_count)
+        return decide(
+            outcome,
+            attempt=reservation.attempt,
+            rules=rules,
+            anonymous=task is None or task.user_id is None,
+            target_known=self._target_known,
+            now=time.time(),
+            jitter=random.random(),
+        )
+
+    def _learn(self, outcome: Outcome | None, verdict: Verdict) -> None:
+        if outcome is None:
+            return
+        if isinstance(outcome, Answered) and outcome.receipted:
+            self._target_known = True
+        if verdict.kind != "release":
+            if self.target_down is not None:
+                log.warning("target %s: answers again", self._replayer.address)
+            self.target_down = None
+        elif self.target_down != verdict.reason:
+            self.target_down = verdict.reason
+            log.warning(
+                "target %s: left alone, tried again each second, no attempt spent; %s",
+                self._replayer.address,
+                warning(outcome, verdict),
+            )
+
+    def _tell(
+        self, task: Task, reservation: Reservation, outcome: Outcome | None, verdict: Verdict, seconds: float
+    ) -> None:
+        remark = warning(outcome, verdict) if outcome is not None else f"{verdict.kind} {verdict.reason}"
+        level = max(LEVELS[verdict.kind], logging.WARNING if verdict.kind == "complete" and remark else 0)
+        if not log.isEnabledFor(level):
+            return
+        log.log(
+            level,
+            "%s %s %s%s",
+            task.method,
+            task.path,
+            remark or f"{verdict.kind} {verdict.status}",
+            f", again in {verdict.delay:.1f} s" if verdict.kind == "retry" else "",
+            extra={
+                "task_id": task.id,
+                "queue": task.queue,
+                "attempt": reservation.attempt,
+                "method": task.method,
+                "path": task.path,
+                "status": verdict.status,
+                "verdict": verdict.kind,
+                "reason": verdict.reason,
+                "run_ms": round(seconds * 1000, 1),
+                "wait_ms": max(0, round(time.time() * 1000 - seconds * 1000) - task.created),
+            },
+        )

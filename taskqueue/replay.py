@@ -1,0 +1,178 @@
+"""Replaying: one delivery of one task becomes exactly one request, and what came of it an Outcome.
+
+A client library wants to be helpful: it keeps cookies, follows redirects, asks proxies, inflates bodies, sends again
+what it thinks was lost. Each of that would show one user's session to another, sign what is not sent, or run a task
+twice unseen. So all of it is off, and the tests look at the bytes on the wire.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Protocol, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+from yarl import URL
+
+from .errors import ConfigError, SignatureError
+from .headers import check_host
+from .keys import Keyring
+from .policy import BROKEN, DNS, FORMAT, REFUSED, TIMEOUT, TLS, Answered, Broken, NotSent, Outcome, Unreadable
+from .signature import check_receipt, delivery_headers, sign
+from .task import Task
+
+VERSION: Final = "0.1.0"
+USER_AGENT: Final = f"taskqueue/{VERSION}"
+# Seconds an idle connection is kept: less than what common servers do (gunicorn 2, uvicorn 5), or a request would now
+# and then meet a connection that is just being closed, and nobody could tell whether it was carried out.
+KEEP_ALIVE: Final = 1.5
+_AUTOMATIC: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One handing-out of a task: what the application is told of it, and ``timeout``, the seconds it may take."""
+
+    task: Task
+    delivery: int
+    attempt: int
+    max_attempts: int
+    timeout: float
+
+
+class Replayer(Protocol):
+    """A way to the application. Used as an asynchronous context manager around all its replays."""
+
+    @property
+    def address(self) -> str:
+        """Where the application is, for people."""
+
+    async def replay(self, delivery: Delivery) -> Outcome:
+        """Make one request and return what came of it; raises nothing but a cancellation."""
+
+    async def __aenter__(self) -> Self:
+        """Get ready."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close every connection."""
+
+
+class HttpReplayer:
+    """Replays over HTTP/1.1 to one base address, each request signed (see ``signature``)."""
+
+    def __init__(self, target: str, keyring: Keyring, *, connect_timeout: float = 5.0) -> None:
+        """Take ``http://host:port`` or ``https://host``; ``connect_timeout`` in seconds. Raises ConfigError."""
+        parts = urlsplit(target)
+        if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
+            raise ConfigError(f"target: {parts.scheme}://{parts.hostname or ''} must be a scheme and a host, without user")
+        if parts.path.strip("/") or parts.query or parts.fragment:
+            raise ConfigError(f"target: {target!r} must end after the host: the path comes from each task")
+        self.address = f"{parts.scheme}://{check_host(parts.netloc)}"
+        self._host = parts.netloc
+        self._keyring = keyring
+        self._connect_timeout = connect_timeout
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        """Make the session; no connection yet."""
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            skip_auto_headers=_AUTOMATIC,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout),
+        )
+        # aiohttp sends an idempotent request again, unasked, when a kept connection was closed under it. There is no
+        # public switch; a test counts the requests that arrive, so that a renamed attribute cannot pass unnoticed.
+        session._retry_connection = False
+        self._session = session
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def replay(self, delivery: Delivery) -> Outcome:
+        """See Replayer."""
+        try:
+            headers = self._headers(delivery)
+        except SignatureError:
+            return Unreadable(FORMAT)
+        try:
+            async with asyncio.timeout(delivery.timeout):
+                return await self._exchange(delivery, headers)
+        except aiohttp.ClientConnectorDNSError:
+            return NotSent(DNS)
+        except (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch):
+            return NotSent(TLS)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+            return NotSent(REFUSED)
+        except TimeoutError:
+            return Broken(TIMEOUT)
+        except (aiohttp.ClientError, OSError, ValueError):
+            # Broken off, or an answer that is not HTTP: in any case after the request was sent.
+            return Broken(BROKEN)
+
+    def _headers(self, delivery: Delivery) -> list[tuple[str, str]]:
+        task = delivery.task
+        now = time.time()
+        headers = list(task.headers)
+        if task.scheme and not any(name == "x-forwarded-proto" for name, _ in headers):
+            headers.append(("X-Forwarded-Proto", task.scheme))
+        headers += delivery_headers(
+            task_id=task.id,
+            queue=task.queue,
+            user_id=task.user_id,
+            attempt=delivery.attempt,
+            delivery=delivery.delivery,
+            max_attempts=delivery.max_attempts,
+            enqueued_at=task.created,
+            deadline=round((now + delivery.timeout) * 1000),
+        )
+        host = task.host or self._host
+        headers += sign(
+            self._keyring.current,
+            method=task.method,
+            authority=host,
+            target=task.target,
+            headers=headers,
+            body=task.body,
+            created=int(now),
+            nonce=secrets.token_urlsafe(16),
+        )
+        return [("Host", host), ("User-Agent", USER_AGENT), *headers]
+
+    async def _exchange(self, delivery: Delivery, headers: Iterable[tuple[str, str]]) -> Outcome:
+        task = delivery.task
+        assert self._session is not None, "a replayer is used as a context manager"
+        async with self._session.request(
+            task.method,
+            URL(self.address + task.target, encoded=True),
+            headers=headers,
+            data=task.body or None,
+            allow_redirects=False,
+        ) as response:
+            async for _ in response.content.iter_any():
+                pass  # Read to its end, or the application may be cut off in its work; kept by nobody.
+            answer = response.headers
+            receipt = check_receipt(
+                self._keyring, answer.get("X-Task-Receipt"), task_id=task.id, delivery=delivery.delivery
+            )
+            return Answered(
+                status=response.status,
+                receipted=receipt is not None,
+                logged_in=receipt is not None and receipt.logged_in,
+                location=answer.get("Location"),
+                retry_after=answer.get("Retry-After"),
+                task_retry=answer.get("X-Task-Retry"),
+                refused=answer.get("X-Task-Refused"),
+            )

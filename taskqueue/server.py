@@ -1,0 +1,286 @@
+"""The consuming side: reserve, replay, decide, settle.
+
+One loop makes all moves. Each of its turns is one round trip a queue: it settles what has ended and reserves for the
+slots that are free. Deliveries run beside it and only leave their settlement. So a delivery is settled in exactly one
+place, and what could not be told to the broker is told again until it answers, or says that another consumer has the
+name.
+"""
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from .broker import Broker, Lease
+from .delivery import Courier
+from .errors import BrokerUnavailable, ConfigError, Fenced, TaskQueueError
+from .keys import Keyring
+from .policy import Rules
+from .replay import Replayer
+from .task import Reservation, Settlement, Verdict
+
+log = logging.getLogger("taskqueue.server")
+
+BATCH_TASKS: Final = 100
+BATCH_BYTES: Final = 4 * 1024 * 1024
+IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
+# Seconds.
+POLL_MIN: Final = 0.02
+TARGET_PAUSE: Final = 1.0
+CALL_DEADLINE: Final = 2.0
+LAST_WORDS: Final = 5.0
+REMIND: Final = 60.0
+TRIM_EVERY: Final = 100
+# (index, ms kept, number kept): whichever comes first.
+KEEP: Final = (("finished", 24 * 3600 * 1000, 10_000), ("failed", 30 * 24 * 3600 * 1000, 10_000))
+
+
+@dataclass(slots=True, eq=False)
+class _Line:
+    """One queue as this consumer sees it; ``promising`` while something may wait there."""
+
+    lease: Lease
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    settlements: list[Settlement] = field(default_factory=list)
+    promising: bool = True
+    next_due: float | None = None
+    untrimmed: int = TRIM_EVERY
+
+
+class TaskQueueServer:
+    """A consumer under one name: takes tasks from its queues and replays at most ``concurrent_limit`` at a time."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        replayer: Replayer,
+        keyring: Keyring,
+        *,
+        name: str,
+        queues: Sequence[str],
+        concurrent_limit: int = 1,
+        rules: Rules | None = None,
+        timeout: float = 600.0,
+        stop_grace: float = 25.0,
+        poll_max: float = 1.0,
+        wait_broker: float | None = None,
+    ) -> None:
+        """Take a broker, a way to the application and the name to consume under.
+
+        ``concurrent_limit`` 0 means no limit but memory (64 MiB of records). Seconds: ``timeout`` for a task that names
+        none, ``stop_grace`` for running tasks at a stop, ``poll_max`` between two looks at an idle queue,
+        ``wait_broker`` for a broker that does not answer (None: for ever).
+        """
+        self.name: Final = name
+        self.queues: Final = tuple(queues)
+        self._broker, self._replayer = broker, replayer
+        self._rules = rules or Rules()
+        self._courier = Courier(replayer, keyring, self._rules, timeout=timeout)
+        self._limit, self._stop_grace = concurrent_limit, stop_grace
+        self._poll_max, self._wait_broker = poll_max, wait_broker
+        self._lines: list[_Line] = []
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._in_flight = 0
+        self._wake = asyncio.Event()
+        self._poll = POLL_MIN
+        self._stop_at: float | None = None
+        self._released = False
+        self._paused_until = 0.0
+        self._lost_since: float | None = None
+        self._reminded = 0.0
+
+    def stop(self, *, now: bool = False) -> None:
+        """Stop reserving and let running tasks end within the grace time; ``now``: give them back at once."""
+        if self._stop_at is None or now:
+            log.info("stopping: %d task(s) running", len(self._running))
+            self._stop_at = time.monotonic() + (0.0 if now else self._stop_grace)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Consume until stopped.
+
+        Raises Fenced when another server takes the name, BrokerUnavailable when the broker was away longer than
+        ``wait_broker``, ConfigError when it refuses what this consumer needs.
+        """
+        ending: TaskQueueError | None = None
+        async with self._replayer, asyncio.TaskGroup() as group:
+            listener = group.create_task(self._listen())
+            try:
+                for queue in self.queues:
+                    await self._claim(queue)
+                while not self._finished():
+                    await self._turn(group)
+                    await self._rest()
+            except (Fenced, BrokerUnavailable, ConfigError) as error:
+                ending = error
+            listener.cancel()
+            for job in self._running.values():
+                job.cancel()
+        await self._broker.aclose()
+        if ending is not None:
+            raise ending
+        log.info("stopped")
+
+    # The loop.
+
+    def _finished(self) -> bool:
+        if self._stop_at is None or self._running:
+            return False
+        untold = sum(len(line.settlements) for line in self._lines)
+        if untold and time.monotonic() > self._stop_at + LAST_WORDS:
+            log.error("stopped without telling the broker how %d task(s) ended: they will be given out again", untold)
+            return True
+        return not untold
+
+    async def _turn(self, group: asyncio.TaskGroup) -> None:
+        """Tell the broker what has ended, take what there is room for."""
+        self._wake.clear()
+        if self._stop_at is not None and time.monotonic() >= self._stop_at and not self._released:
+            self._released = True
+            for job in self._running.values():
+                job.cancel()
+        for line in tuple(self._lines):
+            want = self._free()
+            if line.settlements or (want and line.promising):
+                await self._exchange(group, line, want)
+        # The next turn begins with another queue, so that a full one cannot starve the others.
+        self._lines.append(self._lines.pop(0))
+
+    async def _exchange(self, group: asyncio.TaskGroup, line: _Line, want: int) -> None:
+        settlements = tuple(line.settlements)
+        room = min(BATCH_BYTES, IN_FLIGHT_BYTES - self._in_flight)
+        deadline = time.monotonic() + CALL_DEADLINE
+        try:
+            result = await self._broker.exchange(
+                line.lease, settlements, token=line.token, want=want, room=room, deadline=deadline
+            )
+        except BrokerUnavailable as error:
+            self._lost(error)  # The same token and settlements go out again: nothing is told or taken twice.
+            return
+        except Fenced as error:
+            if not error.gone:
+                raise
+            log.warning("%s: taking the name again", error)
+            self._lines.remove(line)
+            await self._claim(line.lease.queue)
+            return
+        self._found()
+        line.settlements = line.settlements[len(settlements) :]
+        line.token = secrets.token_hex(8)
+        line.promising = bool(result.reservations)
+        line.next_due = None if result.next_due is None else time.monotonic() + result.next_due
+        for task_id in result.stale:
+            log.warning("task %s: ended too late, the delivery was no longer this consumer's", task_id)
+        for reservation in result.reservations:
+            self._start(group, line, reservation)
+        if result.reservations or settlements:
+            self._poll = POLL_MIN
+        await self._trim(line, len(settlements))
+
+    def _free(self) -> int:
+        """Return how many tasks may be reserved now."""
+        if self._stop_at is not None or time.monotonic() < self._paused_until or self._in_flight >= IN_FLIGHT_BYTES:
+            return 0
+        # A target that was down is tried with one task before it gets the full load again.
+        limit = 1 if self._courier.target_down else self._limit
+        return max(0, min(limit - len(self._running), BATCH_TASKS)) if limit else BATCH_TASKS
+
+    async def _rest(self) -> None:
+        """Wait until something has ended, may be waiting or falls due, or the poll interval is over."""
+        now = time.monotonic()
+        if self._lost_since is None and self._free() and any(line.promising for line in self._lines):
+            return
+        until = [now + self._poll * random.uniform(0.8, 1.0)]
+        until += [line.next_due for line in self._lines if line.next_due is not None]
+        if self._paused_until > now:
+            until = [self._paused_until]
+        if self._stop_at is not None and not self._released:
+            until.append(self._stop_at)
+        try:
+            async with asyncio.timeout(max(0.0, min(until) - now)):
+                await self._wake.wait()
+        except TimeoutError:
+            self._poll = min(self._poll * 2, self._poll_max)
+            for line in self._lines:
+                line.promising = True
+
+    # One delivery.
+
+    def _start(self, group: asyncio.TaskGroup, line: _Line, reservation: Reservation) -> None:
+        self._in_flight += len(reservation.record)
+        self._running[reservation.id] = group.create_task(self._deliver(line, reservation))
+
+    async def _deliver(self, line: _Line, reservation: Reservation) -> None:
+        verdict = Verdict("release", "stopped")
+        try:
+            verdict = await self._courier.deliver(reservation)
+        except asyncio.CancelledError:
+            if not self._released:
+                raise  # Fenced: nothing that this consumer says counts any more.
+        finally:
+            del self._running[reservation.id]
+            self._in_flight -= len(reservation.record)
+            line.settlements.append(Settlement(reservation.id, reservation.delivery, verdict))
+            if verdict.kind == "release" and self._courier.target_down:
+                self._paused_until = time.monotonic() + TARGET_PAUSE
+            self._wake.set()
+
+    # The broker, away and back.
+
+    async def _claim(self, queue: str) -> None:
+        while self._stop_at is None:
+            try:
+                deadline = time.monotonic() + CALL_DEADLINE
+                begins = self._rules.receipt_required
+                lease, returned = await self._broker.claim(queue, self.name, begins=begins, deadline=deadline)
+            except BrokerUnavailable as error:
+                self._lost(error)
+                continue
+            self._found()
+            self._lines.append(_Line(lease))
+            log.info("queue %s: consuming as %s, %d task(s) taken back", queue, self.name, returned)
+            return
+
+    async def _listen(self) -> None:
+        """Turn hints into turns. Correctness never depends on it: the loop polls too."""
+        while True:
+            try:
+                async with self._broker.hints(self.queues) as hints:
+                    async for queue in hints:
+                        for line in self._lines:
+                            line.promising = line.promising or line.lease.queue == queue
+                        self._wake.set()
+            except (BrokerUnavailable, ConfigError) as error:
+                log.debug("no hints: %s", error)
+            await asyncio.sleep(self._poll_max)
+
+    async def _trim(self, line: _Line, settled: int) -> None:
+        line.untrimmed += settled
+        if line.untrimmed < TRIM_EVERY:
+            return
+        line.untrimmed = 0
+        try:
+            await self._broker.trim(
+                line.lease.queue, KEEP, most=2 * TRIM_EVERY, deadline=time.monotonic() + CALL_DEADLINE
+            )
+        except BrokerUnavailable as error:
+            log.debug("not trimmed: %s", error)
+
+    def _lost(self, error: BrokerUnavailable) -> None:
+        now = time.monotonic()
+        if self._lost_since is None:
+            self._lost_since = now
+        if now - self._reminded >= REMIND:
+            self._reminded = now
+            log.warning("broker unreachable, trying on: %s", error)
+        if self._wait_broker is not None and now - self._lost_since > self._wait_broker:
+            raise error
+
+    def _found(self) -> None:
+        if self._lost_since is not None:
+            log.warning("broker back after %.1f s", time.monotonic() - self._lost_since)
+            self._lost_since, self._reminded = None, 0.0
