@@ -214,10 +214,10 @@ def _seconds_asked(retry_after: str | None, *, now: float) -> float:
     """Return the seconds a Retry-After asks for (RFC 9110, 10.2.3: a number or a date), 0 if it says nothing."""
     text = (retry_after or "").strip()
     if text.isascii() and text.isdigit():
-        return float(text[:12]) if len(text) <= 12 else float("inf")
+        return float(text[:12])  # more digits than any limit has
     try:
         when = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     return when.replace(tzinfo=when.tzinfo or UTC).timestamp() - now
 

@@ -1,5 +1,6 @@
 """The table of verdicts, row by row, and what holds for every outcome there can be."""
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -232,6 +233,7 @@ RETRY_AFTER = [
     ("9" * 5000, 86400.0),
     ("Fri, 15 Jan 2100 08:00:00 GMT", 86400.0),
     ("Fri, 99 Jan 2027 08:00:00 GMT", 1.0),
+    ("Fri, 15 Jan 2027 08:00:00 +99999999999999", 1.0),
     ("-5", 1.0),
     ("1.5", 1.0),
     ("\u0663\u0660", 1.0),
@@ -244,6 +246,15 @@ RETRY_AFTER = [
 def test_retry_after_lengthens_the_delay_within_bounds(status: int, header: str | None, delay: float) -> None:
     answer = replace(proved(status), retry_after=header)
     assert judge(answer).delay == delay
+
+
+def test_a_date_is_read_as_gmt_wherever_the_consumer_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "XXX-8")
+        time.tzset()
+        delays = {judge(proved(503, retry_after=header)).delay for header, delay in RETRY_AFTER if delay == 120}
+    time.tzset()
+    assert delays == {120.0}
 
 
 def test_retry_after_never_shortens_the_delay() -> None:
