@@ -95,7 +95,7 @@ class RedisServer:
         return client
 
     def start(self) -> Self:
-        """Start the process and wait until it answers; return the server itself."""
+        """Start the process and wait until it answers; return the server itself. One that cannot start is closed."""
         assert self._process is None, f"{self.binary.name} already runs"
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -113,7 +113,7 @@ class RedisServer:
         try:
             self._wait_until_ready()
         except BaseException:
-            self.kill()
+            self.close()
             raise
         return self
 

@@ -46,11 +46,10 @@ def test_a_paused_server_can_be_stopped(private_server: RedisServer) -> None:
 
 
 def test_a_server_that_cannot_start_shows_its_log(private_server: RedisServer) -> None:
-    with (
-        pytest.raises(RuntimeError, match="no-such-option"),
-        RedisServer(private_server.binary, "--no-such-option", "1"),
-    ):
-        pytest.fail("it started")
+    server = RedisServer(private_server.binary, "--no-such-option", "1")
+    with pytest.raises(RuntimeError, match="no-such-option"):
+        server.start()
+    assert not server.directory.exists()
 
 
 @pytest.mark.parametrize("key", ["first", "second"])
