@@ -142,13 +142,13 @@ def _canonical_path(path: str) -> str:
 def _corrected(path: str) -> str:
     """Return the acceptable path nearest to what was probably meant, for a suggestion."""
     kept: list[str] = []
-    for segment in path.split("/"):
+    sendable = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", _UNSENDABLE.sub("", path))
+    for segment in sendable.split("/"):
         if unquote(segment) == "..":
             kept = kept[:-1]
         elif unquote(segment) != ".":
             kept.append(segment)
-    joined = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", _UNSENDABLE.sub("", "/".join(kept)))
-    return "/" + quote(joined, safe=_PATH_SAFE + "%").lstrip("/")
+    return "/" + quote("/".join(kept), safe=_PATH_SAFE + "%").lstrip("/")
 
 
 def _shown(path: str, query: str = "") -> str:

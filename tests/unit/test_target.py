@@ -206,6 +206,7 @@ def test_the_path_can_be_rebuilt_from_what_it_decodes_to(decoded: bytes) -> None
 
 @given(st.text(max_size=9) | st.text("/.%2fFeE\\?#&=: \x00a0", max_size=12).map(lambda text: "/" + text))
 @example("/%")
+@example(".\x00")
 def test_any_text_is_canonical_afterwards_or_refused_with_a_remedy_that_works(url: str) -> None:
     try:
         accepted = target_of(url, None, LIMITS)
