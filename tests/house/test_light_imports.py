@@ -1,0 +1,20 @@
+"""What an application pays for importing its door: no broker, consumer or command line before it is asked for."""
+
+import subprocess
+import sys
+from typing import Final
+
+import pytest
+
+from tests.house import tree
+
+HEAVY: Final = {"aiohttp", "cyclopts", "redis", "rich", "taskqueue.brokers", "taskqueue.replay", "taskqueue.server"}
+DOORS: Final = sorted(f"taskqueue.middleware.{path.stem}" for path in tree.MIDDLEWARE.glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("module", ["taskqueue", "taskqueue.middleware", *DOORS])
+def test_an_import_brings_only_what_it_needs(module: str) -> None:
+    program = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tree.ROOT, capture_output=True, text=True, check=True)
+    own = {module.rpartition(".")[2]}  # the framework that this door is about
+    assert (HEAVY - own) & set(done.stdout.split()) == set()
