@@ -27,14 +27,10 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What one round trip of a consumer brought: new reservations, and settlements that no longer held.
-
-    ``next_due`` is in how many seconds the earliest scheduled task falls due, or None.
-    """
+    """What one round trip of a consumer brought: new reservations, and settlements that no longer held."""
 
     reservations: Sequence[Reservation]
     stale: Sequence[str]
-    next_due: float | None
 
 
 class Broker(Protocol):
@@ -42,15 +38,19 @@ class Broker(Protocol):
 
     async def push(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
         """Store these tasks and queue them, all or none; must refuse if carried out after the deadline."""
+        ...
 
     async def prepare(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
         """Store these tasks without queueing them, all or none; must refuse if carried out after the deadline."""
+        ...
 
     async def promote(self, queue: str, ids: Sequence[str], *, deadline: float) -> None:
         """Queue what was prepared, in the order of ``ids``."""
+        ...
 
     async def discard(self, queue: str, ids: Sequence[str], *, deadline: float) -> None:
         """Forget what was prepared."""
+        ...
 
     async def begin(self, queue: str, task_id: str, delivery: int, *, deadline: float) -> bool:
         """Note that this delivery starts to run; False if it has already, or is no longer the task's latest."""
@@ -73,8 +73,16 @@ class Broker(Protocol):
         """
         ...
 
+    async def due(self, queue: str, *, deadline: float) -> float | None:
+        """Queue what has fallen due; return in how many seconds the next task does, or None.
+
+        Also sets aside, as failed ``in-doubt``, what was prepared and then neither promoted nor discarded for 60 s.
+        """
+        ...
+
     async def trim(self, queue: str, limits: Sequence[tuple[str, int, int]], *, most: int, deadline: float) -> int:
         """Forget what was kept long enough: at most ``most`` tasks, by (index, ms kept, number kept)."""
+        ...
 
     def hints(self, queues: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         """Return a stream of queues in which something may be waiting. A hint may be missing; none is a promise."""
@@ -82,6 +90,7 @@ class Broker(Protocol):
 
     async def get(self, queue: str, task_id: str, *, deadline: float) -> TaskState | None:
         """Return what is known of a task, or None."""
+        ...
 
     async def size(self, queue: str, *, deadline: float) -> int:
         """Return how many tasks wait: neither those delayed nor those reserved."""
@@ -89,9 +98,11 @@ class Broker(Protocol):
 
     async def reset(self, queue: str, *, deadline: float) -> None:
         """Empty this queue, running tasks included: what they end with is then stale."""
+        ...
 
     async def aclose(self) -> None:
         """Close every connection. May be called twice."""
+        ...
 
 
 _BROKERS: Final = {

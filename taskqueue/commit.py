@@ -20,8 +20,8 @@ DISCARD_PATIENCE: Final = 0.5
 async def commit(broker: Broker, tasks: Sequence[SealedTask], *, deadline: float) -> None:
     """Queue all these tasks, each queue's in the order given.
 
-    Raises CommitUncertain with the ids that may run, or BrokerUnavailable and then none will; ``deadline`` is a value of
-    ``time.monotonic()``.
+    Raises CommitUncertain with the ids that may run, or BrokerUnavailable and then none will; ``deadline`` is a value
+    of ``time.monotonic()``.
     """
     by_queue: dict[str, list[SealedTask]] = {}
     for task in tasks:

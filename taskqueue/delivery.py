@@ -20,6 +20,10 @@ LEVELS: Final = {"complete": logging.INFO, "retry": logging.WARNING, "fail": log
 PARKED: Final = 60.0
 
 
+def _ids(reservation: Reservation) -> dict[str, object]:
+    return {"task_id": reservation.id, "queue": reservation.queue, "attempt": reservation.attempt}
+
+
 class Courier:
     """Carries deliveries to one target and remembers what it learnt of it."""
 
@@ -36,7 +40,7 @@ class Courier:
             task = unseal(self._keyring, queue=reservation.queue, task_id=reservation.id, record=reservation.record)
         except RecordError as error:
             verdict = self._decide(Unreadable(error.reason), reservation, None)
-            log.error("%s: %s", verdict.kind, error, extra={"task_id": reservation.id, "queue": reservation.queue})
+            log.log(LEVELS["fail"], "%s: %s", verdict.kind, error, extra=_ids(reservation))
             return replace(verdict, delay=PARKED)
         retries = self._rules.retry_max_count if task.retry_max_count is None else task.retry_max_count
         started = time.monotonic()
@@ -64,7 +68,7 @@ class Courier:
             return await self._replayer.replay(delivery)
         except Exception:
             # A fault of ours in one replay must not end the others; whether the task ran is unknown.
-            log.exception("task %s: the replay itself failed", task.id, extra={"task_id": task.id})
+            log.exception("task %s: the replay itself failed", task.id, extra=_ids(reservation))
             return Broken(BROKEN)
 
     def _decide(self, outcome: Outcome, reservation: Reservation, task: Task | None) -> Verdict:
@@ -113,9 +117,7 @@ class Courier:
             remark or f"{verdict.kind} {verdict.status}",
             f", again in {verdict.delay:.1f} s" if verdict.kind == "retry" else "",
             extra={
-                "task_id": task.id,
-                "queue": task.queue,
-                "attempt": reservation.attempt,
+                **_ids(reservation),
                 "method": task.method,
                 "path": task.path,
                 "status": verdict.status,

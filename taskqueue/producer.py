@@ -25,7 +25,7 @@ from .request import CURRENT, CurrentRequest, CurrentTask
 from .seal import NONCE_BYTES, seal
 from .target import Limits, check_queue_name, check_user_id
 from .task import Task, TaskState
-from .transaction import Entry, Scope, Transaction, bound, innermost
+from .transaction import Entry, Scope, innermost
 
 Result = TypeVar("Result")
 
@@ -50,8 +50,8 @@ class TaskQueue:
         """Take where the queues are; nothing is connected, and nothing missing is missed, before first use.
 
         ``url`` is ``redis://host:port/db``, ``rediss://`` or ``unix://``; ``secret`` 32 bytes or more, or several with
-        the newest first; ``queues`` the names that ``add`` accepts; ``public_url`` names scheme and host for tasks added
-        outside a request; ``commit_deadline`` is how many seconds a commit may take. What is None comes from
+        the newest first; ``queues`` the names that ``add`` accepts; ``public_url`` names scheme and host for tasks
+        added outside a request; ``commit_deadline`` is how many seconds a commit may take. What is None comes from
         ``TASKQUEUE_*`` variables, then from ``taskqueue.toml``, then from the defaults. Raises ConfigError.
         """
         if not 0 < commit_deadline < math.inf:
@@ -115,13 +115,14 @@ class TaskQueue:
         """Record a request in the running transaction; return its id (a UUID) at once. No I/O.
 
         ``url`` is a path with or without query, as str or as a framework's URL object; ``params`` are form-encoded and
-        joined to the query. ``method`` omitted: POST with a payload, else GET. ``payload`` omitted: the current request's
-        body and its ``Content-*`` headers if the method carries a body; None: empty. ``headers`` win over those copied
-        from the current request. ``queue`` omitted: ``default`` if there is one, else the alphabetically first.
+        joined to the query. ``method`` omitted: POST with a payload, else GET. ``payload`` omitted: the current
+        request's body and its ``Content-*`` headers if the method carries a body; None: empty. ``headers`` win over
+        those copied from the current request. ``queue`` omitted: ``default`` if there is one, else the alphabetically
+        first.
 
         Options: ``json``: a JSON value as the payload; ``delay`` (seconds or timedelta, from the commit) or ``eta`` (an
-        aware datetime): not before, at most a year ahead; ``user_id`` omitted: the current request's user, None: nobody;
-        ``label``: up to 200 characters for lists and logs; ``timeout`` (seconds, up to a day) and ``retry_max_count``
+        aware datetime): not before, at most a year ahead; ``user_id`` omitted: the current request's user, None:
+        nobody; ``label``: up to 200 characters for lists and logs; ``timeout`` (seconds, up to a day) and ``retry_max_count``
         (up to 1000) override the server's. Raises InvalidTask, UnknownQueue, BodyUnavailable or NoTransaction, and then
         nothing was recorded.
         """
@@ -129,8 +130,9 @@ class TaskQueue:
         if transaction is None:
             raise NoTransaction(
                 "add: no transaction is running here, so nothing would commit the task. In a request: mount the"
-                " middleware, and let threads of your own carry the context (contextvars.copy_context().run). Elsewhere:"
-                " `async with taskqueue.transaction(tq):` or `await tq.push(...)` (`tq.push_sync` in synchronous code)"
+                " middleware, and let threads of your own carry the context (contextvars.copy_context().run)."
+                " Elsewhere: `async with taskqueue.transaction(tq):` or `await tq.push(...)` (`tq.push_sync` in"
+                " synchronous code)"
             )
         frame = Frame(self.queues, self.limits, self._public, transaction.request)
         made = draft(frame, url, method, params, headers, payload, queue, **options)
@@ -219,7 +221,7 @@ class TaskQueue:
         return await self.broker.size(queue_name(queue, self.queues), deadline=self._deadline())
 
     async def reset(self, queue: str | None = None) -> None:
-        """Empty exactly this queue (the default one if omitted): waiting, delayed, failed, finished and running alike."""
+        """Empty exactly this queue (the default one if omitted): waiting, delayed, running and ended tasks alike."""
         await self.broker.reset(queue_name(queue, self.queues), deadline=time.monotonic() + 60)
 
     def get_sync(self, task_id: str) -> TaskState | None:
@@ -260,7 +262,7 @@ def add(
 
 
 def transaction(tq: TaskQueue | None = None, *, independent: bool = False) -> Scope:
-    """Return a context manager that commits at its end, of ``tq`` or of the one bound; see ``TaskQueue.transaction``."""
+    """Return a context manager that commits at its end, of ``tq`` or the one bound; see ``TaskQueue.transaction``."""
     return (tq or _bound_queue("transaction")).transaction(independent=independent)
 
 

@@ -11,7 +11,7 @@ from typing import Final, TypedDict
 from .errors import BodyUnavailable, InvalidTask, UnknownQueue
 from .headers import caller_headers, check_size, copied_headers, merge_headers
 from .request import CURRENT, UNSET, Current, CurrentRequest, Unset
-from .target import Limits, check_body, check_label, check_method, check_queue_name, check_user_id, json_body, target_of
+from .target import Limits, check_body, check_label, check_method, check_user_id, json_body, target_of
 from .task import Task
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]] | None
@@ -147,7 +147,7 @@ def queue_name(name: str | None, queues: Sequence[str]) -> str:
     """Return the queue meant by ``name``, or the default one for None; raises UnknownQueue with those there are."""
     if name is None:
         return "default" if "default" in queues else min(queues)
-    if check_queue_name(name) not in queues:
+    if name not in queues:
         raise UnknownQueue(
             f"queue: {name!r} is not one of {', '.join(queues)}; name one of them, or add it to queues= of the TaskQueue"
         )
@@ -172,7 +172,7 @@ def _when(delay: float | timedelta | None, eta: datetime | None) -> tuple[int, i
         wait = max(0, due - now)
         due = due if wait else 0
     if wait > LONGEST_DELAY / timedelta(milliseconds=1):
-        raise InvalidTask(f"{'eta' if eta else 'delay'}: more than {LONGEST_DELAY.days} days ahead; keep it and add later")
+        raise InvalidTask(f"{'eta' if eta else 'delay'}: over {LONGEST_DELAY.days} days ahead; add it later")
     return due, now + wait + round(EXPIRES_AFTER / timedelta(milliseconds=1))
 
 

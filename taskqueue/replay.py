@@ -49,17 +49,21 @@ class Replayer(Protocol):
     @property
     def address(self) -> str:
         """Where the application is, for people."""
+        ...
 
     async def replay(self, delivery: Delivery) -> Outcome:
         """Make one request and return what came of it; raises nothing but a cancellation."""
+        ...
 
     async def __aenter__(self) -> Self:
         """Get ready."""
+        ...
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close every connection."""
+        ...
 
 
 class HttpReplayer:
@@ -69,7 +73,10 @@ class HttpReplayer:
         """Take ``http://host:port`` or ``https://host``; ``connect_timeout`` in seconds. Raises ConfigError."""
         parts = urlsplit(target)
         if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
-            raise ConfigError(f"target: {parts.scheme}://{parts.hostname or ''} must be a scheme and a host, without user")
+            raise ConfigError(
+                f"target: {parts.scheme}://{parts.hostname or ''} must be a scheme and a host without user, as in"
+                " http://127.0.0.1:8000"
+            )
         if parts.path.strip("/") or parts.query or parts.fragment:
             raise ConfigError(f"target: {target!r} must end after the host: the path comes from each task")
         self.address = f"{parts.scheme}://{check_host(parts.netloc)}"
@@ -105,22 +112,12 @@ class HttpReplayer:
         """See Replayer."""
         try:
             headers = self._headers(delivery)
-        except SignatureError:
-            return Unreadable(FORMAT)
-        try:
             async with asyncio.timeout(delivery.timeout):
                 return await self._exchange(delivery, headers)
-        except aiohttp.ClientConnectorDNSError:
-            return NotSent(DNS)
-        except (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch):
-            return NotSent(TLS)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-            return NotSent(REFUSED)
-        except TimeoutError:
-            return Broken(TIMEOUT)
-        except (aiohttp.ClientError, OSError, ValueError):
-            # Broken off, or an answer that is not HTTP: in any case after the request was sent.
-            return Broken(BROKEN)
+        except SignatureError:
+            return Unreadable(FORMAT)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return _failure(error)
 
     def _headers(self, delivery: Delivery) -> list[tuple[str, str]]:
         task = delivery.task
@@ -153,7 +150,8 @@ class HttpReplayer:
 
     async def _exchange(self, delivery: Delivery, headers: Iterable[tuple[str, str]]) -> Outcome:
         task = delivery.task
-        assert self._session is not None, "a replayer is used as a context manager"
+        if self._session is None:
+            raise RuntimeError("HttpReplayer: use it as a context manager")
         async with self._session.request(
             task.method,
             URL(self.address + task.target, encoded=True),
@@ -176,3 +174,18 @@ class HttpReplayer:
                 task_retry=answer.get("X-Task-Retry"),
                 refused=answer.get("X-Task-Refused"),
             )
+
+
+def _failure(error: aiohttp.ClientError | OSError | ValueError) -> Outcome:
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return NotSent(DNS)
+        case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch():
+            return NotSent(TLS)
+        case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
+            return NotSent(REFUSED)
+        case TimeoutError():
+            return Broken(TIMEOUT)
+        case _:
+            # Broken off, or an answer that is not HTTP: in any case after the request was sent.
+            return Broken(BROKEN)

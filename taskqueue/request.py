@@ -26,12 +26,14 @@ class Body(Protocol):
     @property
     def declared(self) -> int | None:
         """The Content-Length in bytes, or None if the client named none."""
+        ...
 
     async def finish(self, limit: int) -> bytes:
         """Return all of it, reading what the application left unread once its handler has been left.
 
         Raises BodyUnavailable if it is over ``limit`` bytes, was broken off, or is still being read by the handler.
         """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +59,8 @@ class CurrentTask:
 class CurrentRequest:
     """The request that is running, as a door sees it.
 
-    ``headers`` are as received; ``user_id`` is asked when a task is added, and ``user_id_later``, for frameworks that can
-    only await it, once at commit; ``credentials`` tells whether Cookie and Authorization are copied into tasks.
+    ``headers`` are as received; ``user_id`` is asked when a task is added, and ``user_id_later``, for frameworks that
+    can only await it, once at commit; ``credentials`` tells whether Cookie and Authorization are copied into tasks.
     """
 
     headers: Sequence[tuple[str, str]]

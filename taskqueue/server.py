@@ -47,7 +47,7 @@ class _Line:
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     settlements: list[Settlement] = field(default_factory=list)
     promising: bool = True
-    next_due: float | None = None
+    look_for_due: float = 0.0
     untrimmed: int = TRIM_EVERY
 
 
@@ -145,7 +145,7 @@ class TaskQueueServer:
                 job.cancel()
         for line in tuple(self._lines):
             want = self._free()
-            if line.settlements or (want and line.promising):
+            if line.settlements or (want and (line.promising or time.monotonic() >= line.look_for_due)):
                 await self._exchange(group, line, want)
         # The next turn begins with another queue, so that a full one cannot starve the others.
         self._lines.append(self._lines.pop(0))
@@ -155,6 +155,7 @@ class TaskQueueServer:
         room = min(BATCH_BYTES, IN_FLIGHT_BYTES - self._in_flight)
         deadline = time.monotonic() + CALL_DEADLINE
         try:
+            await self._queue_due(line, deadline)
             result = await self._broker.exchange(
                 line.lease, settlements, token=line.token, want=want, room=room, deadline=deadline
             )
@@ -172,7 +173,8 @@ class TaskQueueServer:
         line.settlements = line.settlements[len(settlements) :]
         line.token = secrets.token_hex(8)
         line.promising = bool(result.reservations)
-        line.next_due = None if result.next_due is None else time.monotonic() + result.next_due
+        if any(item.verdict.delay for item in settlements):
+            line.look_for_due = 0.0
         for task_id in result.stale:
             log.warning("task %s: ended too late, the delivery was no longer this consumer's", task_id)
         for reservation in result.reservations:
@@ -180,6 +182,12 @@ class TaskQueueServer:
         if result.reservations or settlements:
             self._poll = POLL_MIN
         await self._trim(line, len(settlements))
+
+    async def _queue_due(self, line: _Line, deadline: float) -> None:
+        now = time.monotonic()
+        if now >= line.look_for_due:
+            wait = await self._broker.due(line.lease.queue, deadline=deadline)
+            line.look_for_due = now + (self._poll_max if wait is None else min(wait, self._poll_max))
 
     def _free(self) -> int:
         """Return how many tasks may be reserved now."""
@@ -194,8 +202,8 @@ class TaskQueueServer:
         now = time.monotonic()
         if self._lost_since is None and self._free() and any(line.promising for line in self._lines):
             return
-        until = [now + self._poll * random.uniform(0.8, 1.0)]
-        until += [line.next_due for line in self._lines if line.next_due is not None]
+        poll_at = now + self._poll * random.uniform(0.8, 1.0)
+        until = [poll_at, *(line.look_for_due for line in self._lines)]
         if self._paused_until > now:
             until = [self._paused_until]
         if self._stop_at is not None and not self._released:
@@ -204,9 +212,10 @@ class TaskQueueServer:
             async with asyncio.timeout(max(0.0, min(until) - now)):
                 await self._wake.wait()
         except TimeoutError:
-            self._poll = min(self._poll * 2, self._poll_max)
-            for line in self._lines:
-                line.promising = True
+            if time.monotonic() >= poll_at:
+                self._poll = min(self._poll * 2, self._poll_max)
+                for line in self._lines:
+                    line.promising = True
 
     # One delivery.
 
@@ -252,7 +261,8 @@ class TaskQueueServer:
                 async with self._broker.hints(self.queues) as hints:
                     async for queue in hints:
                         for line in self._lines:
-                            line.promising = line.promising or line.lease.queue == queue
+                            if line.lease.queue == queue:
+                                line.promising, line.look_for_due = True, 0.0
                         self._wake.set()
             except (BrokerUnavailable, ConfigError) as error:
                 log.debug("no hints: %s", error)

@@ -34,9 +34,11 @@ class Deliverer(Protocol):
 
     async def deliver(self, entries: Sequence[Entry], request: CurrentRequest | None) -> None:
         """Queue these tasks; raises BrokerUnavailable, BodyUnavailable, CommitUncertain."""
+        ...
 
     def deliver_sync(self, entries: Sequence[Entry], request: CurrentRequest | None) -> None:
         """Do the same from synchronous code."""
+        ...
 
 
 _innermost: "ContextVar[Transaction | None]" = ContextVar("taskqueue_transaction", default=None)

@@ -193,15 +193,14 @@ class Link:
     async def _connected(self) -> AbstractConnection:
         if self._connection is None or not self._connection.is_connected:
             self._connection = await connected(self._pool)
-            await self.synchronise()
+            await self._synchronise(self._connection)
         return self._connection
 
-    async def synchronise(self) -> None:
+    async def _synchronise(self, connection: AbstractConnection) -> None:
         """Measure the clock offset; the error is at most half of this round trip."""
-        assert self._connection is not None
         before = time.monotonic()
-        await self._connection.send_command("TIME", check_health=False)
-        seconds, micros = await self._connection.read_response()
+        await connection.send_command("TIME", check_health=False)
+        seconds, micros = await connection.read_response()
         after = time.monotonic()
         self.offset = int(seconds) * 1000 + int(micros) / 1000 - (before + after) * 500
 

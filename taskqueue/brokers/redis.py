@@ -31,8 +31,8 @@ from .link import Arguments, Link, Script, connected, pool_of
 
 # A command that the clock of a thawed Redis finds later than this before the deadline is refused.
 LATE_MARGIN: Final = 0.05
-PROMOTE_AT_ONCE: Final = 5_000
 HINT_PING: Final = 5.0
+IN_DOUBT_AFTER_MS: Final = 60_000
 
 
 def _script(name: str) -> Script:
@@ -43,12 +43,12 @@ def _script(name: str) -> Script:
 
 SCRIPTS: Final = {
     name: _script(name)
-    for name in ("push", "prepare", "promote", "discard", "begin", "claim", "reserve", "settle", "trim", "reset")
+    for name in ("push", "prepare", "promote", "discard", "begin", "claim", "due", "reserve", "settle", "trim", "reset")
 }
 
 
 class RedisBroker:
-    """A Broker in Redis 6.2 or newer, or Valkey. One connection per event loop; nothing is connected before first use."""
+    """A Broker in Redis 6.2 or newer, or Valkey: one connection per event loop, none before first use."""
 
     def __init__(self, url: str, *, namespace: str) -> None:
         """Take the URL and the prefix of all keys; raise ConfigError for a URL that redis-py cannot read."""
@@ -141,12 +141,17 @@ class RedisBroker:
                     gone=reply[0] == b"GONE",
                 )
         stale = [task_id.decode() for task_id in replies[0][1:]] if settlements else []
-        _, next_due, *given = replies[-1]
+        _, *given = replies[-1]
         reservations = [
             Reservation(task_id.decode(errors="replace"), lease.queue, record, delivery, attempt, crashes)
             for task_id, record, delivery, attempt, crashes in given
         ]
-        return Exchange(reservations, stale, None if next_due < 0 else next_due / 1000)
+        return Exchange(reservations, stale)
+
+    async def due(self, queue: str, *, deadline: float) -> float | None:
+        """See Broker."""
+        wait = await self._run("due", queue, lambda: (IN_DOUBT_AFTER_MS,), deadline=deadline)
+        return None if wait < 0 else wait / 1000
 
     async def trim(self, queue: str, limits: Sequence[tuple[str, int, int]], *, most: int, deadline: float) -> int:
         """See Broker."""

@@ -1,21 +1,15 @@
--- Move due tasks into the line, and up to n from its front to this consumer.
+-- Move up to n tasks from the front of the line to this consumer.
 -- KEYS[1] the queue's list
 -- ARGV[1] consumer, [2] epoch, [3] token, [4] n, [5] bytes of records wanted at most (one task is always given)
--- returns {'OK', ms until the next scheduled task falls due or -1, {id, record, delivery, attempt, crashes}, ...},
+-- returns {'OK', {id, record, delivery, attempt, crashes}, ...},
 --         {'FENCED'} if the name was taken over, {'GONE'} if Redis has forgotten this consumer.
 -- A repeat with the same token, after a lost reply, gives the same tasks again. What cannot be run is set aside.
 local me, reserved = base .. ':consumer:' .. ARGV[1], base .. ':reserved:' .. ARGV[1]
 local lease = redis.call('HMGET', me, 'epoch', 'token', 'count')
 if not lease[1] then return {'GONE'} end
 if lease[1] ~= ARGV[2] then return {'FENCED'} end
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. ':scheduled', '-inf', at, 'LIMIT', 0, 100)) do
-  local task = load(id) or new(0, '', '', '')
-  task[DUE] = math.min(task[DUE], at)
-  enqueue(id, task)
-  redis.call('ZREM', base .. ':scheduled', id)
-end
 local repeated = lease[2] == ARGV[3] and tonumber(lease[3]) or 0
-local ids, bytes, spoilt, reply = {}, 0, 0, {'OK', -1}
+local ids, bytes, spoilt, reply = {}, 0, 0, {'OK'}
 local function give(id, task, record)
   table.insert(ids, id)
   bytes = bytes + #record
@@ -45,6 +39,4 @@ while repeated == 0 and #ids < tonumber(ARGV[4]) and spoilt < 100 do
   end
 end
 if repeated == 0 then redis.call('HSET', me, 'token', ARGV[3], 'count', #ids) end
-local next_due = redis.call('ZRANGE', base .. ':scheduled', 0, 0, 'WITHSCORES')[2]
-if next_due then reply[2] = math.max(0, next_due - at) end
 return reply

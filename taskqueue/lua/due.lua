@@ -1,0 +1,16 @@
+-- Move into the line what has fallen due, and set aside what no producer has promoted or discarded.
+-- KEYS[1] the queue's list
+-- ARGV[1] ms after which something prepared is in doubt: its producer has died between vote and finish
+-- returns ms until the next scheduled task falls due, or -1.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. ':scheduled', '-inf', at, 'LIMIT', 0, 100)) do
+  local task = load(id) or new(0, '', '', '')
+  task[DUE] = math.min(task[DUE], at)
+  enqueue(id, task)
+  redis.call('ZREM', base .. ':scheduled', id)
+end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. ':prepared', '-inf', at - ARGV[1], 'LIMIT', 0, 100)) do
+  fail(id, load(id) or new(0, '', '', ''), 'in-doubt')
+  redis.call('ZREM', base .. ':prepared', id)
+end
+local next_due = redis.call('ZRANGE', base .. ':scheduled', 0, 0, 'WITHSCORES')[2]
+return next_due and math.max(0, next_due - at) or -1
