@@ -122,9 +122,9 @@ class TaskQueue:
 
         Options: ``json``: a JSON value as the payload; ``delay`` (seconds or timedelta, from the commit) or ``eta`` (an
         aware datetime): not before, at most a year ahead; ``user_id`` omitted: the current request's user, None:
-        nobody; ``label``: up to 200 characters for lists and logs; ``timeout`` (seconds, up to a day) and ``retry_max_count``
-        (up to 1000) override the server's. Raises InvalidTask, UnknownQueue, BodyUnavailable or NoTransaction, and then
-        nothing was recorded.
+        nobody; ``label``: up to 200 characters for lists and logs; ``timeout`` (seconds, up to a day) and
+        ``retry_max_count`` (up to 1000) override the server's. Raises InvalidTask, UnknownQueue, BodyUnavailable or
+        NoTransaction, and then nothing was recorded.
         """
         transaction = innermost(self)
         if transaction is None:

@@ -149,7 +149,8 @@ def queue_name(name: str | None, queues: Sequence[str]) -> str:
         return "default" if "default" in queues else min(queues)
     if name not in queues:
         raise UnknownQueue(
-            f"queue: {name!r} is not one of {', '.join(queues)}; name one of them, or add it to queues= of the TaskQueue"
+            f"queue: {name!r} is not one of {', '.join(queues)}; name one of them, or add it to queues= of"
+            " the TaskQueue"
         )
     return name
 

@@ -173,7 +173,7 @@ class Link:
         transient: ResponseError | None = None
         for call in calls:
             try:
-                reply = await connection.read_response(disconnect_on_error=False)
+                reply = await read(connection)
             except NoScriptError:
                 call.whole = True
                 repeat.append(call)
@@ -200,7 +200,7 @@ class Link:
         """Measure the clock offset; the error is at most half of this round trip."""
         before = time.monotonic()
         await connection.send_command("TIME", check_health=False)
-        seconds, micros = await connection.read_response()
+        seconds, micros = await read(connection)
         after = time.monotonic()
         self.offset = int(seconds) * 1000 + int(micros) / 1000 - (before + after) * 500
 
@@ -232,6 +232,12 @@ async def connected(pool: ConnectionPool) -> AbstractConnection:
     async with asyncio.timeout(CONNECT_TIMEOUT):
         await connect()
     return connection
+
+
+async def read(connection: AbstractConnection) -> Any:
+    """Return the next reply, whatever it is; raises it if it is an error."""
+    response: Callable[..., Awaitable[Any]] = connection.read_response
+    return await response(disconnect_on_error=False)
 
 
 def pool_of(url: str) -> ConnectionPool:

@@ -27,7 +27,7 @@ from redis.exceptions import AuthenticationError, OutOfMemoryError, RedisError, 
 from ..broker import Exchange, Lease
 from ..errors import BrokerUnavailable, ConfigError, Fenced
 from ..task import Reservation, SealedTask, Settlement, TaskState
-from .link import Arguments, Link, Script, connected, pool_of
+from .link import Arguments, Link, Script, connected, pool_of, read
 
 # A command that the clock of a thawed Redis finds later than this before the deadline is refused.
 LATE_MARGIN: Final = 0.05
@@ -112,9 +112,9 @@ class RedisBroker:
     async def claim(self, queue: str, consumer: str, *, begins: bool, deadline: float) -> tuple[Lease, int]:
         """See Broker."""
         arguments = (consumer, secrets.token_hex(8), *_identity(), int(begins))
-        returned, left = 0, 1
+        epoch, returned, left = await self._run("claim", queue, lambda: arguments, deadline=deadline)
         while left:
-            epoch, some, left = await self._run("claim", queue, lambda: arguments, deadline=deadline)
+            _, some, left = await self._run("claim", queue, lambda: arguments, deadline=deadline)
             returned += some
         return Lease(queue, consumer, epoch.decode()), returned
 
@@ -238,7 +238,7 @@ async def _listen(connection: AbstractConnection, channels: dict[bytes, str]) ->
     while True:
         try:
             async with asyncio.timeout(HINT_PING):
-                kind, channel, *_ = await connection.read_response(disconnect_on_error=False)
+                kind, channel, *_ = await read(connection)
         except TimeoutError:
             # Silence is normal; silence after a PING is a line that is open at this end only.
             if unanswered:
