@@ -15,6 +15,14 @@ class ConfigError(TaskQueueError):
     """A setting is missing or wrong; nothing was started, nothing was stored."""
 
 
+class UsageError(ConfigError):
+    """A flag, variable or key of a file is misspelt, or its value breaks a rule: the person who set it can tell."""
+
+
+class AppNotFound(ConfigError):
+    """The application named cannot be imported, or is none that can be called."""
+
+
 class InvalidTask(TaskQueueError, ValueError, TypeError):
     """``add`` was given something that cannot be replayed; nothing was recorded.
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Final, TypeVar, Unpack
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from . import settings
 from .broker import Broker, connect
@@ -28,6 +29,9 @@ from .task import Task, TaskState
 from .transaction import Entry, Scope, innermost
 
 Result = TypeVar("Result")
+
+instances: "Final[WeakSet[TaskQueue]]" = WeakSet()
+"""Every TaskQueue of this process: how a consumer finds the one of the application it has imported."""
 
 captures: Final[list[list[Task]]] = []
 """Where commits go instead of the broker while ``taskqueue.capture()`` is active; the last one counts."""
@@ -59,6 +63,7 @@ class TaskQueue:
         self._url, self._secret, self._namespace, self._public_url = url, secret, namespace, public_url
         self._queues = None if queues is None else _checked_queues(queues)
         self.limits: Final = limits or Limits()
+        instances.add(self)
         self.commit_deadline: Final = commit_deadline
 
     @cached_property

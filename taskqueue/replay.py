@@ -8,7 +8,7 @@ twice unseen. So all of it is off, and the tests look at the bytes on the wire.
 import asyncio
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -69,8 +69,13 @@ class Replayer(Protocol):
 class HttpReplayer:
     """Replays over HTTP/1.1 to one base address, each request signed (see ``signature``)."""
 
-    def __init__(self, target: str, keyring: Keyring, *, connect_timeout: float = 5.0) -> None:
-        """Take ``http://host:port`` or ``https://host``; ``connect_timeout`` in seconds. Raises ConfigError."""
+    def __init__(
+        self, target: str, keyring: Keyring, *, connect_timeout: float = 5.0, unix_socket: str | None = None
+    ) -> None:
+        """Take ``http://host:port`` or ``https://host``, and ``connect_timeout`` in seconds. Raises ConfigError.
+
+        With ``unix_socket`` the connection goes to that path, and the target only names the host.
+        """
         parts = urlsplit(target)
         if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
             raise ConfigError(
@@ -83,12 +88,18 @@ class HttpReplayer:
         self._host = parts.netloc
         self._keyring = keyring
         self._connect_timeout = connect_timeout
+        self._unix_socket = unix_socket
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         """Make the session; no connection yet."""
+        connector: aiohttp.BaseConnector = (
+            aiohttp.UnixConnector(self._unix_socket, limit=0, keepalive_timeout=KEEP_ALIVE)
+            if self._unix_socket
+            else aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
+        )
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),
+            connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
@@ -120,23 +131,9 @@ class HttpReplayer:
             return _failure(error)
 
     def _headers(self, delivery: Delivery) -> list[tuple[str, str]]:
-        task = delivery.task
-        now = time.time()
-        headers = list(task.headers)
-        if task.scheme and not any(name == "x-forwarded-proto" for name, _ in headers):
-            headers.append(("X-Forwarded-Proto", task.scheme))
-        headers += delivery_headers(
-            task_id=task.id,
-            queue=task.queue,
-            user_id=task.user_id,
-            attempt=delivery.attempt,
-            delivery=delivery.delivery,
-            max_attempts=delivery.max_attempts,
-            enqueued_at=task.created,
-            deadline=round((now + delivery.timeout) * 1000),
-        )
-        host = task.host or self._host
-        headers += sign(
+        task, now = delivery.task, time.time()
+        host, headers = request_headers(delivery, self._host, now=now)
+        signed = sign(
             self._keyring.current,
             method=task.method,
             authority=host,
@@ -146,7 +143,7 @@ class HttpReplayer:
             created=int(now),
             nonce=secrets.token_urlsafe(16),
         )
-        return [("Host", host), ("User-Agent", USER_AGENT), *headers]
+        return [("Host", host), *headers, *signed]
 
     async def _exchange(self, delivery: Delivery, headers: Iterable[tuple[str, str]]) -> Outcome:
         task = delivery.task
@@ -161,19 +158,42 @@ class HttpReplayer:
         ) as response:
             async for _ in response.content.iter_any():
                 pass  # Read to its end, or the application may be cut off in its work; kept by nobody.
-            answer = response.headers
-            receipt = check_receipt(
-                self._keyring, answer.get("X-Task-Receipt"), task_id=task.id, delivery=delivery.delivery
-            )
-            return Answered(
-                status=response.status,
-                receipted=receipt is not None,
-                logged_in=receipt is not None and receipt.logged_in,
-                location=answer.get("Location"),
-                retry_after=answer.get("Retry-After"),
-                task_retry=answer.get("X-Task-Retry"),
-                refused=answer.get("X-Task-Refused"),
-            )
+            return answered(self._keyring, delivery, response.status, response.headers)
+
+
+def request_headers(delivery: Delivery, target_host: str, *, now: float) -> tuple[str, list[tuple[str, str]]]:
+    """Return the Host of a delivery and all its other headers but framing and signature; ``now`` as ``time.time()``."""
+    task = delivery.task
+    headers = [("User-Agent", USER_AGENT), *task.headers]
+    if task.scheme and not any(name == "x-forwarded-proto" for name, _ in task.headers):
+        headers.append(("X-Forwarded-Proto", task.scheme))
+    headers += delivery_headers(
+        task_id=task.id,
+        queue=task.queue,
+        user_id=task.user_id,
+        attempt=delivery.attempt,
+        delivery=delivery.delivery,
+        max_attempts=delivery.max_attempts,
+        enqueued_at=task.created,
+        deadline=round((now + delivery.timeout) * 1000),
+    )
+    return task.host or target_host, headers
+
+
+def answered(keyring: Keyring, delivery: Delivery, status: int, headers: Mapping[str, str]) -> Answered:
+    """Return the outcome for a response that was read to its end; ``headers`` by lower-case name, or caseless."""
+    receipt = check_receipt(
+        keyring, headers.get("x-task-receipt"), task_id=delivery.task.id, delivery=delivery.delivery
+    )
+    return Answered(
+        status=status,
+        receipted=receipt is not None,
+        logged_in=receipt is not None and receipt.logged_in,
+        location=headers.get("location"),
+        retry_after=headers.get("retry-after"),
+        task_retry=headers.get("x-task-retry"),
+        refused=headers.get("x-task-refused"),
+    )
 
 
 def _failure(error: aiohttp.ClientError | OSError | ValueError) -> Outcome:

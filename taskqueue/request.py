@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal, Protocol, TypeAlias
 
+from .signature import Proof
+
 
 class _Omitted(Enum):
     CURRENT = "the current request's"
@@ -71,3 +73,20 @@ class CurrentRequest:
     user_id_later: Callable[[], Awaitable[str | None]] | None = None
     credentials: bool = True
     task: CurrentTask | None = None
+
+
+HANDOVER: Final = "taskqueue.handover"
+"""Where a Handover stands in an ASGI scope, and under ``asgi.scope`` in the environ of a WSGI application."""
+
+
+@dataclass(slots=True)
+class Handover:
+    """A delivery made inside one process: an object that no request from outside can carry, so proof enough.
+
+    The door notes on it what over HTTP a receipt says: ``admitted``, it let the delivery in; ``logged_in``, as the
+    task's user.
+    """
+
+    proof: Proof
+    admitted: bool = False
+    logged_in: bool = False

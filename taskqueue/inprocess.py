@@ -1,0 +1,252 @@
+"""Replaying inside the consumer's own process: the application is called, nothing goes over a network.
+
+The proof of a delivery is then no signature but a Handover in the scope, which no request from outside can carry; the
+door notes on it what a receipt would say. A WSGI application is called through a2wsgi, in a thread; an aiohttp
+application is served on a private unix socket, because it cannot be called without a connection.
+"""
+
+import asyncio
+import logging
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import unquote
+
+from .errors import ConfigError
+from .keys import Keyring
+from .policy import TIMEOUT, Answered, Broken, Outcome
+from .replay import Delivery, HttpReplayer, request_headers
+from .request import HANDOVER, Handover
+from .signature import Proof
+
+if TYPE_CHECKING:
+    from a2wsgi.wsgi_typing import WSGIApp
+    from aiohttp import web
+
+log = logging.getLogger("taskqueue.server")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+AsgiApp = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+
+HOST: Final = "localhost"
+# Seconds. An application that hangs in its shutdown must not keep the consumer.
+LIFESPAN_END: Final = 10.0
+
+
+class AsgiReplayer:
+    """Calls an ASGI application (ASGI 3.0), its lifespan included."""
+
+    address: str = "the application in this process (ASGI)"
+
+    def __init__(self, app: AsgiApp, *, cancellable: bool = True) -> None:
+        """Take the application; ``cancellable`` false: a replay past its deadline is waited for, then a time-out."""
+        self._app, self._cancellable = app, cancellable
+        self._lifespan = Lifespan(app)
+
+    async def __aenter__(self) -> Self:
+        """Run the application's startup; raises ConfigError if that fails."""
+        await self._lifespan.startup()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Run the application's shutdown."""
+        await self._lifespan.shutdown()
+
+    async def replay(self, delivery: Delivery) -> Outcome:
+        """See Replayer."""
+        handover = Handover(_proof(delivery))
+        call = _Call(self._app, self._scope(delivery, handover), delivery.task.body)
+        started = time.monotonic()
+        raised = False
+        try:
+            async with asyncio.timeout(delivery.timeout if self._cancellable else None) as limit:
+                await call.run()
+        except Exception:  # noqa: BLE001 - the application's own error: the door has logged it, it counts as a 500
+            raised = True
+        # A thread cannot be stopped: as long as it works its slot is taken, and only then it is a time-out.
+        if limit.expired() or (not self._cancellable and time.monotonic() - started > delivery.timeout):
+            return Broken(TIMEOUT)
+        return Answered(
+            status=500 if raised else call.status,
+            # Nothing but the application could answer here. Without a door it has not seen who the task runs as.
+            receipted=handover.admitted,
+            logged_in=handover.logged_in,
+            location=call.headers.get("location"),
+            retry_after=call.headers.get("retry-after"),
+            task_retry=call.headers.get("x-task-retry"),
+            refused=call.headers.get("x-task-refused"),
+        )
+
+    def _scope(self, delivery: Delivery, handover: Handover) -> Scope:
+        task = delivery.task
+        host, headers = request_headers(delivery, HOST, now=time.time())
+        if task.body or task.method in ("POST", "PUT", "PATCH"):
+            headers.append(("content-length", str(len(task.body))))
+        path, _, query = task.target.partition("?")
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": task.method,
+            "scheme": task.scheme or "http",
+            "path": unquote(path),
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": [(b"host", host.encode()), *((name.lower().encode(), text.encode()) for name, text in headers)],
+            "client": ("127.0.0.1", 0),
+            "server": (HOST, 80),
+            "state": dict(self._lifespan.state),
+            HANDOVER: handover,
+        }
+
+
+def _proof(delivery: Delivery) -> Proof:
+    task = delivery.task
+    return Proof(
+        task_id=task.id,
+        queue=task.queue,
+        user_id=task.user_id,
+        attempt=delivery.attempt,
+        delivery=delivery.delivery,
+        max_attempts=delivery.max_attempts,
+        enqueued_at=task.created,
+        deadline=round((time.time() + delivery.timeout) * 1000),
+        key_id="",
+        nonce="",
+        target=task.target,
+    )
+
+
+class _Call:
+    """One call of the application: gives it the body, keeps of the response what decides."""
+
+    def __init__(self, app: AsgiApp, scope: Scope, body: bytes) -> None:
+        self._app, self._scope, self._body = app, scope, body
+        self._sent = False
+        self.status = 500
+        self.headers: dict[str, str] = {}
+
+    async def run(self) -> None:
+        await self._app(self._scope, self._receive, self._send)
+
+    async def _receive(self) -> Message:
+        if not self._sent:
+            self._sent = True
+            return {"type": "http.request", "body": self._body, "more_body": False}
+        # The consumer never goes away while the application works; whoever asks is cancelled when it has answered.
+        await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {
+                name.decode("latin-1").lower(): value.decode("latin-1") for name, value in message.get("headers", ())
+            }
+
+
+class Lifespan:
+    """Runs the startup and shutdown of an ASGI application in one task of its own (ASGI lifespan 2.0)."""
+
+    def __init__(self, app: AsgiApp) -> None:
+        """Take the application; one that knows no lifespan is fine."""
+        self._app = app
+        self.state: dict[str, Any] = {}
+        self._to_app: asyncio.Queue[Message] = asyncio.Queue()
+        self._from_app: asyncio.Queue[Message] = asyncio.Queue()
+        self._job: asyncio.Task[None] | None = None
+        self._known = False
+
+    async def startup(self) -> None:
+        """Return when the application is ready; raises ConfigError with its message if it is not."""
+        self._job = asyncio.create_task(self._run())
+        await self._to_app.put({"type": "lifespan.startup"})
+        answer = await self._from_app.get()
+        self._known = answer["type"] == "lifespan.startup.complete"
+        if answer["type"] == "lifespan.startup.failed":
+            raise ConfigError(f"app: its startup failed: {answer.get('message') or 'see its log'}")
+
+    async def shutdown(self) -> None:
+        """Let the application shut down, for at most 10 s."""
+        if self._job is None:
+            return
+        await self._to_app.put({"type": "lifespan.shutdown"})
+        await asyncio.wait([self._job], timeout=LIFESPAN_END)
+        self._job.cancel()
+        (failure,) = await asyncio.gather(self._job, return_exceptions=True)
+        if self._known and isinstance(failure, Exception):
+            log.error("app: its shutdown failed", exc_info=failure)
+
+    async def _run(self) -> None:
+        scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
+        try:
+            await self._app(scope, self._to_app.get, self._from_app.put)
+        finally:
+            # An application that knows no lifespan returns or raises at once, and that is an answer too.
+            await self._from_app.put({"type": "ended"})
+
+
+class WsgiReplayer(AsgiReplayer):
+    """Calls a WSGI application (PEP 3333), each replay in a thread."""
+
+    address: str = "the application in this process (WSGI)"
+
+    def __init__(self, app: "WSGIApp", *, threads: int) -> None:
+        """Take the application and how many threads may call it; raises ConfigError if a2wsgi is not installed."""
+        try:
+            from a2wsgi import WSGIMiddleware  # noqa: PLC0415 - an extra
+        except ImportError:
+            raise ConfigError(
+                "app: a WSGI application is called through a2wsgi; pip install 'http-taskqueue[wsgi]'"
+            ) from None
+        called: Any = WSGIMiddleware(app, workers=threads)  # its own types of scope and message
+        super().__init__(called, cancellable=False)
+
+
+class AiohttpReplayer:
+    """Serves an aiohttp application on a unix socket that only this user can reach, and replays over it."""
+
+    address: str = "the application in this process (aiohttp)"
+
+    def __init__(self, app: "web.Application", keyring: Keyring) -> None:
+        """Take the application, not running yet."""
+        self._app, self._keyring = app, keyring
+        self._stack = AsyncExitStack()
+        self._http: HttpReplayer | None = None
+
+    async def __aenter__(self) -> Self:
+        """Start the application; what its startup raises is raised."""
+        from aiohttp import web  # noqa: PLC0415 - only who has such an application pays for it
+
+        async with AsyncExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="taskqueue-"))
+            socket = str(Path(folder) / "app.sock")
+            runner = web.AppRunner(self._app, access_log=None)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.UnixSite(runner, socket).start()
+            self._http = await stack.enter_async_context(
+                HttpReplayer(f"http://{HOST}", self._keyring, unix_socket=socket)
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop the application."""
+        await self._stack.aclose()
+
+    async def replay(self, delivery: Delivery) -> Outcome:
+        """See Replayer."""
+        if self._http is None:
+            raise RuntimeError("AiohttpReplayer: use it as a context manager")
+        return await self._http.replay(delivery)

@@ -1,0 +1,132 @@
+"""From ``package.module:attribute`` to an application, what kind it is, and the TaskQueue it uses."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, Literal
+
+from .errors import AppNotFound, ConfigError
+from .inprocess import AiohttpReplayer, AsgiReplayer, WsgiReplayer
+from .keys import Keyring
+from .producer import TaskQueue, instances
+from .replay import Replayer
+
+Kind = Literal["asgi", "wsgi", "aiohttp"]
+MOST_THREADS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """An application that can be called in this process."""
+
+    name: str
+    kind: Kind
+    call: Any
+
+
+async def load(name: str) -> Application:
+    """Import the application named ``package.module:attribute``, or call the factory of that name (sync or async).
+
+    The current directory is searched first. Raises AppNotFound with the candidates; an error of the application's own
+    while it is imported is the cause.
+    """
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise AppNotFound(f"app: {name!r} must be package.module:attribute, for example main:app")
+    found = _attribute(_module(module_name), attribute)
+    kind = kind_of(found)
+    if kind is None and _is_factory(found):
+        found = found()
+        if inspect.isawaitable(found):
+            found = await found
+        kind = kind_of(found)
+    if kind is None:
+        raise AppNotFound(
+            f"app: {name} is a {type(found).__name__}: neither an ASGI, WSGI or aiohttp application nor a factory"
+            " without arguments that makes one"
+        )
+    return Application(name, kind, found)
+
+
+def kind_of(app: object) -> Kind | None:
+    """Return what kind of application this is, or None if it is none."""
+    web = sys.modules.get("aiohttp.web")
+    if web is not None and isinstance(app, web.Application):
+        return "aiohttp"
+    if not callable(app) or inspect.isclass(app):
+        return None
+    count = _required_arguments(app)
+    if count == 3 and (inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(app.__call__)):
+        return "asgi"
+    return "wsgi" if count == 2 and not inspect.iscoroutinefunction(app) else None
+
+
+def replayer_for(app: Application, keyring: Keyring, *, concurrent_limit: int) -> Replayer:
+    """Return the way to call this application, with as many threads as tasks may run if it needs threads."""
+    if app.kind == "aiohttp":
+        return AiohttpReplayer(app.call, keyring)
+    if app.kind == "wsgi":
+        return WsgiReplayer(app.call, threads=concurrent_limit or MOST_THREADS)
+    return AsgiReplayer(app.call)
+
+
+def task_queue() -> TaskQueue:
+    """Return the TaskQueue that the imported application uses; raises ConfigError if there is none, or several."""
+    found = list(instances)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ConfigError("app: it has made no TaskQueue; make one at import, and mount its middleware")
+    raise ConfigError(
+        f"app: it has made {len(found)} TaskQueues, and a server consumes one; start it with --target instead of --app,"
+        " and name --url and --queue"
+    )
+
+
+def _module(name: str) -> ModuleType:
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise AppNotFound(f"app: importing {name} failed: {error}") from error
+        candidates = sorted(path.stem for path in Path.cwd().glob("*.py"))
+        raise AppNotFound(
+            f"app: there is no module {name} in {Path.cwd()}{_or(candidates, 'its modules are')}"
+        ) from None
+    except Exception as error:
+        raise AppNotFound(f"app: importing {name} failed: {type(error).__name__}: {error}") from error
+
+
+def _attribute(module: ModuleType, path: str) -> Any:
+    found: Any = module
+    for part in path.split("."):
+        if not hasattr(found, part):
+            names = [name for name, value in vars(module).items() if not name.startswith("_") and kind_of(value)]
+            close = get_close_matches(part, dir(found), n=3)
+            raise AppNotFound(f"app: {module.__name__} has no {path}{_or(names or close, 'it has')}")
+        found = getattr(found, part)
+    return found
+
+
+def _or(candidates: list[str], words: str) -> str:
+    return f"; {words} {', '.join(candidates)}" if candidates else ""
+
+
+def _is_factory(found: object) -> bool:
+    return callable(found) and not inspect.isclass(found) and _required_arguments(found) == 0
+
+
+def _required_arguments(function: Callable[..., Any]) -> int | None:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(one.kind in kinds and one.default is one.empty for one in parameters)
