@@ -1,0 +1,179 @@
+"""What may be chosen: the checks that turn what a person wrote into a value, and how an option describes itself.
+
+A check takes what a flag or a variable (text) or a file (a TOML value) says. It returns the value, or raises ValueError
+with the rule and an example, written to stand behind the value: whoever calls it knows where that came from.
+"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from .broker import masked
+from .errors import InvalidTask
+from .headers import check_host
+from .target import check_consumer_name, check_queue_name
+
+MASK: Final = "***"
+
+_NAMESPACE: Final = re.compile(r"[A-Za-z0-9._:\-]{1,64}")
+_BASE: Final = re.compile(r"https?://([^/]+)/?")
+_TRUE: Final = ("true", "yes", "on", "1")
+_FALSE: Final = ("false", "no", "off", "0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """What a setting is beside its name, type and default.
+
+    ``parse`` checks a value and ``shown`` makes one fit for eyes. ``flag`` and ``key`` replace the names that the
+    setting's own would give; a flag of None means that there is none.
+    """
+
+    help: str
+    parse: Callable[[object], object]
+    shown: Callable[[object], object] = lambda value: value
+    flag: str | None = ""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole number within limits, both included."""
+
+    low: int
+    high: int
+
+    def __call__(self, value: object) -> int:
+        """Return the number, or raise ValueError."""
+        text = str(value).strip() if isinstance(value, str) or type(value) is int else ""
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text) or not self.low <= int(text) <= self.high:
+            raise ValueError(f"must be a whole number from {self.low} to {self.high}")
+        return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """Seconds within limits, both included; where there is no upper one, ``inf`` is for ever, and None."""
+
+    low: float
+    high: float
+
+    def __call__(self, value: object) -> float | None:
+        """Return the seconds, or raise ValueError."""
+        seconds = self._number(value)
+        if not self.low <= seconds <= self.high:
+            bounds = f"from {self.low:g} to {self.high:g}" if self.high < math.inf else f"{self.low:g} or more, or inf"
+            raise ValueError(f"must be a number of seconds, {bounds}")
+        return None if math.isinf(seconds) else seconds
+
+    @staticmethod
+    def _number(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            return math.nan
+        try:
+            return float(value)
+        except (ValueError, OverflowError):
+            return math.nan
+
+
+class Choice:
+    """One of a few words, in any case."""
+
+    def __init__(self, *words: str) -> None:
+        self._words = words
+
+    def __call__(self, value: object) -> str:
+        """Return the word, or raise ValueError."""
+        word = str(value).lower()
+        if word not in self._words:
+            raise ValueError(f"must be one of {', '.join(self._words)}")
+        return word
+
+
+def truth(value: object) -> bool:
+    """Return a yes or no."""
+    if isinstance(value, bool):
+        return value
+    word = value.lower() if isinstance(value, str) else ""
+    if word not in _TRUE + _FALSE:
+        raise ValueError("must be true or false")
+    return word in _TRUE
+
+
+def text(value: object) -> str:
+    """Return a text that says something, without white space around it."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be a text")
+    return value.strip()
+
+
+def texts(value: object) -> tuple[str, ...]:
+    """Return the parts of a comma list, each once; a file, or a flag given several times, may bring several lists."""
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, Sequence):
+        raise ValueError("must be a list of texts")  # noqa: TRY004  one kind of error for all that a person may write
+    parts = tuple(dict.fromkeys(part.strip() for item in given for part in text(item).split(",") if part.strip()))
+    if not parts:
+        raise ValueError("must name at least one")
+    return parts
+
+
+def consumer_name(value: object) -> str:
+    """Return the name of a consumer; raises ConfigError."""
+    return check_consumer_name(value)
+
+
+def queue_names(value: object) -> tuple[str, ...]:
+    """Return the names of queues, in the order given; raises ConfigError for a name that is none."""
+    return tuple(map(check_queue_name, texts(value)))
+
+
+def namespace(value: object) -> str:
+    """Return the beginning of keys: no brace, which would tear a queue out of its Cluster slot."""
+    if not isinstance(value, str) or not _NAMESPACE.fullmatch(value):
+        raise ValueError("must be 1 to 64 letters, digits or any of . _ : -, for example taskqueue")
+    return value
+
+
+def broker_url(value: object) -> str:
+    """Return a URL that can be taken apart; which schemes there are, ``connect`` knows."""
+    url = text(value)
+    if not _readable(url):
+        raise ValueError(
+            "must be a URL, for example redis://127.0.0.1:6379/0; in a password, / ? # @ : must be percent-encoded"
+        )
+    return url
+
+
+def base_url(value: object) -> str:
+    """Return scheme and host of a web address, which must name no more: the path comes from each task."""
+    url = text(value)
+    match = _BASE.fullmatch(url)
+    try:
+        check_host(match[1] if match else "")
+    except InvalidTask:
+        raise ValueError(
+            "must be http:// or https:// and a host, without user, path and query, for example http://127.0.0.1:8000"
+        ) from None
+    return url.rstrip("/")
+
+
+def _readable(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return "://" in url and bool(parts.scheme) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
+def hidden(value: object) -> object:
+    """Return a secret, or several, as a row of asterisks each."""
+    return [MASK] * len(value) if isinstance(value, tuple) else MASK
+
+
+def hidden_password(value: object) -> object:
+    """Return a URL with its password masked."""
+    return masked(value) if isinstance(value, str) else value

@@ -1,0 +1,334 @@
+"""Settings: what may be chosen, and who chose it.
+
+The only reader of the environment and of configuration files, for the web process and for the consumer. Each setting is
+declared once, as a field below; its flag, variable, key, check and documentation follow from that. A flag wins over a
+variable, a variable over the file, the file over the default. What nobody knows is refused: a misspelt setting that is
+silently ignored is the fault that is found last.
+"""
+
+import difflib
+import math
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Final, NamedTuple, TextIO, get_type_hints
+
+from . import options
+from .errors import ConfigError, UsageError
+from .options import Choice, Option, Seconds, Whole
+
+PREFIX: Final = "TASKQUEUE_"
+CONFIG: Final = "TASKQUEUE_CONFIG"
+FILE: Final = "taskqueue.toml"
+PYPROJECT: Final = "pyproject.toml"
+
+# Kubernetes tells every pod of a service named taskqueue, or taskqueue-something, by variables that look like ours.
+_SERVICE_LINK: Final = re.compile(
+    r"TASKQUEUE(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Settings:
+    """Every setting, checked; ``load`` makes it. Neither its repr nor ``public`` tells a secret or a password."""
+
+    name: Annotated[
+        str | None,
+        Option(help="Name of this consumer; no two that run may share one.", parse=options.consumer_name),
+    ] = None
+    target: Annotated[
+        str | None,
+        Option(
+            help="Where the application answers: http://host:port or https://host.",
+            parse=options.base_url,
+            shown=options.hidden_password,
+        ),
+    ] = None
+    url: Annotated[
+        str | None,
+        Option(
+            help="Where the queues are: redis://host:port/db, rediss:// (TLS) or unix:///path/to.sock.",
+            parse=options.broker_url,
+            shown=options.hidden_password,
+        ),
+    ] = None
+    secrets: Annotated[
+        tuple[str, ...],
+        Option(
+            help="Secrets of 32 bytes or more, commas between them: the first seals and signs, all are accepted. Write"
+            " them only into a file that is kept out of version control.",
+            parse=options.texts,
+            shown=options.hidden,
+            flag=None,
+            key="secret",
+        ),
+    ] = ()
+    secret_file: Annotated[
+        str | None, Option(help="File with the secrets, one a line, instead of the above.", parse=options.text)
+    ] = None
+    namespace: Annotated[str, Option(help="What every key in the broker begins with.", parse=options.namespace)] = (
+        "taskqueue"
+    )
+    queues: Annotated[
+        tuple[str, ...],
+        Option(
+            help="Queues that take tasks, and that this consumer serves. Repeat the flag, or put commas between them.",
+            parse=options.queue_names,
+            flag="--queue",
+        ),
+    ] = ("default",)
+    public_url: Annotated[
+        str | None,
+        Option(
+            help="Scheme and host for tasks that are added outside a request.",
+            parse=options.base_url,
+            shown=options.hidden_password,
+        ),
+    ] = None
+    concurrent_limit: Annotated[
+        int, Option(help="How many tasks may run at a time; 0: no limit.", parse=Whole(0, 10_000))
+    ] = 1
+    retry_max_count: Annotated[
+        int, Option(help="How often a task is retried that does not say so itself.", parse=Whole(0, 1000))
+    ] = 10
+    timeout: Annotated[
+        float, Option(help="Seconds for a task that does not say so itself.", parse=Seconds(0.1, 86_400))
+    ] = 600.0
+    connect_timeout: Annotated[
+        float, Option(help="Seconds to wait for a connection to the target.", parse=Seconds(0.1, 600))
+    ] = 5.0
+    stop_grace: Annotated[
+        float, Option(help="Seconds for running tasks at a stop; then they are given back.", parse=Seconds(0, 86_400))
+    ] = 25.0
+    poll_max: Annotated[
+        float, Option(help="Seconds between two looks at an idle queue, at most.", parse=Seconds(0.02, 3600))
+    ] = 1.0
+    receipt: Annotated[
+        bool,
+        Option(
+            help="Believe only answers with a receipt of the door; the flag is for an application that has no door.",
+            parse=options.truth,
+            flag="--no-receipt",
+        ),
+    ] = True
+    wait_broker: Annotated[
+        float | None,
+        Option(help="Seconds to wait for a broker that does not answer; inf: for ever.", parse=Seconds(0, math.inf)),
+    ] = None
+    log_format: Annotated[
+        str,
+        Option(
+            help="auto, console, json or logfmt. auto: console on a terminal or under journald, else json.",
+            parse=Choice("auto", "console", "json", "logfmt"),
+        ),
+    ] = "auto"
+    log_level: Annotated[
+        str,
+        Option(
+            help="The least that is logged: debug, info, warning or error.",
+            parse=Choice("debug", "info", "warning", "error"),
+        ),
+    ] = "info"
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def origin(self, name: str) -> str:
+        """Return who chose this field: ``flag``, the name of the variable or of the file, or ``default``."""
+        return self.origins.get(name, "default")
+
+    def public(self, name: str) -> Any:
+        """Return this field's value, secrets and passwords masked."""
+        value = getattr(self, name)
+        return None if value is None else OPTIONS[name].shown(value)
+
+    def required_name(self) -> str:
+        """Return the consumer's name; raise UsageError if there is none."""
+        return self.name or _missing("name", "instance1", UsageError)
+
+    def required_target(self) -> str:
+        """Return where the application answers; raise UsageError if that was not said."""
+        return self.target or _missing("target", "http://127.0.0.1:8000", UsageError)
+
+    def required_url(self) -> str:
+        """Return the broker's URL; raise ConfigError with the remedies if there is none."""
+        return self.url or _missing("url", "redis://127.0.0.1:6379/0", ConfigError)
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={self.public(name)!r}' for name in OPTIONS)})"
+
+
+OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
+    {
+        name: hint.__metadata__[0]
+        for name, hint in get_type_hints(Settings, include_extras=True).items()
+        if hasattr(hint, "__metadata__")
+    }
+)
+
+
+class Row(NamedTuple):
+    """A setting as it is documented; ``flag`` is empty if there is none: a process list would show the value."""
+
+    name: str
+    flag: str
+    variable: str
+    key: str
+    default: object
+    help: str
+
+
+def table() -> Iterator[Row]:
+    """Yield every setting, in the order in which people meet them."""
+    defaults = {item.name: item.default for item in fields(Settings)}
+    for name, option in OPTIONS.items():
+        key = option.key or name
+        flag = "" if option.flag is None else option.flag or "--" + name.replace("_", "-")
+        yield Row(name, flag, PREFIX + key.upper(), key, defaults[name], option.help)
+
+
+ROWS: Final = {row.name: row for row in table()}
+
+
+def load(
+    flags: Mapping[str, object] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    config: str | None = None,
+) -> Settings:
+    """Read all sources and return the settings.
+
+    ``flags``: by field name, None for one not given. ``environ`` and ``directory`` are the process's own unless given;
+    an empty variable counts as not set. ``config`` names the file, else TASKQUEUE_CONFIG does, else it is
+    ``taskqueue.toml``, else the table ``[tool.taskqueue]`` of ``pyproject.toml``, in that directory. Raises UsageError
+    for what is misspelt or breaks a rule, ConfigError for a file that cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    directory = directory or Path.cwd()
+    named = config or environ.get(CONFIG)
+    chosen: dict[str, _Given] = {}
+    for source in (_file(directory, named), _variables(environ, directory), _flags(flags or {}, directory)):
+        given = {item.name: item for item in source}
+        if "secrets" in given and "secret_file" in given:
+            raise UsageError(f"{given['secret_file'].where}: the secret is given beside it; one of the two is enough")
+        if "secrets" in given or "secret_file" in given:
+            chosen.pop("secrets", None)
+            chosen.pop("secret_file", None)
+        chosen |= given
+    values = {item.name: item.parsed() for item in chosen.values()}
+    origins = {item.name: item.origin for item in chosen.values()}
+    if "secret_file" in chosen:
+        values["secrets"] = _secrets_in(chosen["secret_file"])
+        origins["secrets"] = origins["secret_file"]
+    return Settings(**values, origins=MappingProxyType(origins))
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What one source says of one field; ``where`` tells people, ``base`` is what a path in it starts from."""
+
+    name: str
+    value: object
+    origin: str
+    where: str
+    base: Path
+
+    def parsed(self) -> Any:
+        option = OPTIONS[self.name]
+        try:
+            return option.parse(self.value)
+        except ConfigError as error:
+            raise UsageError(f"{self.where}: {str(error).partition(': ')[2]}") from None
+        except ValueError as error:
+            raise UsageError(f"{self.where}: {option.shown(self.value)!r} {error}") from None
+
+
+def _flags(flags: Mapping[str, object], directory: Path) -> Iterator[_Given]:
+    for name, value in flags.items():
+        if value is not None:
+            yield _Given(name, value, "flag", ROWS[name].flag, directory)
+
+
+def _variables(environ: Mapping[str, str], directory: Path) -> Iterator[_Given]:
+    known = {row.variable: row.name for row in ROWS.values()}
+    ours = sorted(name for name in environ if name.startswith(PREFIX) and not _SERVICE_LINK.fullmatch(name))
+    _refuse_unknown("environment", ours, [*known, CONFIG])
+    for variable in ours:
+        if variable in known and environ[variable]:
+            yield _Given(known[variable], environ[variable], variable, variable, directory)
+
+
+def _file(directory: Path, named: str | None) -> Iterator[_Given]:
+    for name in [named] if named else [FILE, PYPROJECT]:
+        path = directory / name
+        if not named and not path.is_file():
+            continue
+        content = _read_toml(path, name)
+        if path.name == PYPROJECT:
+            content = content.get("tool", {}).get("taskqueue")
+            if content is None and not named:
+                continue
+        if not isinstance(content, dict):
+            raise ConfigError(f"{name}: it has no table [tool.taskqueue]")
+        known = {row.key: row.name for row in ROWS.values()}
+        _refuse_unknown(name, content, known)
+        for key, value in content.items():
+            yield _Given(known[key], value, name, f"{name}: {key}", path.parent)
+        return
+
+
+def _read_toml(path: Path, name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{name}: it cannot be read ({error.strerror}); --config or {CONFIG} names it") from None
+    except ValueError as error:
+        # The parser tells the place, and never more than one character of the text.
+        raise ConfigError(f"{name}: it is not TOML: {error}") from None
+
+
+def _secrets_in(given: _Given) -> tuple[str, ...]:
+    path = given.base / options.text(given.value)
+    try:
+        return options.texts(",".join(path.read_text(encoding="utf-8").splitlines()))
+    except OSError as error:
+        raise ConfigError(f"{given.where}: {str(path)!r} cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise ConfigError(f"{given.where}: {str(path)!r} holds no secret; make one with: taskqueue secret") from None
+
+
+def _refuse_unknown(where: str, names: Iterable[str], known: Iterable[str]) -> None:
+    bare = {name.removeprefix(PREFIX): name for name in known}
+    faults = []
+    for name in names:
+        if name not in bare.values():
+            likely = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
+            hint = f"did you mean {bare[likely[0]]}?" if likely else f"known are {', '.join(bare.values())}"
+            faults.append(f"{name}: {hint}")
+    if faults:
+        raise UsageError(f"{where}: no such setting: {'; '.join(faults)}")
+
+
+def _missing(name: str, example: str, kind: type[ConfigError]) -> str:
+    row = ROWS[name]
+    raise kind(
+        f"{name}: none is set; give {row.flag} {example}, or set {row.variable}, or write"
+        f' {row.key} = "{example}" into {FILE}'
+    )
+
+
+def colours(stream: TextIO) -> bool:
+    """Tell whether to write to this stream in colour: a terminal, and nobody objects (NO_COLOR, TERM=dumb)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def under_journald(stream: TextIO) -> bool:
+    """Tell whether this stream goes to systemd's journal (JOURNAL_STREAM holds its device and inode)."""
+    journal = os.environ.get("JOURNAL_STREAM")
+    if not journal:
+        return False
+    status = os.fstat(stream.fileno())
+    return journal == f"{status.st_dev}:{status.st_ino}"
