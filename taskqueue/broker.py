@@ -6,6 +6,7 @@ method is one atomic change of place, may be repeated after a lost reply with th
 """
 
 import importlib
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from .errors import ConfigError
-from .task import Reservation, SealedTask, Settlement, TaskState
+from .task import Reservation, SealedTask, Settlement, StateName, TaskState
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,102 @@ class Broker(Protocol):
         """Empty this queue, running tasks included: what they end with is then stale."""
         ...
 
+    @property
+    def inspector(self) -> "Inspector":
+        """How to look into this store."""
+        ...
+
     async def aclose(self) -> None:
         """Close every connection. May be called twice."""
+        ...
+
+
+# From the colon behind the user to the last "@", whatever stands there unquoted; or redis-py's parameter.
+_PASSWORD: Final = re.compile(r"(://[^:/@?#]*:).*(?=@)|([?&]password=)[^&#]*")
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerInfo:
+    """A consumer that has claimed a queue: where it runs, and how many tasks it holds."""
+
+    name: str
+    host: str
+    pid: int
+    claimed: int
+    holds: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """How many tasks of a queue are where; ``oldest`` is how many ms the first in line has waited."""
+
+    queue: str
+    queued: int
+    scheduled: int
+    prepared: int
+    reserved: int
+    failed: int
+    completed: int
+    oldest: int
+    consumers: Sequence[ConsumerInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a delivery ended that did not complete: times in ms of the broker's clock, ``begun`` 0 if it had not."""
+
+    delivery: int
+    attempt: int
+    reserved: int
+    begun: int
+    ended: int
+    status: int
+    reason: str
+    consumer: str
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """What the store says of itself: ``appendonly`` and ``eviction`` are None if it does not tell.
+
+    ``max_bytes`` 0 means no limit; ``clock_offset`` is its clock minus ours, in seconds.
+    """
+
+    product: str
+    version: str
+    appendonly: bool | None
+    eviction: str | None
+    used_bytes: int
+    max_bytes: int
+    clock_offset: float
+
+
+class Inspector(Protocol):
+    """Looking into a store: for people and tools, never needed to run a task. Raises as Broker does."""
+
+    async def stats(self, queue: str, *, deadline: float) -> QueueStats:
+        """Count."""
+        ...
+
+    async def tasks(self, queue: str, state: StateName, *, limit: int, offset: int, deadline: float) -> list[TaskState]:
+        """Return tasks of one state: those in line in their order, all others the newest first."""
+        ...
+
+    async def life(self, queue: str, task_id: str, *, deadline: float) -> list[Ended]:
+        """Return the deliveries of a task that ended with a retry or a failure, in order."""
+        ...
+
+    async def record(self, queue: str, task_id: str, *, deadline: float) -> bytes | None:
+        """Return a task's sealed record, or None once it is gone."""
+        ...
+
+    async def retry(self, queue: str, tasks: Sequence[tuple[str, bytes]], *, deadline: float) -> int:
+        """Queue these failed tasks again; (id, new record or b"" to keep the old). Return how many were."""
+        ...
+
+    async def store(self, *, deadline: float) -> StoreInfo:
+        """Return what the store says of itself."""
         ...
 
 
@@ -129,8 +224,5 @@ def connect(url: str, *, namespace: str) -> Broker:
 
 
 def masked(url: str) -> str:
-    """Return the URL with its password replaced, fit for a log line."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")).geturl()
+    """Return the URL with its passwords replaced, fit for a log line; of a broken one rather too much."""
+    return _PASSWORD.sub(r"\1\2***", url)

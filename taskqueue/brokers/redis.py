@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-import msgpack
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, OutOfMemoryError, RedisError, ResponseError
 
 from ..broker import Exchange, Lease
 from ..errors import BrokerUnavailable, ConfigError, Fenced
 from ..task import Reservation, SealedTask, Settlement, TaskState
+from .inspection import RedisInspector, state_of
 from .link import Arguments, Link, Script, connected, pool_of, read
 
 # A command that the clock of a thawed Redis finds later than this before the deadline is refused.
@@ -43,7 +43,10 @@ def _script(name: str) -> Script:
 
 SCRIPTS: Final = {
     name: _script(name)
-    for name in ("push", "prepare", "promote", "discard", "begin", "claim", "due", "reserve", "settle", "trim", "reset")
+    for name in (
+        *("push", "prepare", "promote", "discard", "begin", "claim", "due", "reserve", "settle"),
+        *("trim", "reset", "retry"),
+    )
 }
 
 
@@ -70,8 +73,9 @@ class RedisBroker:
         """Return the key of the queue's list, base of all its other keys and name of its channel."""
         return f"{self._namespace}:{{{queue}}}"
 
-    async def _run(self, name: str, queue: str, arguments: Callable[[], Arguments], *, deadline: float) -> Any:
-        with _translated(queue):
+    async def script(self, name: str, queue: str, arguments: Callable[[], Arguments], *, deadline: float) -> Any:
+        """Carry out one script on a queue; ``arguments`` is asked when it is sent."""
+        with _translated():
             return await self._link.call(SCRIPTS[name], [self.key(queue)], arguments, deadline=deadline)
 
     async def _store(self, name: str, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
@@ -83,7 +87,7 @@ class RedisBroker:
         def arguments() -> Arguments:
             return [link.redis_ms(deadline - LATE_MARGIN), *flat]
 
-        if await self._run(name, queue, arguments, deadline=deadline) == b"LATE":
+        if await self.script(name, queue, arguments, deadline=deadline) == b"LATE":
             raise BrokerUnavailable("redis came to the command only after the deadline, and refused it")
 
     async def push(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
@@ -96,25 +100,25 @@ class RedisBroker:
 
     async def promote(self, queue: str, ids: Sequence[str], *, deadline: float) -> None:
         """See Broker."""
-        unknown = await self._run("promote", queue, lambda: ids, deadline=deadline)
+        unknown = await self.script("promote", queue, lambda: ids, deadline=deadline)
         if unknown:
             raise BrokerUnavailable(f"{unknown} prepared task(s) of queue {queue} were removed before the commit")
 
     async def discard(self, queue: str, ids: Sequence[str], *, deadline: float) -> None:
         """See Broker."""
-        await self._run("discard", queue, lambda: ids, deadline=deadline)
+        await self.script("discard", queue, lambda: ids, deadline=deadline)
 
     async def begin(self, queue: str, task_id: str, delivery: int, *, deadline: float) -> bool:
         """See Broker."""
         arguments = (task_id, delivery, secrets.token_hex(8))
-        return bool(await self._run("begin", queue, lambda: arguments, deadline=deadline))
+        return bool(await self.script("begin", queue, lambda: arguments, deadline=deadline))
 
     async def claim(self, queue: str, consumer: str, *, begins: bool, deadline: float) -> tuple[Lease, int]:
         """See Broker."""
         arguments = (consumer, secrets.token_hex(8), *_identity(), int(begins))
-        epoch, returned, left = await self._run("claim", queue, lambda: arguments, deadline=deadline)
+        epoch, returned, left = await self.script("claim", queue, lambda: arguments, deadline=deadline)
         while left:
-            _, some, left = await self._run("claim", queue, lambda: arguments, deadline=deadline)
+            _, some, left = await self.script("claim", queue, lambda: arguments, deadline=deadline)
             returned += some
         return Lease(queue, consumer, epoch.decode()), returned
 
@@ -128,9 +132,9 @@ class RedisBroker:
             delay = round(verdict.delay * 1000)
             ended += (item.id, item.delivery, verdict.kind, delay, verdict.status, verdict.reason)
         wanted = (lease.consumer, lease.epoch, token, want, room)
-        calls = [self._run("reserve", lease.queue, lambda: wanted, deadline=deadline)]
+        calls = [self.script("reserve", lease.queue, lambda: wanted, deadline=deadline)]
         if settlements:
-            calls.insert(0, self._run("settle", lease.queue, lambda: ended, deadline=deadline))
+            calls.insert(0, self.script("settle", lease.queue, lambda: ended, deadline=deadline))
         replies = await _all(calls)
         for reply in replies:
             if reply[0] != b"OK":
@@ -150,28 +154,31 @@ class RedisBroker:
 
     async def due(self, queue: str, *, deadline: float) -> float | None:
         """See Broker."""
-        wait = await self._run("due", queue, lambda: (IN_DOUBT_AFTER_MS,), deadline=deadline)
+        wait = await self.script("due", queue, lambda: (IN_DOUBT_AFTER_MS,), deadline=deadline)
         return None if wait < 0 else wait / 1000
 
     async def trim(self, queue: str, limits: Sequence[tuple[str, int, int]], *, most: int, deadline: float) -> int:
         """See Broker."""
         arguments = [most, *(value for limit in limits for value in limit)]
-        return int(await self._run("trim", queue, lambda: arguments, deadline=deadline))
+        return int(await self.script("trim", queue, lambda: arguments, deadline=deadline))
+
+    async def command(self, name: str, *arguments: str | int, deadline: float) -> Any:
+        """Carry out one plain command; its first argument is a key in most of them."""
+        with _translated():
+            return await self._link.call(name, (), lambda: arguments, deadline=deadline)
 
     async def get(self, queue: str, task_id: str, *, deadline: float) -> TaskState | None:
         """See Broker."""
-        with _translated(queue):
-            raw = await self._link.call("HGET", [f"{self.key(queue)}:state"], lambda: [task_id], deadline=deadline)
-        return None if raw is None else _state(queue, task_id, raw)
+        raw = await self.command("HGET", f"{self.key(queue)}:state", task_id, deadline=deadline)
+        return None if raw is None else state_of(queue, task_id, raw)
 
     async def size(self, queue: str, *, deadline: float) -> int:
         """See Broker."""
-        with _translated(queue):
-            return int(await self._link.call("LLEN", [self.key(queue)], lambda: (), deadline=deadline))
+        return int(await self.command("LLEN", self.key(queue), deadline=deadline))
 
     async def reset(self, queue: str, *, deadline: float) -> None:
         """See Broker."""
-        while await self._run("reset", queue, lambda: (500,), deadline=deadline):
+        while await self.script("reset", queue, lambda: (500,), deadline=deadline):
             pass
 
     @asynccontextmanager
@@ -185,6 +192,11 @@ class RedisBroker:
                 yield _listen(connection, channels)
             finally:
                 await connection.disconnect(nowait=True)
+
+    @property
+    def inspector(self) -> RedisInspector:
+        """See Broker."""
+        return RedisInspector(self)
 
     async def aclose(self) -> None:
         """See Broker. Closes the connection of the running loop; those of other loops die with their loop."""
@@ -208,7 +220,7 @@ async def _all(calls: Sequence[Any]) -> list[Any]:
 
 
 @contextmanager
-def _translated(queue: str) -> Iterator[None]:
+def _translated() -> Iterator[None]:
     try:
         yield
     except ResponseError as error:
@@ -217,7 +229,7 @@ def _translated(queue: str) -> Iterator[None]:
             raise BrokerUnavailable("redis has no memory left (maxmemory reached): free some, or raise it") from error
         if "WRONGTYPE" in text:
             raise ConfigError(
-                f"queue {queue}: its keys in redis belong to something else ({text}); choose another namespace"
+                f"namespace: a key in redis belongs to something else ({text}); choose another namespace"
             ) from error
         raise ConfigError(f"redis refused a command: {text}") from error
 
@@ -262,17 +274,3 @@ def _identity() -> tuple[str, int, str, str]:
         boot.read_text().strip() if boot.exists() else "",
         stat.read_text().rpartition(")")[2].split()[19] if stat.exists() else str(time.time_ns()),
     )
-
-
-def _state(queue: str, task_id: str, raw: bytes) -> TaskState:
-    try:
-        state, delivery, attempt, crashes, added, due, reserved, begun, changed, status, reason, holder, _, *shown = (
-            msgpack.unpackb(raw)
-        )
-        method, path, label = shown
-    except (ValueError, TypeError) as error:
-        raise BrokerUnavailable(f"task {task_id}: its state in redis is not readable") from error
-    return TaskState(
-        task_id, queue, state, delivery, attempt, crashes, added, due, reserved, begun, changed, status, reason, holder,
-        method, path, label,
-    )  # fmt: skip

@@ -1,0 +1,163 @@
+"""Looking into a queue in Redis: what waits, what ran, who consumes; and queueing again what has failed.
+
+Everything here is for people and tools. It reads ranges and single keys, and never scans the keyspace.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+import msgpack
+
+from ..broker import ConsumerInfo, Ended, QueueStats, StoreInfo
+from ..errors import BrokerUnavailable
+from ..task import StateName, TaskState
+from .link import Arguments
+
+INDEXES: Final[dict[StateName, str]] = {
+    "scheduled": ":scheduled",
+    "prepared": ":prepared",
+    "failed": ":failed",
+    "completed": ":finished",
+}
+
+
+class Store(Protocol):
+    """What the inspector needs of a RedisBroker."""
+
+    def key(self, queue: str) -> str:
+        """Return the key of a queue's list."""
+        ...
+
+    async def command(self, name: str, *arguments: str | int, deadline: float) -> Any:
+        """Carry out a plain command."""
+        ...
+
+    async def script(self, name: str, queue: str, arguments: Callable[[], Arguments], *, deadline: float) -> Any:
+        """Carry out a script on a queue."""
+        ...
+
+
+class RedisInspector:
+    """The Inspector of a RedisBroker."""
+
+    def __init__(self, broker: Store) -> None:
+        """Take the broker whose connection is used."""
+        self._broker = broker
+
+    async def _ask(self, *commands: tuple[str | int, ...], deadline: float) -> list[Any]:
+        """Carry out several commands in one round trip."""
+        calls = [self._broker.command(str(name), *rest, deadline=deadline) for name, *rest in commands]
+        return list(await asyncio.gather(*calls))
+
+    async def stats(self, queue: str, *, deadline: float) -> QueueStats:
+        """See Inspector."""
+        key = self._broker.key(queue)
+        counts: list[tuple[str | int, ...]] = [("ZCARD", key + suffix) for suffix in INDEXES.values()]
+        queued, scheduled, prepared, failed, completed, first, clock, names = await self._ask(
+            ("LLEN", key), *counts, ("LINDEX", key, -1), ("TIME",), ("SMEMBERS", f"{key}:consumers"), deadline=deadline
+        )
+        consumers = [await self._consumer(key, name.decode(), deadline=deadline) for name in sorted(names)]
+        oldest = 0
+        if first is not None:
+            raw = await self._broker.command("HGET", f"{key}:state", first, deadline=deadline)
+            now = int(clock[0]) * 1000 + int(clock[1]) // 1000
+            oldest = 0 if raw is None else max(0, now - state_of(queue, first.decode(), raw).changed)
+        return QueueStats(
+            queue=queue,
+            queued=queued,
+            scheduled=scheduled,
+            prepared=prepared,
+            reserved=sum(consumer.holds for consumer in consumers),
+            failed=failed,
+            completed=completed,
+            oldest=oldest,
+            consumers=consumers,
+        )
+
+    async def _consumer(self, key: str, name: str, *, deadline: float) -> ConsumerInfo:
+        fields, holds = await self._ask(
+            ("HMGET", f"{key}:consumer:{name}", "host", "pid", "claimed"),
+            ("LLEN", f"{key}:reserved:{name}"),
+            deadline=deadline,
+        )
+        host, pid, claimed = fields
+        return ConsumerInfo(name, (host or b"").decode(), int(pid or 0), int(claimed or 0), holds)
+
+    async def tasks(self, queue: str, state: StateName, *, limit: int, offset: int, deadline: float) -> list[TaskState]:
+        """See Inspector."""
+        ids = await self._ids(queue, state, limit=limit, offset=offset, deadline=deadline)
+        if not ids:
+            return []
+        key = f"{self._broker.key(queue)}:state"
+        packed = await self._broker.command("HMGET", key, *ids, deadline=deadline)
+        found = [state_of(queue, task_id.decode(), raw) for task_id, raw in zip(ids, packed, strict=True) if raw]
+        # What is held is one list for both states, and any task may have moved on between the two questions.
+        return [task for task in found if task.state == state]
+
+    async def _ids(self, queue: str, state: StateName, *, limit: int, offset: int, deadline: float) -> list[Any]:
+        key = self._broker.key(queue)
+        last = offset + limit - 1
+        if state == "queued":
+            ids = await self._broker.command("LRANGE", key, -last - 1, -offset - 1, deadline=deadline)
+            return list(reversed(ids))
+        if state in ("reserved", "running"):
+            names = await self._broker.command("SMEMBERS", f"{key}:consumers", deadline=deadline)
+            lists: list[tuple[str | int, ...]] = [
+                ("LRANGE", f"{key}:reserved:{name.decode()}", 0, last) for name in sorted(names)
+            ]
+            held = [task_id for ids in await self._ask(*lists, deadline=deadline) for task_id in ids]
+            return held[offset : offset + limit]
+        if state in INDEXES:
+            return list(await self._broker.command("ZREVRANGE", key + INDEXES[state], offset, last, deadline=deadline))
+        return []
+
+    async def life(self, queue: str, task_id: str, *, deadline: float) -> list[Ended]:
+        """See Inspector."""
+        flat = await self._broker.command("HGETALL", f"{self._broker.key(queue)}:log:{task_id}", deadline=deadline)
+        lines = []
+        for delivery, raw in zip(flat[::2], flat[1::2], strict=True):
+            attempt, reserved, begun, ended, status, reason, consumer, verdict = msgpack.unpackb(raw)
+            lines.append(Ended(int(delivery), attempt, reserved, begun, ended, status, reason, consumer, verdict))
+        return sorted(lines, key=lambda line: line.delivery)
+
+    async def record(self, queue: str, task_id: str, *, deadline: float) -> bytes | None:
+        """See Inspector."""
+        raw = await self._broker.command("HGET", f"{self._broker.key(queue)}:records", task_id, deadline=deadline)
+        return None if raw is None else bytes(raw)
+
+    async def retry(self, queue: str, tasks: Sequence[tuple[str, bytes]], *, deadline: float) -> int:
+        """See Inspector."""
+        arguments = [value for task in tasks for value in task]
+        return int(await self._broker.script("retry", queue, lambda: arguments, deadline=deadline))
+
+    async def store(self, *, deadline: float) -> StoreInfo:
+        """See Inspector."""
+        info, clock = await self._ask(("INFO",), ("TIME",), deadline=deadline)
+        offset = int(clock[0]) + int(clock[1]) / 1e6 - time.time()
+        lines = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+        return StoreInfo(
+            product="valkey" if "valkey_version" in lines else "redis",
+            version=lines.get("valkey_version") or lines.get("redis_version", ""),
+            appendonly=None if "aof_enabled" not in lines else lines["aof_enabled"] == "1",
+            eviction=lines.get("maxmemory_policy"),
+            used_bytes=int(lines.get("used_memory", 0)),
+            max_bytes=int(lines.get("maxmemory", 0)),
+            clock_offset=offset,
+        )
+
+
+def state_of(queue: str, task_id: str, raw: bytes) -> TaskState:
+    """Return a task's state from its packed form; raises BrokerUnavailable if something else wrote it."""
+    try:
+        state, delivery, attempt, crashes, added, due, reserved, begun, changed, status, reason, holder, _, *shown = (
+            msgpack.unpackb(raw)
+        )
+        method, path, label = shown
+    except (ValueError, TypeError) as error:
+        raise BrokerUnavailable(f"task {task_id}: its state in redis is not readable") from error
+    return TaskState(
+        task_id, queue, state, delivery, attempt, crashes, added, due, reserved, begun, changed, status, reason, holder,
+        method, path, label,
+    )  # fmt: skip
