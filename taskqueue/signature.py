@@ -1,0 +1,404 @@
+"""One delivery, signed: the application can prove who sent it, and that nothing which matters was changed on the way.
+
+HTTP Message Signatures (RFC 9421) with hmac-sha256, as a fixed profile. A delivery has exactly one signature, and from
+the headers that are present follows exactly one list of components, in one order, with one set of parameters; the
+verifier compares with that and negotiates nothing. Covered are method, authority, path, query and body (by
+Content-Digest, RFC 9530), every X-Task-* header, Idempotency-Key, and Content-Type, Cookie and Authorization when
+sent. Other headers are not: between consumer and application belong a loopback, a unix socket or TLS.
+
+Stricter than the RFC: a covered header may be sent once only, in one spelling (no ``x_task_id``). Different from it:
+the authority keeps its port as sent, because behind a proxy the verifier cannot know which port is the default one.
+
+Header values are text as decoded by UTF-8 with surrogateescape, so that every byte on the wire is one text.
+"""
+
+import hashlib
+import hmac
+import re
+from binascii import b2a_base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Final, TypeAlias
+from urllib.parse import quote, unquote
+
+from .errors import InvalidTask, SignatureError
+from .keys import Keyring, SubKeys
+
+HeaderPairs: TypeAlias = Sequence[tuple[str, str]]
+
+LABEL: Final = "tq"
+TAG: Final = "taskqueue"
+LIFETIME: Final = 60
+SKEW: Final = 30
+MAX_SIGNATURE_CHARS: Final = 8 * 1024
+
+PREFIX: Final = "x-task-"
+_DERIVED: Final = ("@method", "@authority", "@path", "@query")
+_ALWAYS: Final = frozenset(
+    {
+        "x-task-id",
+        "x-task-queue",
+        "x-task-attempt",
+        "x-task-delivery",
+        "x-task-max-attempts",
+        "x-task-enqueued-at",
+        "x-task-deadline",
+        "idempotency-key",
+        "content-digest",
+    }
+)
+_WHEN_SENT: Final = ("content-type", "cookie", "authorization")
+_OWN: Final = ("content-digest", "signature-input", "signature")
+# Sent once and in one spelling. Host is among them because two of them could prove one name and show another.
+_ONCE: Final = _ALWAYS.union(_WHEN_SENT, _OWN, ("x-task-user-id", "host"))
+
+_TASK_HEADER: Final = re.compile(r"x-task-[a-z0-9-]*[a-z0-9]")
+_NONCE: Final = re.compile(r"[A-Za-z0-9_-]{16,64}")
+_SIGNATURE_INPUT: Final = re.compile(
+    rf"{LABEL}=(?P<components>\([^()]*\));created=(?P<created>[1-9][0-9]{{0,11}});expires=(?P<expires>[1-9][0-9]{{0,11}})"
+    rf';nonce="(?P<nonce>{_NONCE.pattern})";keyid="(?P<keyid>[0-9a-f]{{8}})";alg="hmac-sha256";tag="{TAG}"'
+)
+_OUR_TAG: Final = re.compile(rf'; *tag="{TAG}"')
+_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+_VISIBLE: Final = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
+# Takes the place of a key that is not known, so that such a request costs as much as any other forged one.
+_NO_KEY: Final = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a verified delivery says of itself; times in milliseconds since 1970.
+
+    ``target`` is the candidate that was signed; ``user_id`` is decoded, None for an anonymous task.
+    """
+
+    task_id: str
+    queue: str
+    user_id: str | None
+    attempt: int
+    delivery: int
+    max_attempts: int
+    enqueued_at: int
+    deadline: int
+    key_id: str
+    nonce: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The door's word that it handled a delivery; ``logged_in``: whether it logged a user in."""
+
+    logged_in: bool
+
+
+def sign(
+    keys: SubKeys,
+    *,
+    method: str,
+    authority: str,
+    target: str,
+    headers: HeaderPairs,
+    body: bytes,
+    created: int,
+    nonce: str,
+) -> list[tuple[str, str]]:
+    """Return the headers to add to a delivery: Content-Digest, Signature-Input and Signature.
+
+    ``headers`` are all others that will be sent; ``target`` is path and query exactly as on the request line;
+    ``created`` is in whole seconds since 1970; ``nonce`` is 16 to 64 characters of base64url, fresh for each delivery.
+    Raises SignatureError for what no door would accept: a covered header twice, missing or in another spelling, a
+    line break in a value, a target that is not canonical.
+    """
+    fields = _fields(headers)
+    if not fields.keys().isdisjoint(_OWN):
+        raise _refused("headers: Content-Digest and Signature headers are made here; none may be given")
+    if not _NONCE.fullmatch(nonce):
+        raise ValueError("nonce: 16 to 64 characters of A-Z a-z 0-9 - _ are needed")
+    if not _is_canonical(target):
+        raise _refused("target: it must begin with / and have no empty query")
+    fields["content-digest"] = digest = content_digest(body)
+    names, components = _components(tuple(fields))
+    fields |= _derived(method, authority, target)
+    params = (
+        f'{components};created={created};expires={created + LIFETIME};nonce="{nonce}"'
+        f';keyid="{keys.key_id}";alg="hmac-sha256";tag="{TAG}"'
+    )
+    signature = _signature(keys.sign, signature_base(names, map(fields.__getitem__, names), params))
+    return [("Content-Digest", digest), ("Signature-Input", f"{LABEL}={params}"), ("Signature", signature)]
+
+
+def verify(
+    keyring: Keyring,
+    *,
+    method: str,
+    authority: str,
+    targets: Sequence[str],
+    headers: HeaderPairs,
+    body: bytes,
+    now: float,
+) -> Proof:
+    """Return what a delivery proves about itself, or raise SignatureError.
+
+    ``targets`` are the candidates for path and query (as on the request line; without the mount point), tried in order;
+    ``headers`` are all that were received; ``now`` is in seconds since 1970, when the request began to arrive.
+    Reasons: ``signature`` (missing, malformed, not matching, or a header that may not be), ``key`` (signed with a
+    secret that is not in the keyring), ``skew`` (genuine, but ``created - 30 <= now <= created + 60`` does not hold:
+    30 s for clocks that go ahead; for those behind the lifetime itself leaves room).
+    """
+    fields = _fields(headers)
+    given_input, given = fields.pop("signature-input", ""), fields.pop("signature", "")
+    if not given_input or not given:
+        raise _refused("X-Task-* headers need Signature-Input and Signature: only taskqueue-server sends them")
+    if len(given_input) > MAX_SIGNATURE_CHARS or len(given) > MAX_SIGNATURE_CHARS:
+        raise _refused(f"Signature-Input or Signature is longer than {MAX_SIGNATURE_CHARS} characters")
+    names, components = _components(tuple(fields))
+    match = _SIGNATURE_INPUT.fullmatch(given_input)
+    if match is None or match["components"] != components:
+        raise _refused("Signature-Input is not what the headers sent call for; does a proxy add or drop headers?")
+    if fields["content-digest"] != content_digest(body):
+        raise _refused(f"Content-Digest does not match the body of {len(body)} bytes")
+    key_id, created, nonce = match["keyid"], int(match["created"]), match["nonce"]
+    keys = keyring.find(key_id)
+    secret, raw = keys.sign if keys else _NO_KEY, given.encode("ascii", "backslashreplace")
+    for target in targets:
+        fields |= _derived(method, authority, target)
+        base = signature_base(names, map(fields.__getitem__, names), given_input[len(LABEL) + 1 :])
+        if hmac.compare_digest(_signature(secret, base).encode(), raw) and keys and _is_canonical(target):
+            break
+    else:
+        raise _unproved(None if keys else key_id)
+    _check_clock(created, int(match["expires"]), now)
+    return _proof(fields, key_id, nonce, target)
+
+
+def is_claimed(headers: HeaderPairs) -> bool:
+    """Return whether a request claims to be a delivery, by any X-Task-* header or a signature with our tag.
+
+    Every spelling counts that some server might read as ``x-task-``. A signature of the application's own does not.
+    """
+    for name, value in headers:
+        if name[:1] in "xXsS":
+            folded = name.lower().replace("_", "-")
+            if folded.startswith(PREFIX) or (folded == "signature-input" and _OUR_TAG.search(value)):
+                return True
+    return False
+
+
+def delivery_headers(
+    *,
+    task_id: str,
+    queue: str,
+    user_id: str | None,
+    attempt: int,
+    delivery: int,
+    max_attempts: int,
+    enqueued_at: int,
+    deadline: int,
+) -> list[tuple[str, str]]:
+    """Return the headers that tell the application which delivery this is, ready to be signed.
+
+    ``enqueued_at`` and ``deadline`` are milliseconds since 1970, sent as RFC 3339 in UTC with three decimals
+    (``2026-01-31T09:30:00.250Z``), which loses nothing up to the year 9999. Of the user id all but visible ASCII, and
+    the percent sign, is percent-encoded as UTF-8. Raises InvalidTask if the user id is empty or has a lone surrogate.
+    """
+    headers = [("X-Task-Id", task_id)]
+    if user_id is not None:
+        headers.append(("X-Task-User-Id", _encode_user(user_id)))
+    headers += [
+        ("X-Task-Queue", queue),
+        ("X-Task-Attempt", str(attempt)),
+        ("X-Task-Delivery", str(delivery)),
+        ("X-Task-Max-Attempts", str(max_attempts)),
+        ("X-Task-Enqueued-At", _format_time(enqueued_at)),
+        ("X-Task-Deadline", _format_time(deadline)),
+        ("Idempotency-Key", task_id),
+    ]
+    return headers
+
+
+def receipt(keys: SubKeys, *, task_id: str, delivery: int, logged_in: bool) -> str:
+    """Return the value of X-Task-Receipt: the door's proof that this delivery came through it, and as whom."""
+    who = "user" if logged_in else "anonymous"
+    # None of the three can hold a NUL, so two receipts cannot share one message.
+    mac = hmac.digest(keys.receipt, f"{task_id}\0{delivery}\0{who}".encode(), "sha256")
+    return f"{keys.key_id}.{who}.{mac.hex()}"
+
+
+def check_receipt(keyring: Keyring, value: str | None, *, task_id: str, delivery: int) -> Receipt | None:
+    """Return the receipt for this delivery, or None if it is absent or was not made by a door that knows a secret."""
+    keys = keyring.find(value[:8]) if value is not None else None
+    if value is None or keys is None:
+        return None
+    raw = value.encode("ascii", "backslashreplace")
+    for logged_in in (True, False):
+        expected = receipt(keys, task_id=task_id, delivery=delivery, logged_in=logged_in)
+        if hmac.compare_digest(expected.encode(), raw):
+            return Receipt(logged_in)
+    return None
+
+
+def content_digest(body: bytes) -> str:
+    """Return the value of Content-Digest for a body (RFC 9530, sha-256)."""
+    return f"sha-256=:{_base64(hashlib.sha256(body).digest())}:"
+
+
+def signature_base(names: tuple[str, ...], values: Iterable[str], params: str) -> bytes:
+    """Return the bytes that are signed (RFC 9421, 2.5): these components with their values, and serialised parameters.
+
+    Raises SignatureError if a value has a line break, which could pass for another component, or cannot be encoded.
+    """
+    try:
+        base = (_template(names) % (*values, params)).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise _refused("a covered value has a lone surrogate") from None
+    if base.count(b"\n") != len(names):
+        raise _refused("a covered value has a line break")
+    return base
+
+
+# The same few lists come again and again; a stranger's are no longer than the server lets headers be.
+@lru_cache(maxsize=64)
+def _template(names: tuple[str, ...]) -> str:
+    return "".join(f'"{name}": %s\n' for name in names) + '"@signature-params": %s'
+
+
+def mac_sha256(key: bytes, base: bytes) -> bytes:
+    """Return the HMAC-SHA256 of a signature base (RFC 9421, 3.3.3), 32 bytes."""
+    return hmac.digest(key, base, "sha256")
+
+
+def _signature(key: bytes, base: bytes) -> str:
+    return f"{LABEL}=:{_base64(mac_sha256(key, base))}:"
+
+
+def _base64(raw: bytes) -> str:
+    return b2a_base64(raw, newline=False).decode("ascii")
+
+
+def _fields(headers: HeaderPairs) -> dict[str, str]:
+    """Return the headers this profile knows, by lower-case name; refuse a second one and every other spelling."""
+    fields: dict[str, str] = {}
+    for name, value in headers:
+        lower = name.lower()
+        if lower not in _ONCE:
+            folded = lower.replace("_", "-")
+            if not folded.startswith(PREFIX) and folded not in _ONCE:
+                continue
+            if not _TASK_HEADER.fullmatch(lower):
+                raise _refused(f"header {name[:64]!r}: only letters, digits and - may be in its name")
+        if lower in fields:
+            raise _refused(f"header {lower[:64]!r} is sent more than once")
+        if not name.isascii():
+            raise _refused(f"header {name[:64]!r}: its name is not ASCII")
+        fields[lower] = value.strip(" \t")
+    return fields
+
+
+@lru_cache(maxsize=64)
+def _components(present: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """Return the names of all components, in the profile's order, for the headers present; and the list serialised."""
+    missing = _ALWAYS.difference(present)
+    if missing:
+        raise _refused(f"headers missing in a delivery: {', '.join(sorted(missing))}")
+    task = sorted(name for name in present if name.startswith(PREFIX))
+    sent = (name for name in _WHEN_SENT if name in present)
+    names = (*_DERIVED, "content-digest", *task, "idempotency-key", *sent)
+    listed = '" "'.join(names)
+    return names, f'("{listed}")'
+
+
+def _derived(method: str, authority: str, target: str) -> dict[str, str]:
+    path, _, query = target.partition("?")
+    return {"@method": method, "@authority": authority.lower(), "@path": path, "@query": f"?{query}"}
+
+
+def _is_canonical(target: str) -> bool:
+    # RFC 9421 signs "/x" and "/x?" alike, so only one of the two may be a target.
+    return target.startswith("/") and target.find("?") != len(target) - 1
+
+
+def _check_clock(created: int, expires: int, now: float) -> None:
+    if expires != created + LIFETIME:
+        raise _refused(f"the signature must expire {LIFETIME} s after it was created, not {expires - created}")
+    if not created - SKEW <= now <= expires:
+        raise SignatureError(
+            "skew",
+            f"the signature was created {now - created:+.0f} s from now, outside -{SKEW} to +{LIFETIME} s:"
+            " synchronise the clocks of consumer and application, or the request was held up or captured",
+        )
+
+
+def _proof(fields: dict[str, str], key_id: str, nonce: str, target: str) -> Proof:
+    # Only proved values get here; a value that cannot be read comes from a sender of another version.
+    user_id = fields.get("x-task-user-id")
+    try:
+        return Proof(
+            _not_empty(fields["x-task-id"]),
+            _not_empty(fields["x-task-queue"]),
+            None if user_id is None else _decode_user(user_id),
+            int(fields["x-task-attempt"]),
+            int(fields["x-task-delivery"]),
+            int(fields["x-task-max-attempts"]),
+            _parse_time(fields["x-task-enqueued-at"]),
+            _parse_time(fields["x-task-deadline"]),
+            key_id,
+            nonce,
+            target,
+        )
+    except ValueError:
+        raise _refused("an X-Task-* header has a value this release cannot read") from None
+
+
+def _not_empty(value: str) -> str:
+    if not value:
+        raise ValueError("empty")
+    return value
+
+
+def _encode_user(user_id: str) -> str:
+    if not user_id:
+        raise InvalidTask("user_id: it is empty; give None for an anonymous task")
+    try:
+        return quote(user_id, safe=_VISIBLE)
+    except UnicodeEncodeError:
+        raise InvalidTask("user_id: a lone surrogate cannot be sent; give text that UTF-8 can encode") from None
+
+
+def _decode_user(value: str) -> str:
+    user_id = unquote(_not_empty(value), errors="strict")
+    if quote(user_id, safe=_VISIBLE) != value:
+        raise ValueError("not the one encoding")
+    return user_id
+
+
+def _format_time(milliseconds: int) -> str:
+    moment = (_EPOCH + milliseconds * _MILLISECOND).replace(tzinfo=None)
+    return f"{moment.isoformat(timespec='milliseconds')}Z"
+
+
+def _parse_time(value: str) -> int:
+    if not _TIME.fullmatch(value):
+        raise ValueError("not a time")
+    return (datetime.fromisoformat(value) - _EPOCH) // _MILLISECOND
+
+
+def _refused(message: str) -> SignatureError:
+    return SignatureError("signature", message)
+
+
+def _unproved(unknown_key: str | None) -> SignatureError:
+    if unknown_key is not None:
+        return SignatureError(
+            "key",
+            f"signed with key {unknown_key}, which is none of this process's secrets: give application and"
+            " taskqueue-server the same TASKQUEUE_SECRET, or append the new one to the list",
+        )
+    return _refused(
+        "the signature does not match: method, Host, path, query or a signed header was changed on the way;"
+        " a proxy between taskqueue-server and the application must hand them on as they are"
+    )
