@@ -4,6 +4,7 @@ The keys of a queue ``q`` share one hash tag: ``ns:{q}`` is the LIST of waiting 
 ``:records`` (HASH id -> sealed task, never changed), ``:state`` (HASH id -> packed state), ``:reserved:<consumer>``
 (LIST), ``:scheduled``, ``:prepared``, ``:failed``, ``:finished`` (ZSETs id -> ms), ``:log:<id>`` (HASH, one entry an
 ended delivery), ``:consumer:<name>`` (HASH: the lease), ``:consumers`` (SET of names), and the channel ``ns:{q}``.
+While a reset removes logs there is also ``:emptied``, the former ``:state``.
 Every move is one script of ``taskqueue/lua``; this module only turns values into arguments and replies into values.
 """
 
@@ -162,7 +163,7 @@ class RedisBroker:
         arguments = [most, *(value for limit in limits for value in limit)]
         return int(await self.script("trim", queue, lambda: arguments, deadline=deadline))
 
-    async def command(self, name: str, *arguments: str | int, deadline: float) -> Any:
+    async def command(self, name: str, *arguments: str | bytes | int, deadline: float) -> Any:
         """Carry out one plain command; its first argument is a key in most of them."""
         with _translated():
             return await self._link.call(name, (), lambda: arguments, deadline=deadline)
@@ -178,8 +179,21 @@ class RedisBroker:
 
     async def reset(self, queue: str, *, deadline: float) -> None:
         """See Broker."""
-        while await self.script("reset", queue, lambda: (500,), deadline=deadline):
-            pass
+        emptied = False
+        while not emptied:
+            emptied = await self.script("reset", queue, lambda: (), deadline=deadline) == b"OK"
+            await self._remove_logs(queue, deadline=deadline)
+
+    async def _remove_logs(self, queue: str, *, deadline: float) -> None:
+        key, cursor = self.key(queue), b""
+        while cursor != b"0":
+            cursor, fields = await self.command(
+                "HSCAN", f"{key}:emptied", cursor or 0, "COUNT", 1000, deadline=deadline
+            )
+            logs = [b"%s:log:%s" % (key.encode(), task_id) for task_id in fields[::2]]
+            if logs:
+                await self.command("UNLINK", *logs, deadline=deadline)
+        await self.command("UNLINK", f"{key}:emptied", deadline=deadline)
 
     @asynccontextmanager
     async def hints(self, queues: Sequence[str]) -> AsyncIterator[AsyncIterator[str]]:

@@ -18,7 +18,11 @@ end
 local function load(id)
   local raw = redis.call('HGET', base .. ':state', id)
   local ok, task = pcall(cmsgpack.unpack, raw or '')
-  if raw and ok and type(task) == 'table' and #task == LABEL and tonumber(task[DELIVERY]) then return task end
+  if not raw or not ok or type(task) ~= 'table' or #task ~= LABEL then return end
+  for i = DELIVERY, STATUS do
+    if type(task[i]) ~= 'number' then return end
+  end
+  return task
 end
 
 local function save(id, task, state)
@@ -41,4 +45,9 @@ local function fail(id, task, reason)
   task[REASON] = reason
   redis.call('ZADD', base .. ':failed', at, id)
   save(id, task, 'failed')
+end
+
+-- What is not of our making is kept, to be looked at, and out of the way.
+local function set_aside(id, task)
+  fail(id, task or new(0, '', '', ''), 'format')
 end

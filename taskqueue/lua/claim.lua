@@ -19,7 +19,9 @@ while returned < 500 do
   local id = redis.call('LINDEX', reserved, 0)
   if not id then break end
   local task = load(id)
-  if task and task[HOLDER] == ARGV[1] and (task[STATE] == 'reserved' or task[STATE] == 'running') then
+  if not task then
+    set_aside(id)
+  elseif task[HOLDER] == ARGV[1] and (task[STATE] == 'reserved' or task[STATE] == 'running') then
     -- What had not begun has spent nothing; where nobody notes beginnings, everything may have begun.
     local begun = task[STATE] == 'running' or ARGV[7] ~= '1'
     if begun then task[CRASHES] = task[CRASHES] + 1 else task[ATTEMPT] = task[ATTEMPT] - 1 end

@@ -3,9 +3,13 @@
 -- ARGV[1] ms after which something prepared is in doubt: its producer has died between vote and finish
 -- returns ms until the next scheduled task falls due, or -1.
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. ':scheduled', '-inf', at, 'LIMIT', 0, 100)) do
-  local task = load(id) or new(0, '', '', '')
-  task[DUE] = math.min(task[DUE], at)
-  enqueue(id, task)
+  local task = load(id)
+  if not task then
+    set_aside(id)
+  elseif task[STATE] == 'scheduled' then
+    task[DUE] = math.min(task[DUE], at)
+    enqueue(id, task)
+  end
   redis.call('ZREM', base .. ':scheduled', id)
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. ':prepared', '-inf', at - ARGV[1], 'LIMIT', 0, 100)) do

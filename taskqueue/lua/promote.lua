@@ -1,14 +1,17 @@
--- Queue what was prepared, in the order given: the finish of a two-phase commit.
+-- Queue what was prepared, all or none, in the order given: the finish of a two-phase commit.
 -- KEYS[1] the queue's list
 -- ARGV ids
--- returns how many of them are unknown (0 unless somebody emptied the queue in between).
+-- returns how many of them are unknown (0 unless somebody emptied the queue in between); then none is queued.
 -- Also what was set aside as in-doubt is queued: late, but the transaction has committed.
-local unknown = 0
-for _, id in ipairs(ARGV) do
-  local task = load(id)
-  if not task then
-    unknown = unknown + 1
-  elseif task[STATE] == 'prepared' then
+local tasks, unknown = {}, 0
+for i, id in ipairs(ARGV) do
+  tasks[i] = load(id)
+  if not tasks[i] then unknown = unknown + 1 end
+end
+if unknown > 0 then return unknown end
+for i, id in ipairs(ARGV) do
+  local task = tasks[i]
+  if task[STATE] == 'prepared' then
     enqueue(id, task)
     redis.call('ZREM', base .. ':prepared', id)
   elseif task[STATE] == 'failed' and task[REASON] == 'in-doubt' then
@@ -18,4 +21,4 @@ for _, id in ipairs(ARGV) do
   end
 end
 redis.call('PUBLISH', base, '')
-return unknown
+return 0

@@ -32,8 +32,8 @@ while repeated == 0 and #ids < tonumber(ARGV[4]) and spoilt < 100 do
     save(id, task, 'reserved')
     give(id, task, record)
   else
-    -- Not of our making: kept under failed, unless the task is rightly somewhere else.
-    if not task or task[STATE] == 'queued' then fail(id, task or new(0, '', '', ''), 'format') end
+    -- A task that is rightly somewhere else stays there.
+    if not task or task[STATE] == 'queued' then set_aside(id, task) end
     redis.call('RPOP', base)
     spoilt = spoilt + 1
   end

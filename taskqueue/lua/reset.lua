@@ -1,16 +1,13 @@
--- Empty a queue, a chunk a call. Consumers keep their leases: what they still run is settled as stale.
+-- Empty a queue at one stroke. Consumers keep their leases: what they still run is settled as stale.
 -- KEYS[1] the queue's list
--- ARGV[1] tasks a call
--- returns how many tasks are left: repeat until 0.
-redis.call('UNLINK', base, base .. ':scheduled', base .. ':prepared', base .. ':failed', base .. ':finished')
-local found = redis.call('HSCAN', base .. ':state', 0, 'COUNT', ARGV[1])[2]
-for i = 1, #found, 2 do
-  local id, task = found[i], load(found[i])
-  if task and task[HOLDER] ~= '' then redis.call('LREM', base .. ':reserved:' .. task[HOLDER], 0, id) end
-  redis.call('UNLINK', base .. ':log:' .. id)
-  redis.call('HDEL', base .. ':records', id)
-  redis.call('HDEL', base .. ':state', id)
+-- returns 'OK', or 'AGAIN' if an earlier reset was broken off: nothing is done before :emptied is gone.
+-- The tasks' logs are keys of their own; :emptied keeps the ids until the caller has removed them.
+if redis.call('EXISTS', base .. ':emptied') == 1 then return 'AGAIN' end
+for _, consumer in ipairs(redis.call('SMEMBERS', base .. ':consumers')) do
+  redis.call('UNLINK', base .. ':reserved:' .. consumer)
+  redis.call('HSET', base .. ':consumer:' .. consumer, 'count', 0)
 end
-local left = redis.call('HLEN', base .. ':state')
-if left == 0 then redis.call('UNLINK', base .. ':records') end
-return left
+if redis.call('EXISTS', base .. ':state') == 1 then redis.call('RENAME', base .. ':state', base .. ':emptied') end
+redis.call('UNLINK', base, base .. ':records', base .. ':scheduled', base .. ':prepared', base .. ':failed',
+  base .. ':finished')
+return 'OK'
