@@ -1,0 +1,284 @@
+"""The two commands: ``taskqueue-server`` consumes, ``taskqueue`` is for what a person wants to know or do.
+
+Options come from ``settings``, so that a flag, its variable and its key are one thing with one check. Standard output
+holds nothing but what was asked for; all else goes to standard error. The exit code is one that a process manager can
+act on: a wrong setting (2, 3, 78) will be wrong again, anything else is worth another start.
+"""
+
+import asyncio
+import inspect
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final, get_args, get_type_hints
+
+import cyclopts
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.table import Table
+
+from . import logs, settings
+from .broker import connect
+from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, TaskQueueError, UsageError
+from .keys import Keyring
+from .policy import Rules
+from .settings import Row, Settings
+
+log = logging.getLogger("taskqueue.cli")
+
+# The first that fits counts. 0 is done; 1 an error that nobody expected, logged with its traceback.
+EXIT_CODES: Final[Mapping[type[TaskQueueError], int]] = {
+    UsageError: 2,
+    AppNotFound: 3,
+    BrokerUnavailable: 75,
+    Fenced: 75,
+    ConfigError: 78,
+    TaskQueueError: 1,
+}
+
+
+def _version() -> str:
+    from .replay import VERSION  # noqa: PLC0415  brings the HTTP client, which no other command needs
+
+    return VERSION
+
+
+def _examples(*lines: str) -> str:
+    return "\n".join(["Example:" if len(lines) == 1 else "Examples:", *(f"  {line}" for line in lines)])
+
+
+server_app: Final = App(
+    name="taskqueue-server",
+    help="Take requests off the queues and replay them against the application.\n\nEvery option has a variable (in"
+    " brackets) and a key in taskqueue.toml too; flag wins over variable, variable over file, file over default. The"
+    " secret comes from TASKQUEUE_SECRET or from a file: a flag would show it in the process list.",
+    help_epilogue=_examples(
+        "taskqueue-server --name=instance1",
+        "taskqueue-server --name=instance1 --target http://127.0.0.1:8000 --url redis://127.0.0.1:6379/0",
+    ),
+    help_format="plaintext",
+    version=_version,
+)
+app: Final = App(
+    name="taskqueue",
+    help="Look after queues and settings.",
+    help_epilogue=_examples("taskqueue secret", "taskqueue config show"),
+    help_format="plaintext",
+    version=_version,
+)
+config_app: Final = App(
+    name="config", help="The settings, and who chose them.", help_epilogue=_examples("taskqueue config show --origin")
+)
+app.command(config_app)
+
+
+def server_main() -> None:
+    """Run ``taskqueue-server`` with the arguments of this process, and exit."""
+    sys.exit(run(server_app, sys.argv[1:]))
+
+
+def main() -> None:
+    """Run ``taskqueue`` with the arguments of this process, and exit."""
+    sys.exit(run(app, sys.argv[1:]))
+
+
+def run(command: App, arguments: Sequence[str]) -> int:
+    """Run one of the two commands and return its exit code; errors are told on standard error."""
+    if not sys.stdout.isatty():
+        command.help_formatter, command.console = "plain", Console(width=1000)  # one line an option
+    try:
+        code = command(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.CycloptsError as error:
+        return _told(command, UsageError(f"{str(error).strip()} See {command.name[0]} --help"))
+    except TaskQueueError as error:
+        return _told(command, error)
+    return code or 0
+
+
+def _told(command: App, error: TaskQueueError) -> int:
+    print(f"{command.name[0]}: {error}", file=sys.stderr)  # noqa: T201
+    return exit_code(error)
+
+
+def exit_code(error: TaskQueueError) -> int:
+    """Return the exit code for an error that ends a command."""
+    return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+
+
+_CONFIG_FLAG: Final = Parameter(
+    help=f"File to read instead of ./{settings.FILE} or [tool.taskqueue] in ./{settings.PYPROJECT}. [{settings.CONFIG}]"
+)
+
+
+# taskqueue-server
+
+
+def serve(**flags: Any) -> int:
+    """Consume until a signal says stop; return the exit code."""
+    chosen = settings.load(flags, config=flags.pop("config"))
+    server = _server(chosen)
+    style = _log_style(chosen)
+    logs.setup(style, chosen.log_level, colour=settings.colours(sys.stderr))
+    _announce(chosen, style)
+    try:
+        asyncio.run(_consume(server))
+    except TaskQueueError as error:
+        log.critical("%s%s", error, _advice(error, chosen))
+        return exit_code(error)
+    return 0
+
+
+def _server_parameters() -> Iterator[inspect.Parameter]:
+    """Yield one keyword for each setting that has a flag; its text is left to the settings' own checks."""
+    kinds = get_type_hints(Settings)
+    for row in settings.table():
+        kind = next((part for part in get_args(kinds[row.name]) if part is not type(None)), kinds[row.name])
+        if row.flag:
+            yield _keyword(row, list[str] if isinstance(row.default, tuple) else kind)
+    annotation = Annotated[str | None, _CONFIG_FLAG]
+    yield inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _keyword(row: Row, kind: Any) -> inspect.Parameter:
+    default = ", ".join(row.default) if isinstance(row.default, tuple) else row.default
+    about = f"{row.help} [{row.variable}]" + ("" if default is None or kind is bool else f" (default: {default})")
+    if kind is bool:
+        parameter = Parameter(name=row.flag.replace("--no-", "--"), negative=row.flag, help=about)
+    else:
+        parameter = Parameter(name=row.flag, negative=(), help=about, converter=_as_written)
+    return inspect.Parameter(
+        row.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, parameter]
+    )
+
+
+def _as_written(_kind: object, tokens: Sequence[cyclopts.Token]) -> str | list[str]:
+    values = [token.value for token in tokens]
+    return values[0] if len(values) == 1 else values
+
+
+vars(serve)["__signature__"] = inspect.Signature(list(_server_parameters()))
+server_app.default(serve)
+
+
+def _server(chosen: Settings) -> Any:
+    from .replay import HttpReplayer  # noqa: PLC0415  see _version
+    from .server import TaskQueueServer  # noqa: PLC0415
+
+    name, target, url = chosen.required_name(), chosen.required_target(), chosen.required_url()
+    keyring = Keyring(chosen.secrets)
+    return TaskQueueServer(
+        connect(url, namespace=chosen.namespace),
+        HttpReplayer(target, keyring, connect_timeout=chosen.connect_timeout),
+        keyring,
+        name=name,
+        queues=chosen.queues,
+        concurrent_limit=chosen.concurrent_limit,
+        rules=Rules(retry_max_count=chosen.retry_max_count, receipt_required=chosen.receipt),
+        timeout=chosen.timeout,
+        stop_grace=chosen.stop_grace,
+        poll_max=chosen.poll_max,
+        wait_broker=chosen.wait_broker,
+    )
+
+
+async def _consume(server: Any) -> None:
+    """Run the server; the first signal lets running tasks end, a second one gives them back at once."""
+    asked = 0
+
+    def stop() -> None:
+        nonlocal asked
+        asked += 1
+        server.stop(now=asked > 1)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    await server.run()
+
+
+def _log_style(chosen: Settings) -> str:
+    if chosen.log_format != "auto":
+        return chosen.log_format
+    if settings.under_journald(sys.stderr):
+        return "journal"
+    return "console" if sys.stderr.isatty() else "json"
+
+
+def _announce(chosen: Settings, style: str) -> None:
+    """Say what starts: five lines for eyes, else one entry with the same fields."""
+    about = {
+        "target": chosen.public("target"),
+        "broker": chosen.public("url"),
+        "queues": ", ".join(chosen.queues),
+        "consumer": chosen.name,
+        "concurrent_limit": chosen.concurrent_limit,
+        "version": _version(),
+        "pid": os.getpid(),
+    }
+    if style != "console":
+        log.info("starting", extra=about)
+    elif log.isEnabledFor(logging.INFO):
+        limit = f"at most {chosen.concurrent_limit} at a time" if chosen.concurrent_limit else "without limit"
+        about["consumer"] = f"{chosen.name}, {limit}"
+        about["process"] = f"{about['pid']}, taskqueue {about['version']}"
+        lines = (f"{label:<9} {about[label]}" for label in ("target", "broker", "queues", "consumer", "process"))
+        print(*lines, sep="\n", file=sys.stderr)  # noqa: T201
+
+
+def _advice(error: TaskQueueError, chosen: Settings) -> str:
+    if isinstance(error, Fenced):
+        return "; stop one of the two, or give this one another --name"
+    if isinstance(error, BrokerUnavailable) and chosen.wait_broker is not None:
+        return f"; given up after {chosen.wait_broker:g} s (--wait-broker)"
+    return ""
+
+
+# taskqueue
+
+
+@app.command(help_epilogue=_examples("TASKQUEUE_SECRET=$(taskqueue secret)"))
+def secret() -> None:
+    """Make a secret for TASKQUEUE_SECRET: the same for the application and its consumers, and nobody else."""
+    print(secrets.token_urlsafe(48))  # noqa: T201
+
+
+@config_app.command(help_epilogue=_examples("taskqueue config show --origin", "taskqueue config show --json"))
+def show(
+    *,
+    origin: Annotated[bool, Parameter(negative=(), show_default=False, help="With where each comes from.")] = False,
+    as_json: Annotated[
+        bool, Parameter(name="--json", negative=(), show_default=False, help="As one JSON object.")
+    ] = False,
+    config: Annotated[str | None, _CONFIG_FLAG] = None,
+) -> None:
+    """Show every setting as a consumer started here would have it, secrets and passwords masked."""
+    chosen = settings.load(config=config)
+    values = {name: chosen.public(name) for name in settings.OPTIONS}
+    if as_json:
+        both = {name: {"value": value, "origin": chosen.origin(name)} for name, value in values.items()}
+        print(json.dumps(both if origin else values, indent=2))  # noqa: T201
+        return
+    rows = [(name, _as_text(value), *([chosen.origin(name)] if origin else [])) for name, value in values.items()]
+    write_table(("setting", "value", *(["origin"] if origin else [])), rows)
+
+
+def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write rows to standard output: a table on a terminal, else tab-separated lines without a head."""
+    if not sys.stdout.isatty():
+        print(*("\t".join(row) for row in rows), sep="\n")  # noqa: T201
+        return
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False).print(table)
+
+
+def _as_text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
