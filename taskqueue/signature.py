@@ -328,8 +328,8 @@ def _check_clock(created: int, expires: int, now: float) -> None:
     if not created - SKEW <= now <= expires:
         raise SignatureError(
             "skew",
-            f"the signature was created {now - created:+.0f} s from now, outside -{SKEW} to +{LIFETIME} s:"
-            " synchronise the clocks of consumer and application, or the request was held up or captured",
+            f"the signature is {now - created:.0f} s old, not between -{SKEW} and {LIFETIME}: the clocks of"
+            " taskqueue-server and application differ (synchronise them), or the request was held up or captured",
         )
 
 
@@ -338,8 +338,8 @@ def _proof(fields: dict[str, str], key_id: str, nonce: str, target: str) -> Proo
     user_id = fields.get("x-task-user-id")
     try:
         return Proof(
-            _not_empty(fields["x-task-id"]),
-            _not_empty(fields["x-task-queue"]),
+            fields["x-task-id"],
+            fields["x-task-queue"],
             None if user_id is None else _decode_user(user_id),
             int(fields["x-task-attempt"]),
             int(fields["x-task-delivery"]),
@@ -354,12 +354,6 @@ def _proof(fields: dict[str, str], key_id: str, nonce: str, target: str) -> Proo
         raise _refused("an X-Task-* header has a value this release cannot read") from None
 
 
-def _not_empty(value: str) -> str:
-    if not value:
-        raise ValueError("empty")
-    return value
-
-
 def _encode_user(user_id: str) -> str:
     if not user_id:
         raise InvalidTask("user_id: it is empty; give None for an anonymous task")
@@ -370,9 +364,9 @@ def _encode_user(user_id: str) -> str:
 
 
 def _decode_user(value: str) -> str:
-    user_id = unquote(_not_empty(value), errors="strict")
-    if quote(user_id, safe=_VISIBLE) != value:
-        raise ValueError("not the one encoding")
+    user_id = unquote(value, errors="strict")
+    if not user_id or quote(user_id, safe=_VISIBLE) != value:
+        raise ValueError("empty, or not the one encoding of its text")
     return user_id
 
 
