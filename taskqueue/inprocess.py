@@ -229,7 +229,8 @@ class AiohttpReplayer:
         async with AsyncExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="taskqueue-"))
             socket = str(Path(folder) / "app.sock")
-            runner = web.AppRunner(self._app, access_log=None)
+            # A replay past its deadline hangs up, and then the handler must end too, as it does in ASGI.
+            runner = web.AppRunner(self._app, access_log=None, handler_cancellation=True, shutdown_timeout=LIFESPAN_END)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
             await web.UnixSite(runner, socket).start()
