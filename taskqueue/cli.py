@@ -119,7 +119,8 @@ _CONFIG_FLAG: Final = Parameter(
 
 def serve(**flags: Any) -> int:
     """Consume until a signal says stop; return the exit code."""
-    chosen = settings.load(flags, config=flags.pop("config"))
+    config = flags.pop("config", None)
+    chosen = settings.load(flags, config=config)
     server = _server(chosen)
     style = _log_style(chosen)
     logs.setup(style, chosen.log_level, colour=settings.colours(sys.stderr))
