@@ -199,18 +199,24 @@ class Inspector(Protocol):
         """Return what the store says of itself."""
         ...
 
+    async def queues(self, *, deadline: float) -> list[str]:
+        """Return the name of every queue that has tasks or had a consumer, sorted. Looks through the whole store."""
+        ...
+
 
 _BROKERS: Final = {
     "redis": ".brokers.redis",
     "rediss": ".brokers.redis",
     "unix": ".brokers.redis",
+    "embedded": ".brokers.embedded",
 }
 
 
 def connect(url: str, *, namespace: str) -> Broker:
     """Return the broker for a URL, without any I/O yet; raise ConfigError for a URL that names none.
 
-    Known schemes: ``redis://host:port/db``, ``rediss://`` (TLS), ``unix:///path/to.sock``.
+    Known schemes: ``redis://host:port/db``, ``rediss://`` (TLS), ``unix:///path/to.sock``; ``embedded:///directory``
+    for development and demos: a private server that is started at first use and stopped with its last user.
     """
     scheme = urlsplit(url).scheme
     if scheme not in _BROKERS:
@@ -221,6 +227,17 @@ def connect(url: str, *, namespace: str) -> Broker:
     module = importlib.import_module(_BROKERS[scheme], __package__)
     broker: Broker = module.open_broker(url, namespace=namespace)
     return broker
+
+
+def kept_secret(url: str) -> str | None:
+    """Return the secret that the store behind a URL keeps, made by the first who asks; None if it keeps none.
+
+    Only an embedded store keeps one. Raises ConfigError if its directory cannot be used.
+    """
+    if urlsplit(url).scheme != "embedded":
+        return None
+    secret: str = importlib.import_module(_BROKERS["embedded"], __package__).kept_secret(url)
+    return secret
 
 
 def masked(url: str) -> str:

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from . import settings
-from .broker import Broker, connect
+from .broker import Broker, connect, kept_secret
 from .commit import commit
-from .errors import ConfigError, InvalidTask, NoTransaction
+from .errors import BodyUnavailable, ConfigError, InvalidTask, NoTransaction
 from .headers import check_host
 from .keys import Keyring
 from .portal import in_portal
@@ -53,10 +53,11 @@ class TaskQueue:
     ) -> None:
         """Take where the queues are; nothing is connected, and nothing missing is missed, before first use.
 
-        ``url`` is ``redis://host:port/db``, ``rediss://`` or ``unix://``; ``secret`` 32 bytes or more, or several with
-        the newest first; ``queues`` the names that ``add`` accepts; ``public_url`` names scheme and host for tasks
-        added outside a request; ``commit_deadline`` is how many seconds a commit may take. What is None comes from
-        ``TASKQUEUE_*`` variables, then from ``taskqueue.toml``, then from the defaults. Raises ConfigError.
+        ``url`` is ``redis://host:port/db``, ``rediss://``, ``unix://`` or ``embedded:///directory`` (keeps a secret of
+        its own); ``secret`` 32 bytes or more, or several with the newest first; ``queues`` the names that ``add``
+        accepts; ``public_url`` names scheme and host for tasks added outside a request; ``commit_deadline`` is how many
+        seconds a commit may take. What is None comes from ``TASKQUEUE_*`` variables, then from ``taskqueue.toml``, then
+        from the defaults. Raises ConfigError.
         """
         if not 0 < commit_deadline < math.inf:
             raise ConfigError(f"commit_deadline: {commit_deadline!r} must be seconds above 0, for example 2.0")
@@ -87,9 +88,9 @@ class TaskQueue:
 
     @cached_property
     def keyring(self) -> Keyring:
-        """The keys made of the secrets; raises ConfigError if none is set."""
-        given = (self._secret,) if isinstance(self._secret, str) else self._secret
-        return Keyring(given or self._settings.secrets)
+        """The keys made of the secrets, or of the one an embedded store keeps; raises ConfigError if there is none."""
+        found = self._secret or self._settings.secrets or kept_secret(self.url) or ()
+        return Keyring((found,) if isinstance(found, str) else found)
 
     @cached_property
     def broker(self) -> Broker:
@@ -141,10 +142,10 @@ class TaskQueue:
             )
         frame = Frame(self.queues, self.limits, self._public, transaction.request)
         made = draft(frame, url, method, params, headers, payload, queue, **options)
-        weight = transaction.total_bytes + len(made.task.body)
-        if weight > self.limits.transaction:
+        size = transaction.total_bytes + made.task.size
+        if size > self.limits.transaction:
             raise InvalidTask(
-                f"payload: this transaction would hold {weight} bytes, over the limit of {self.limits.transaction};"
+                f"payload: this transaction would hold {size} bytes, over the limit of {self.limits.transaction};"
                 " commit in several, or store the data elsewhere and pass a reference"
             )
         transaction.append(made.task, copies_body=made.copies_body, copies_user=made.copies_user)
@@ -203,8 +204,17 @@ class TaskQueue:
 
     async def _finished(self, entries: Sequence[Entry], request: CurrentRequest | None) -> list[Task]:
         body, user_id = b"", None
-        if request is not None and request.body is not None and any(entry.copies_body for entry in entries):
+        copies = sum(entry.copies_body for entry in entries)
+        if request is not None and request.body is not None and copies:
             body = await request.body.finish(self.limits.body)
+            size = sum(entry.task.size for entry in entries) + copies * len(body)
+            if size > self.limits.transaction:
+                raise BodyUnavailable(
+                    f"payload: {copies} task(s) copy the current request's body of {len(body)} bytes, which makes"
+                    f" {size} in this transaction, over the limit of {self.limits.transaction}; store the body once and"
+                    " pass a reference",
+                    status=413,
+                )
         if request is not None and request.user_id_later is not None and any(entry.copies_user for entry in entries):
             user_id = check_user_id(await request.user_id_later())
         tasks: list[Task] = []

@@ -127,7 +127,10 @@ class Link:
                 self._pause = PAUSE_MIN
             except AuthenticationError as error:
                 await self._drop()
-                self._refuse(calls, error)
+                self._refuse(calls, f"url: redis refused the user name or password ({error}); correct them in the URL")
+            except ConfigError as error:
+                await self._drop()
+                self._refuse(calls, str(error))
             except (RedisError, OSError, EOFError, TypeError, AttributeError) as error:
                 # redis-py raises TypeError and AttributeError too when an idle connection was reset under it.
                 await self._drop()
@@ -155,13 +158,11 @@ class Link:
                 call.give_up()
         self._waiting = [call for call in calls if not call.reply.done()] + self._waiting
 
-    def _refuse(self, calls: Sequence[Call], error: AuthenticationError) -> None:
+    def _refuse(self, calls: Sequence[Call], why: str) -> None:
         # Waiting does not cure a wrong password, so nobody waits for it.
         for call in calls:
             if not call.reply.done():
-                call.reply.set_exception(
-                    ConfigError(f"url: redis refused the user name or password ({error}); correct them in the URL")
-                )
+                call.reply.set_exception(ConfigError(why))
 
     async def _exchange(self, calls: Sequence[Call]) -> None:
         connection = await self._connected()
@@ -241,5 +242,10 @@ async def read(connection: AbstractConnection) -> Any:
 
 
 def pool_of(url: str) -> ConnectionPool:
-    """Return where connections for this URL are made: RESP2, no retries, no timeouts but our own."""
-    return ConnectionPool.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0), socket_timeout=None)
+    """Return where connections for this URL are made."""
+    return ConnectionPool.from_url(url, **pool_options())
+
+
+def pool_options() -> dict[str, Any]:
+    """Return what holds for every connection: RESP2, no retries, no timeouts but our own."""
+    return {"protocol": 2, "retry": Retry(NoBackoff(), 0), "socket_timeout": None}
