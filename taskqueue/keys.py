@@ -30,7 +30,9 @@ class SubKeys:
 
 def derive(secret: str) -> SubKeys:
     """Take one secret (32 bytes or more) and return its sub-keys; raise ConfigError if it is too short or too plain."""
-    material = secret.encode()
+    if not isinstance(secret, str):
+        raise ConfigError(f"secret: str is needed, not {type(secret).__name__}; make one with: taskqueue secret")
+    material = secret.encode("utf-8", "surrogateescape")  # a variable may hold any bytes
     if len(material) < MINIMUM_SECRET_BYTES or len(set(material)) < 8:
         raise ConfigError(
             f"secret: {MINIMUM_SECRET_BYTES} bytes or more of random text are needed, this one has {len(material)}"
@@ -48,11 +50,12 @@ class Keyring:
     """The secrets a process accepts: the first seals and signs, all of them open and verify."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
-        """Take the secrets, newest first; raise ConfigError if there is none or one is too short."""
+        """Take the secrets, the one to seal with first; raise ConfigError if there is none or one is too short."""
         if not secrets:
             raise ConfigError("secret: none is set; make one with: taskqueue secret, and set TASKQUEUE_SECRET")
-        self._keys = {keys.key_id: keys for keys in map(derive, reversed(secrets))}
-        self.current = derive(secrets[0])
+        derived = [derive(secret) for secret in secrets]
+        self.current = derived[0]
+        self._keys = {keys.key_id: keys for keys in reversed(derived)}
 
     def find(self, key_id: str) -> SubKeys | None:
         """Return the sub-keys with this id, or None."""

@@ -30,7 +30,12 @@ def _context(queue: str, task_id: str) -> bytes:
 
 
 def seal(keyring: Keyring, task: Task, *, nonce: bytes) -> SealedTask:
-    """Take a task and 12 random bytes; return it as a broker stores it, sealed with the first secret."""
+    """Take a task and 12 random bytes; return it as a broker stores it, sealed with the first secret.
+
+    Raises ValueError for a nonce of another size, which nothing could open again.
+    """
+    if len(nonce) != NONCE_BYTES:
+        raise ValueError(f"nonce: {NONCE_BYTES} bytes are needed, not {len(nonce)}")
     keys = keyring.current
     context = _context(task.queue, task.id)
     sealed = _cipher(keys, context).encrypt(nonce, task.encode(), context)

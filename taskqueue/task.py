@@ -17,6 +17,8 @@ StateName: TypeAlias = Literal[
 ]
 
 MAX_RECORD_BYTES: Final = 64 * 1024 * 1024
+# An array is given its room before its items are seen, at every level of nesting.
+MAX_ARRAY: Final = 16384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,12 @@ class Task:
         """The target without its query: this part may be shown and logged."""
         return self.target.partition("?")[0]
 
+    @property
+    def size(self) -> int:
+        """Bytes of target, headers and body (a header's name and value, and four bytes a line)."""
+        lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
+        return len(self.target) + lines + len(self.body)
+
     def encode(self) -> bytes:
         """Return the part of the task that is sealed, as msgpack; id, queue and due travel beside it."""
         fields = (
@@ -71,12 +79,15 @@ class Task:
     def decode(cls, task_id: str, queue: str, raw: bytes) -> "Task":
         """Take what ``encode`` made and return the task; raise RecordError (``format``) for anything else.
 
-        Limits: 64 MiB in all; no extension types, no trailing bytes, exactly the fields expected.
+        Limits: 64 MiB in all, 16384 headers; no maps, no extension types, no trailing bytes, exactly the fields
+        expected.
         """
         if len(raw) > MAX_RECORD_BYTES:
             raise RecordError("format", f"task {task_id}: the record has {len(raw)} bytes, over {MAX_RECORD_BYTES}")
         try:
-            fields = msgpack.unpackb(raw, use_list=False, ext_hook=_refuse_extension)
+            fields = msgpack.unpackb(
+                raw, use_list=False, ext_hook=_refuse_extension, max_array_len=MAX_ARRAY, max_map_len=0, max_ext_len=0
+            )
         except ValueError as error:
             kind = type(error).__name__
             raise RecordError("format", f"task {task_id}: the record is not msgpack ({kind})") from error
