@@ -14,6 +14,7 @@ from .producer import TaskQueue, add, current_task, transaction
 from .request import CURRENT, CurrentTask
 from .target import Limits
 from .task import Task, TaskState
+from .testing import capture
 
 __all__ = [
     "CURRENT",
@@ -31,6 +32,7 @@ __all__ = [
     "TaskState",
     "UnknownQueue",
     "add",
+    "capture",
     "current_task",
     "transaction",
 ]

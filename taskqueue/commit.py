@@ -3,9 +3,12 @@
 The promise: an error other than CommitUncertain means that none of these tasks will ever run.
 """
 
-import time
-from collections.abc import Iterator, Sequence
+import asyncio
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
+
+from anyio import CancelScope
 
 from .broker import Broker
 from .errors import BrokerUnavailable, CommitUncertain, ReplyLost, TaskQueueError
@@ -13,16 +16,37 @@ from .task import SealedTask, total_bytes
 
 PUSH_TASKS: Final = 200
 PUSH_BYTES: Final = 1024 * 1024
-# Seconds. What was prepared for a commit that failed is forgotten in passing; if not, it ends as in-doubt by itself.
-DISCARD_PATIENCE: Final = 0.5
+
+Queues = Mapping[str, Sequence[SealedTask]]
 
 
 async def commit(broker: Broker, tasks: Sequence[SealedTask], *, deadline: float) -> None:
     """Queue all these tasks, each queue's in the order given.
 
-    Raises CommitUncertain with the ids that may run, or BrokerUnavailable and then none will; ``deadline`` is a value
-    of ``time.monotonic()``.
+    Raises CommitUncertain with the ids that may run; after any other error none will. ``deadline`` is a value of
+    ``time.monotonic()``. A cancellation is held back until the outcome is known: CancelledError too means that nothing
+    will run, and a commit that was cancelled too late to be stopped raises CommitUncertain.
     """
+    ids = [task.id for task in tasks]
+    cancelled: asyncio.CancelledError | None = None
+    with CancelScope(shield=True):
+        work = asyncio.create_task(_commit(broker, tasks, deadline))
+        while not work.done():
+            try:
+                await asyncio.wait([work])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if work.cancelled():  # by a loop that is being closed: it asks nobody first
+        raise CommitUncertain(ids)
+    failure = work.exception()
+    if cancelled is None or isinstance(failure, CommitUncertain):
+        return work.result()
+    if failure is None:
+        raise CommitUncertain(ids) from cancelled
+    raise cancelled
+
+
+async def _commit(broker: Broker, tasks: Sequence[SealedTask], deadline: float) -> None:
     by_queue: dict[str, list[SealedTask]] = {}
     for task in tasks:
         by_queue.setdefault(task.queue, []).append(task)
@@ -36,47 +60,42 @@ async def commit(broker: Broker, tasks: Sequence[SealedTask], *, deadline: float
     await _promote(broker, by_queue, deadline)
 
 
-async def _prepare(broker: Broker, by_queue: dict[str, list[SealedTask]], deadline: float) -> None:
+async def _prepare(broker: Broker, by_queue: Queues, deadline: float) -> None:
     try:
         for queue, tasks in by_queue.items():
             for chunk in chunks(tasks):
                 await broker.prepare(queue, chunk, deadline=deadline)
-    except ReplyLost as error:
-        # What is only prepared never runs, so here a lost reply is no doubt at all.
-        await _discard(broker, by_queue)
-        raise BrokerUnavailable(str(error)) from error
-    except BaseException:
-        await _discard(broker, by_queue)
+    except TaskQueueError as error:
+        await _discard(broker, by_queue, deadline)
+        if isinstance(error, ReplyLost):
+            # What is only prepared never runs, so here a lost reply is no doubt at all.
+            raise BrokerUnavailable(str(error)) from error
         raise
 
 
-async def _promote(broker: Broker, by_queue: dict[str, list[SealedTask]], deadline: float) -> None:
-    unsure: list[str] = []
-    started = False
-    cause: TaskQueueError | None = None
+async def _promote(broker: Broker, by_queue: Queues, deadline: float) -> None:
+    may_run: list[str] = []
     for queue, tasks in by_queue.items():
         ids = [task.id for task in tasks]
         try:
             await broker.promote(queue, ids, deadline=deadline)
-            started = True
-        except BrokerUnavailable as error:
-            cause = error
-            started = started or isinstance(error, ReplyLost)
-            unsure += ids
-        if cause is not None and not started:
-            await _discard(broker, by_queue)
-            raise cause
-    if cause is not None:
-        raise CommitUncertain(unsure) from cause
+        except TaskQueueError as error:
+            if isinstance(error, ReplyLost):
+                may_run += ids
+            # What may run stays as it is: only what is still prepared can be discarded.
+            await _discard(broker, by_queue, deadline)
+            if may_run:
+                raise CommitUncertain(may_run) from error
+            raise
+        may_run += ids
 
 
-async def _discard(broker: Broker, by_queue: dict[str, list[SealedTask]]) -> None:
+async def _discard(broker: Broker, by_queue: Queues, deadline: float) -> None:
+    """Forget what is prepared, if there is time left for it; if not, it ends as in-doubt by itself."""
     for queue, tasks in by_queue.items():
-        try:
-            ids = [task.id for task in tasks]
-            await broker.discard(queue, ids, deadline=time.monotonic() + DISCARD_PATIENCE)
-        except BrokerUnavailable:
-            return  # Nothing is lost by it: see DISCARD_PATIENCE.
+        # The error that brought us here is the one to tell.
+        with contextlib.suppress(TaskQueueError):
+            await broker.discard(queue, [task.id for task in tasks], deadline=deadline)
 
 
 def chunks(tasks: Sequence[SealedTask]) -> Iterator[Sequence[SealedTask]]:

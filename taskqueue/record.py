@@ -3,6 +3,7 @@
 import math
 import time
 import uuid
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -78,6 +79,8 @@ def draft(
     method = check_method(method, given and not (payload is None and json is UNSET))
     copies_body = not given and method in CARRY_A_BODY and _has_body(request, frame.limits)
     body, own = _content(payload, json, caller_headers(headers, frame.limits), frame.limits)
+    if body and method not in CARRY_A_BODY:
+        warnings.warn(f"payload: servers may ignore the body of a {method}; give method='POST'", stacklevel=3)
     scheme, host = (request.scheme, request.host) if request else frame.public
     due, expires = _when(delay, eta)
     task = Task(
@@ -93,7 +96,7 @@ def draft(
         created=_now_ms(),
         expires=expires,
         due=due,
-        label=check_label(label or ""),
+        label=check_label("" if label is None else label),
         timeout=_timeout(timeout),
         retry_max_count=_retries(retry_max_count),
     )

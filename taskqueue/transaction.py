@@ -9,7 +9,7 @@ import asyncio
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Protocol
@@ -54,10 +54,11 @@ class Transaction:
         self.tq: Final = tq
         self.outer: Final = outer
         self.enclosing: Final = _innermost.get()
-        self.request: Final[CurrentRequest | None] = outer.request if outer else request
+        # Compared with None: a transaction without tasks is as long as an empty list, so it counts as false.
+        self.request: Final[CurrentRequest | None] = request if outer is None else outer.request
         self.state: Literal["open", "committing", "committed", "aborted", "uncertain"] = "open"
         self._entries: list[Entry] = []
-        self._sequence: Final[Iterator[int]] = outer._sequence if outer else itertools.count()
+        self._sequence: Final[Iterator[int]] = itertools.count() if outer is None else outer._sequence
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -65,20 +66,31 @@ class Transaction:
         return len(self._entries)
 
     @property
+    def ids(self) -> Sequence[str]:
+        """The ids of the tasks that are to be queued."""
+        return [entry.task.id for entry in self._entries]
+
+    @property
+    def used(self) -> bool:
+        """Whether anything was ever added here, in a savepoint under way or rolled back too."""
+        return self._added
+
+    @property
     def total_bytes(self) -> int:
-        """Bytes of all bodies given so far; those of rolled-back savepoints count too."""
-        return self.outer.total_bytes if self.outer else self._bytes
+        """Bytes of all that was added so far (see Task.size); what savepoints rolled back counts too."""
+        return self._bytes if self.outer is None else self.outer.total_bytes
 
     def append(self, task: Task, *, copies_body: bool, copies_user: bool) -> None:
         """Add a task; raises NoTransaction if this transaction, or one around it, has ended."""
         self._require_open("add")
         self._entries.append(Entry(next(self._sequence), task, copies_body, copies_user))
-        self._weigh(len(task.body))
+        self._weigh(task.size)
 
     def _weigh(self, size: int) -> None:
-        if self.outer:
+        if self.outer is not None:
             self.outer._weigh(size)
         self._bytes += size
+        self._added = True
 
     def _require_open(self, verb: str) -> None:
         around: Transaction | None = self
@@ -91,9 +103,10 @@ class Transaction:
             around = around.outer
 
     def abort(self) -> None:
-        """Forget everything added."""
-        self._entries.clear()
-        self.state = "aborted"
+        """Forget everything added; of a transaction that has ended nothing is changed."""
+        if self.state == "open":
+            self._entries.clear()
+            self.state = "aborted"
 
     async def commit(self) -> None:
         """Queue what was added, in the order of the adds; of a savepoint: join it to the outer transaction.
@@ -152,27 +165,34 @@ class Scope:
 
     def __init__(self, tq: Deliverer, *, independent: bool) -> None:
         """See ``taskqueue.transaction``."""
-        around = innermost(tq)
-        self._transaction = (
-            Transaction(tq, request=around.request if around else None)
-            if independent
-            else Transaction(tq, outer=around)
-        )
-        self._token: Token[Transaction | None] | None = None
+        self._tq = tq
+        self._independent = independent
+        self._transaction: Transaction | None = None
 
     def _enter(self) -> Transaction:
-        if self._token is not None:
+        if self._transaction is not None:
             raise NoTransaction("transaction: this one was entered before; call taskqueue.transaction() again")
-        self._token = _innermost.set(self._transaction)
+        around = innermost(self._tq)
+        if around is not None and not self._independent:
+            around._require_open("transaction")
+        if not self._independent:
+            self._transaction = Transaction(self._tq, outer=around)
+        else:
+            self._transaction = Transaction(self._tq, request=None if around is None else around.request)
+        _innermost.set(self._transaction)
         return self._transaction
 
-    def _leave(self, error: BaseException | None) -> bool:
-        """Return whether to commit."""
-        if self._token is not None:
-            _innermost.reset(self._token)
-        if error is not None and self._transaction.state == "open":
-            self._transaction.abort()
-        return self._transaction.state == "open"
+    def _leave(self, error: BaseException | None) -> Transaction | None:
+        """Return the transaction if it is to be committed."""
+        transaction = self._transaction
+        if transaction is None:
+            raise NoTransaction("transaction: this one is left but was never entered")
+        # No token: some frameworks enter and leave a generator in two copies of one context.
+        if _innermost.get() is transaction:
+            _innermost.set(transaction.enclosing)
+        if error is not None:
+            transaction.abort()
+        return transaction if transaction.state == "open" else None
 
     async def __aenter__(self) -> Transaction:
         """Begin."""
@@ -182,21 +202,26 @@ class Scope:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Commit, or abort on an exception."""
-        if self._leave(error):
-            await self._transaction.commit()
+        transaction = self._leave(error)
+        if transaction is not None:
+            await transaction.commit()
 
     def __enter__(self) -> Transaction:
         """Begin; where an event loop runs only a savepoint may, because a commit would block the loop."""
-        if self._transaction.outer is None and _in_event_loop():
-            raise NoTransaction("transaction: in asynchronous code use `async with taskqueue.transaction(tq):`")
+        if (self._independent or innermost(self._tq) is None) and _in_event_loop():
+            raise NoTransaction(
+                "transaction: its commit would block the event loop that runs here; use"
+                " `async with taskqueue.transaction(tq):` or `await tq.push(...)`"
+            )
         return self._enter()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Commit, or abort on an exception."""
-        if self._leave(error):
-            self._transaction.commit_sync()
+        transaction = self._leave(error)
+        if transaction is not None:
+            transaction.commit_sync()
 
 
 def _in_event_loop() -> bool:
