@@ -48,7 +48,7 @@ class Whole:
 
     def __call__(self, value: object) -> int:
         """Return the number, or raise ValueError."""
-        text = str(value).strip() if isinstance(value, str) or type(value) is int else ""
+        text = str(value).strip() if isinstance(value, str | int) else ""
         if not re.fullmatch(r"[+-]?[0-9]{1,18}", text) or not self.low <= int(text) <= self.high:
             raise ValueError(f"must be a whole number from {self.low} to {self.high}")
         return int(text)

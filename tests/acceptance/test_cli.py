@@ -17,6 +17,7 @@ import pytest
 from taskqueue import TaskQueue
 from taskqueue.cli import run, server_app
 from taskqueue.keys import Keyring
+from taskqueue.policy import Rules
 from taskqueue.replay import VERSION
 from tests.house import tree
 from tests.servers import RedisServer, free_port
@@ -104,6 +105,37 @@ def test_exactly_a_name_is_enough_where_the_file_says_the_rest(any_server: Redis
         assert (start["queues"], start["consumer"], start["concurrent_limit"]) == ("b, a", "instance1", 1)
         assert (start["pid"], start["version"]) == (consumer.process.pid, VERSION)
         assert consumer.entries()[-1]["message"] == "stopped"
+
+
+def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Recorded(Exception):
+        pass
+
+    def record(*arguments: object, **options: object) -> None:
+        raise Recorded(options)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TASKQUEUE_SECRET", SECRET)
+    monkeypatch.setattr("taskqueue.server.TaskQueueServer", record)
+    seconds = {"timeout": 1.0, "stop_grace": 2.0, "poll_max": 3.0, "wait_broker": 4.0}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in seconds.items()]
+    flags += [
+        "--url=redis://h",
+        "--queue=b",
+        "--queue=a",
+        "--concurrent-limit=5",
+        "--retry-max-count=6",
+        "--no-receipt",
+    ]
+    with pytest.raises(Recorded) as caught:
+        run(server_app, [*NAMED, *flags])
+    assert caught.value.args[0] == {
+        "name": "instance1",
+        "queues": ("b", "a"),
+        "concurrent_limit": 5,
+        "rules": Rules(retry_max_count=6, receipt_required=False),
+        **seconds,
+    }
 
 
 @pytest.mark.parametrize(
