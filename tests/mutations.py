@@ -38,7 +38,7 @@ class WireRequest:
     @property
     def authority(self) -> str:
         """The first Host, or nothing."""
-        return next((value for name, value in self.headers if name.lower() == "host"), "")
+        return next((value.strip(" \t") for name, value in self.headers if name.lower() == "host"), "")
 
 
 class Mutation(NamedTuple):
