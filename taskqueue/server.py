@@ -35,18 +35,24 @@ CALL_DEADLINE: Final = 2.0
 LAST_WORDS: Final = 5.0
 REMIND: Final = 60.0
 TRIM_EVERY: Final = 100
+STOPPED: Final = Verdict("release", "stopped")
 # (index, ms kept, number kept): whichever comes first.
 KEEP: Final = (("finished", 24 * 3600 * 1000, 10_000), ("failed", 30 * 24 * 3600 * 1000, 10_000))
 
 
 @dataclass(slots=True, eq=False)
 class _Line:
-    """One queue as this consumer sees it; ``promising`` while something may wait there."""
+    """One queue as this consumer sees it.
+
+    ``promising``: something may wait there. ``unsure``: a reply was lost, so tasks may be reserved that nobody here
+    knows of; the same token brings them.
+    """
 
     lease: Lease
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     settlements: list[Settlement] = field(default_factory=list)
     promising: bool = True
+    unsure: bool = False
     look_for_due: float = 0.0
     untrimmed: int = TRIM_EVERY
 
@@ -83,7 +89,7 @@ class TaskQueueServer:
         self._limit, self._stop_grace = concurrent_limit, stop_grace
         self._poll_max, self._wait_broker = poll_max, wait_broker
         self._lines: list[_Line] = []
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[asyncio.Task[Verdict], Reservation] = {}
         self._in_flight = 0
         self._wake = asyncio.Event()
         self._poll = POLL_MIN
@@ -107,45 +113,57 @@ class TaskQueueServer:
         ``wait_broker``, ConfigError when it refuses what this consumer needs.
         """
         ending: TaskQueueError | None = None
-        async with self._replayer, asyncio.TaskGroup() as group:
-            listener = group.create_task(self._listen())
-            try:
-                for queue in self.queues:
-                    await self._claim(queue)
-                while not self._finished():
-                    await self._turn(group)
-                    await self._rest()
-            except (Fenced, BrokerUnavailable, ConfigError) as error:
-                ending = error
-            listener.cancel()
-            for job in self._running.values():
-                job.cancel()
-        await self._broker.aclose()
+        try:
+            async with self._replayer, asyncio.TaskGroup() as group:
+                listener = group.create_task(self._listen())
+                try:
+                    await self._consume(group)
+                except (Fenced, BrokerUnavailable, ConfigError) as error:
+                    ending = error
+                listener.cancel()
+                self._cancel_running()
+        finally:
+            await self._broker.aclose()
         if ending is not None:
             raise ending
         log.info("stopped")
 
     # The loop.
 
+    async def _consume(self, group: asyncio.TaskGroup) -> None:
+        for queue in self.queues:
+            lease = await self._claim(queue)
+            if lease is not None:
+                self._lines.append(_Line(lease))
+        while not self._finished():
+            await self._turn(group)
+            await self._rest()
+
     def _finished(self) -> bool:
         if self._stop_at is None or self._running:
             return False
-        untold = sum(len(line.settlements) for line in self._lines)
-        if untold and time.monotonic() > self._stop_at + LAST_WORDS:
-            log.error("stopped without telling the broker how %d task(s) ended: they will be given out again", untold)
+        if not any(line.settlements or line.unsure for line in self._lines):
             return True
-        return not untold
+        if time.monotonic() <= self._stop_at + LAST_WORDS:
+            return False
+        untold = sum(len(line.settlements) for line in self._lines)
+        log.error("stopped without telling the broker how %d task(s) ended: they will be given out again", untold)
+        return True
+
+    def _cancel_running(self) -> None:
+        for job in tuple(self._running):
+            job.cancel()
 
     async def _turn(self, group: asyncio.TaskGroup) -> None:
         """Tell the broker what has ended, take what there is room for."""
         self._wake.clear()
         if self._stop_at is not None and time.monotonic() >= self._stop_at and not self._released:
             self._released = True
-            for job in self._running.values():
-                job.cancel()
+            self._cancel_running()
         for line in tuple(self._lines):
             want = self._free()
-            if line.settlements or (want and (line.promising or time.monotonic() >= line.look_for_due)):
+            look = want and (line.promising or time.monotonic() >= line.look_for_due)
+            if look or line.settlements or line.unsure:
                 await self._exchange(group, line, want)
         # The next turn begins with another queue, so that a full one cannot starve the others.
         self._lines.append(self._lines.pop(0))
@@ -160,19 +178,21 @@ class TaskQueueServer:
                 line.lease, settlements, token=line.token, want=want, room=room, deadline=deadline
             )
         except BrokerUnavailable as error:
-            self._lost(error)  # The same token and settlements go out again: nothing is told or taken twice.
+            line.unsure = True  # The same token and settlements go out again: nothing is told or taken twice.
+            self._lost(error)
             return
         except Fenced as error:
             if not error.gone:
                 raise
             log.warning("%s: taking the name again", error)
-            self._lines.remove(line)
-            await self._claim(line.lease.queue)
+            line.settlements, line.unsure = [], False
+            line.lease = await self._claim(line.lease.queue) or line.lease
             return
         self._found()
-        line.settlements = line.settlements[len(settlements) :]
+        line.settlements, line.unsure = line.settlements[len(settlements) :], False
         line.token = secrets.token_hex(8)
-        line.promising = bool(result.reservations)
+        if want:
+            line.promising = bool(result.reservations)
         if any(item.verdict.delay for item in settlements):
             line.look_for_due = 0.0
         for task_id in result.stale:
@@ -200,47 +220,63 @@ class TaskQueueServer:
     async def _rest(self) -> None:
         """Wait until something has ended, may be waiting or falls due, or the poll interval is over."""
         now = time.monotonic()
-        if self._lost_since is None and self._free() and any(line.promising for line in self._lines):
-            return
         poll_at = now + self._poll * random.uniform(0.8, 1.0)
-        until = [poll_at, *(line.look_for_due for line in self._lines)]
+        until = [poll_at]
         if self._paused_until > now:
             until = [self._paused_until]
+        elif self._lost_since is None and self._free():
+            # Only then can anything be done about what waits or is due.
+            if any(line.promising for line in self._lines):
+                return
+            until += [line.look_for_due for line in self._lines]
         if self._stop_at is not None and not self._released:
             until.append(self._stop_at)
+        if not await self._woken(min(until) - now) and time.monotonic() >= poll_at:
+            self._poll = min(self._poll * 2, self._poll_max)
+            for line in self._lines:
+                line.promising = True
+
+    async def _woken(self, seconds: float) -> bool:
+        """Wait so long, or until there is something to do; tell whether there is."""
         try:
-            async with asyncio.timeout(max(0.0, min(until) - now)):
+            async with asyncio.timeout(max(0.0, seconds)):
                 await self._wake.wait()
         except TimeoutError:
-            if time.monotonic() >= poll_at:
-                self._poll = min(self._poll * 2, self._poll_max)
-                for line in self._lines:
-                    line.promising = True
+            return False
+        return True
 
     # One delivery.
 
     def _start(self, group: asyncio.TaskGroup, line: _Line, reservation: Reservation) -> None:
+        if self._stop_at is not None:
+            line.settlements.append(Settlement(reservation.id, reservation.delivery, STOPPED))
+            return
+        job = group.create_task(self._courier.deliver(reservation))
+        self._running[job] = reservation
         self._in_flight += len(reservation.record)
-        self._running[reservation.id] = group.create_task(self._deliver(line, reservation))
+        job.add_done_callback(lambda ended: self._end(line, ended))
 
-    async def _deliver(self, line: _Line, reservation: Reservation) -> None:
-        verdict = Verdict("release", "stopped")
-        try:
-            verdict = await self._courier.deliver(reservation)
-        except asyncio.CancelledError:
-            if not self._released:
-                raise  # Fenced: nothing that this consumer says counts any more.
-        finally:
-            del self._running[reservation.id]
-            self._in_flight -= len(reservation.record)
-            line.settlements.append(Settlement(reservation.id, reservation.delivery, verdict))
-            if verdict.kind == "release" and self._courier.target_down:
+    def _end(self, line: _Line, job: asyncio.Task[Verdict]) -> None:
+        """Note how a delivery ended, also one that was cancelled before it began."""
+        reservation = self._running.pop(job)
+        self._in_flight -= len(reservation.record)
+        self._wake.set()
+        if job.cancelled():
+            verdict = STOPPED
+        elif job.exception() is None:
+            verdict = job.result()
+        else:
+            return  # The task group ends run() with it.
+        line.settlements.append(Settlement(reservation.id, reservation.delivery, verdict))
+        if verdict.kind == "release":
+            line.promising = True
+            if self._courier.target_down:
                 self._paused_until = time.monotonic() + TARGET_PAUSE
-            self._wake.set()
 
     # The broker, away and back.
 
-    async def _claim(self, queue: str) -> None:
+    async def _claim(self, queue: str) -> Lease | None:
+        """Take the name, however long that takes; return None if this consumer was stopped before."""
         while self._stop_at is None:
             try:
                 deadline = time.monotonic() + CALL_DEADLINE
@@ -248,11 +284,13 @@ class TaskQueueServer:
                 lease, returned = await self._broker.claim(queue, self.name, begins=begins, deadline=deadline)
             except BrokerUnavailable as error:
                 self._lost(error)
-                continue
-            self._found()
-            self._lines.append(_Line(lease))
-            log.info("queue %s: consuming as %s, %d task(s) taken back", queue, self.name, returned)
-            return
+                self._wake.clear()
+                await self._woken(self._poll_max)
+            else:
+                self._found()
+                log.info("queue %s: consuming as %s, %d task(s) taken back", queue, self.name, returned)
+                return lease
+        return None
 
     async def _listen(self) -> None:
         """Turn hints into turns. Correctness never depends on it: the loop polls too."""
