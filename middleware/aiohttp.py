@@ -1,0 +1,306 @@
+"""The door of an aiohttp application: tasks are stored when the handler is left, by returning or raising a redirect."""
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import Final, TypeVar, cast
+
+from aiohttp import StreamReader, web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.typedefs import Handler
+
+from ..door import (
+    OURS,
+    Admission,
+    Answer,
+    Arrival,
+    Credentials,
+    Door,
+    LoadUser,
+    ReplayGuard,
+    UserId,
+    log,
+    may_carry_body,
+    not_committed,
+    too_large,
+)
+from ..errors import ConfigError
+from ..producer import TaskQueue, current_task
+from ..request import Body
+from ..tee import Tee
+from ..transaction import Transaction, bound
+
+View = TypeVar("View", bound=Callable[..., Awaitable[web.StreamResponse]])
+
+_ADMISSION: Final = web.RequestKey("taskqueue_admission", Admission)
+_STARTED: Final = web.RequestKey("taskqueue_started", bool)  # the response has
+
+
+def authenticated_user(request: web.Request) -> str | None:
+    """Return the ``id`` of the user in ``request["user"]`` as a str, or None for nobody."""
+    identity = getattr(request.get("user"), "id", None)
+    return None if identity in (None, "") else str(identity)
+
+
+def setup(
+    app: web.Application,
+    tq: TaskQueue,
+    load_user: LoadUser | None = None,
+    user_id: UserId[web.Request] | None = None,
+    *,
+    credentials: Credentials | None = None,
+    task_only: Iterable[str] = (),
+    replay_guard: ReplayGuard = "begin",
+) -> None:
+    """Let an application add tasks and receive their deliveries: the door becomes its outermost middleware.
+
+    ``load_user``, plain or async, gets a task's user id and returns the user, who is put into ``request["user"]``, or
+    None if there is none any more: then the task fails. A plain one runs in the event loop and must not block.
+    ``user_id``, plain or async (``aiohttp_security.authorized_userid``), gets the request and returns the id (a str) of
+    the user who adds a task, or None; without it ``authenticated_user`` is asked. ``credentials``: whether ``Cookie``
+    and ``Authorization`` travel with a task; None: only if there is no ``load_user``. ``task_only``: paths which, with
+    all below them, are 404 for everybody else. ``replay_guard``: who sees to it that a delivery starts only once: the
+    broker (``"begin"``) or, cheaper but blind to other processes, this one's memory (``"process"``). Raises
+    ConfigError.
+    """
+    door: Door[web.Request] = Door(
+        tq,
+        load_user=load_user,
+        user_id=user_id or authenticated_user,
+        credentials=credentials,
+        task_only=task_only,
+        replay_guard=replay_guard,
+    )
+
+    @web.middleware
+    async def taskqueue_door(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await _Visit(door, request).run(handler)
+
+    @web.middleware
+    async def taskqueue_task_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if door.hides(request.path) and current_task() is None:
+            raise web.HTTPNotFound
+        return await handler(request)
+
+    async def close(_app: web.Application) -> None:
+        await tq.aclose()
+
+    app.middlewares.insert(0, taskqueue_door)
+    # The innermost of those there are: what others make of a page that is missing, they make of these too.
+    app.middlewares.append(taskqueue_task_only)
+    app.on_response_prepare.append(_mark)
+    app.on_cleanup.append(close)
+
+
+def task_only(view: View) -> View:
+    """Decorate a handler, or a method of a ``web.View``, to be 404 for all but deliveries."""
+    if not inspect.iscoroutinefunction(view):
+        raise ConfigError("task_only: decorate an `async def` handler, or the methods of a web.View")
+
+    @functools.wraps(view)
+    async def guarded(*args: object, **kwargs: object) -> web.StreamResponse:
+        if current_task() is None:
+            raise web.HTTPNotFound
+        return await view(*args, **kwargs)
+
+    return cast("View", guarded)
+
+
+class _OwnResponse(web.Response):
+    """An answer of the door itself."""
+
+
+async def _mark(request: web.Request, response: web.StreamResponse) -> None:
+    """Put the receipt on every response to a delivery, and take off what only the door may say."""
+    if not isinstance(response, _OwnResponse):
+        for name in OURS:
+            response.headers.popall(name, None)
+    request[_STARTED] = True
+    admission = request.get(_ADMISSION)
+    if admission is not None:
+        response.headers.update(admission.headers)
+
+
+class _Visit:
+    """One request on its way through the door."""
+
+    def __init__(self, door: Door[web.Request], request: web.Request) -> None:
+        self._door, self._request = door, request
+        decoded = _decoded(request)  # a copy of the body must not say that it is packed
+        headers = tuple(
+            pair for pair in request.headers.items() if not decoded or pair[0].lower() != "content-encoding"
+        )
+        self._arrival = Arrival(method=request.method, targets=[request.raw_path], headers=headers)
+
+    async def run(self, handler: Handler) -> web.StreamResponse:
+        """Call the handler in a transaction; of a delivery, prove it before."""
+        request = self._request
+        if self._arrival.claimed:
+            return await self._delivery(handler)
+        tee = _tee(request, self._door.tq.limits.body)
+        try:
+            return await self._serve(handler, tee, None)
+        finally:
+            if tee is not None:
+                tee.close()
+
+    async def _delivery(self, handler: Handler) -> web.StreamResponse:
+        request = self._request
+        content = await _read(request, self._door.tq.limits.body)
+        admitted = await self._door.admit(self._arrival, content)
+        if isinstance(admitted, Answer):
+            return _response(admitted)
+        if admitted.content:
+            # There is no public way to give a request its body back.
+            request._payload = _stream_of(admitted.content, request.content)
+        request[_ADMISSION] = admitted
+        if admitted.task.user is not None:
+            request["user"] = admitted.task.user
+        try:
+            return await self._serve(handler, admitted.body, admitted)
+        except web.HTTPException:
+            raise
+        except Exception:
+            if _STARTED in request:
+                raise
+            # What aiohttp would answer stands outside the door and could not carry the receipt.
+            log.exception("task %s: the handler failed", admitted.task.id)
+            return _response(Answer(500, "Internal Server Error\n"))
+
+    async def _serve(self, handler: Handler, body: Body | None, admission: Admission | None) -> web.StreamResponse:
+        request, tq = self._request, self._door.tq
+        current = self._door.request(self._arrival, request, scheme=request.scheme, body=body, admission=admission)
+        transaction = Transaction(tq, request=current)
+        raised: web.HTTPException | None = None
+        try:
+            with bound(transaction):
+                response = await handler(request)
+        except web.HTTPException as error:
+            response = raised = error
+        except BaseException:
+            transaction.abort()
+            raise
+        if not isinstance(response, web.StreamResponse) or response.status >= 400:
+            transaction.abort()
+        else:
+            if isinstance(body, Tee):
+                body.release()
+            answer = await self._commit(transaction)
+            if answer is not None:
+                return _response(answer)
+        if raised is not None:
+            raise raised
+        return response
+
+    async def _commit(self, transaction: Transaction) -> Answer | None:
+        """Commit; return the answer to give if that fails. Where a response has started, raise to break it off."""
+        ids = transaction.ids
+        try:
+            await transaction.commit()
+        except Exception as error:
+            answer = not_committed(error, ids)
+            if answer is None or _STARTED in self._request:
+                raise
+            return answer
+        return None
+
+
+class _OwnFlow(BaseProtocol):
+    """What a stream without a connection of its own slows down: nothing."""
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
+        pass
+
+
+class _TeedStream(StreamReader):
+    """The request's body as the application reads it: each piece is taken from the connection when it is needed.
+
+    So the copy is of what was taken, however a parser cuts that, and whatever it puts back.
+    """
+
+    def __init__(self, source: StreamReader, *, declared: int | None, chunked: bool, limit: int) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(_OwnFlow(loop), source.get_read_buffer_limits()[0], loop=loop)
+        if chunked:
+            self.begin_http_chunk_receiving()
+        self._source = source
+        self.tee: Final = Tee(self._pull, declared=declared, limit=limit)
+
+    async def _wait(self, func_name: str) -> None:  # noqa: ARG002 - aiohttp's signature
+        # Called by every way of reading when there is nothing left to give. Private: a test of each way guards it.
+        piece, ends_chunk = await self._take()
+        self.feed_data(piece)
+        if ends_chunk:
+            self.end_http_chunk_receiving()
+        if self._source.at_eof():
+            self.feed_eof()
+
+    async def _take(self) -> tuple[bytes, bool]:
+        try:
+            piece, ends_chunk = await self._source.readchunk()
+        except Exception:
+            self.tee.break_off()
+            raise
+        self.tee.copy(piece)
+        if self._source.at_eof():
+            self.tee.end()
+        return piece, ends_chunk
+
+    async def _pull(self) -> None:
+        """Take a piece for the copy alone; a connection that fails is noted there."""
+        with suppress(Exception):
+            await self._take()
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """Hand on what the server says of the connection to where it is waited for."""
+        super().set_exception(exc, *cause)
+        self._source.set_exception(exc, *cause)
+
+
+def _tee(request: web.Request, limit: int) -> Tee | None:
+    """Put a tee before the request's body, if it may have one."""
+    # What is decoded has no size yet.
+    declared = None if _decoded(request) else request.content_length
+    chunked = "chunked" in request.headers.get("Transfer-Encoding", "").lower()
+    if not may_carry_body(request.method, request.content_length, chunked=chunked):
+        return None
+    stream = _TeedStream(request.content, declared=declared, chunked=chunked, limit=limit)
+    # There is no public way to give a request another body.
+    request._payload = stream
+    return stream.tee
+
+
+def _decoded(request: web.Request) -> bool:
+    """Return whether aiohttp unpacks this body (``Content-Encoding``), so that nobody sees its own bytes."""
+    return request.body_exists and request.content.total_compressed_bytes is not None
+
+
+async def _read(request: web.Request, limit: int) -> bytes | Answer:
+    """Return a delivery's body, or the answer to one that cannot be taken."""
+    if _decoded(request):
+        # The signature is over bytes that nobody has any more.
+        return Answer(415, "A task with Content-Encoding needs web.AppRunner(..., auto_decompress=False).\n")
+    body, source = bytearray(), request.content
+    while max(len(body), request.content_length or 0) <= limit:
+        piece = await source.readany()
+        if not piece:
+            return bytes(body)
+        body += piece
+    return too_large(limit)
+
+
+def _stream_of(body: bytes, like: StreamReader) -> StreamReader:
+    loop = asyncio.get_running_loop()
+    stream = StreamReader(_OwnFlow(loop), like.get_read_buffer_limits()[0], loop=loop)
+    stream.feed_data(body)
+    stream.feed_eof()
+    return stream
+
+
+def _response(answer: Answer) -> web.Response:
+    return _OwnResponse(status=answer.status, text=answer.text, headers=dict(answer.headers))

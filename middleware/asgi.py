@@ -1,0 +1,420 @@
+"""The door of an ASGI application (ASGI 3.0): Starlette, FastAPI, and every other.
+
+Some frameworks commit their database after the response was sent. So a response whose request has added tasks is held
+back until the application has returned and the tasks are stored: nobody is told of a success that may still fail. A
+response without tasks passes through as it comes.
+"""
+
+import functools
+import inspect
+import math
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import replace
+from typing import Any, Final, Literal, ParamSpec, TypeAlias, TypeVar, cast
+
+from ..door import (
+    OURS,
+    Admission,
+    Answer,
+    Arrival,
+    Credentials,
+    Door,
+    LoadUser,
+    ReplayGuard,
+    UserId,
+    may_carry_body,
+    not_committed,
+    too_large,
+)
+from ..errors import ConfigError
+from ..producer import TaskQueue, current_task
+from ..request import HANDOVER, Handover
+from ..signature import HeaderPairs
+from ..target import quote_path
+from ..tee import Tee
+from ..transaction import Transaction, bound
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+CommitAt: TypeAlias = Literal["return", "response"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_OURS: Final = frozenset(name.encode() for name in OURS)
+_NOT_FOUND: Final = Answer(404, "Not Found")
+
+
+def authenticated_user(scope: Scope) -> str | None:
+    """Return the id of the user in ``scope["user"]`` (as Starlette has it), or None for nobody.
+
+    It is the ``identity`` of a user who ``is_authenticated``, or where that is not implemented the ``id``.
+    """
+    user = scope.get("user")
+    if user is None or not getattr(user, "is_authenticated", False):
+        return None
+    try:
+        identity = user.identity
+    except (AttributeError, NotImplementedError):
+        identity = getattr(user, "id", None)
+    return None if identity in (None, "") else str(identity)
+
+
+class TaskQueueMiddleware:
+    """Lets an application add tasks and receive their deliveries. It must stand outermost."""
+
+    def __init__(
+        self,
+        app: App,
+        tq: TaskQueue,
+        load_user: LoadUser | None = None,
+        user_id: UserId[Scope] | None = None,
+        *,
+        credentials: Credentials | None = None,
+        task_only: Iterable[str] = (),
+        commit_at: CommitAt = "return",
+        replay_guard: ReplayGuard = "begin",
+    ) -> None:
+        """Take the application and its TaskQueue; raises ConfigError.
+
+        ``load_user``, plain or async, gets a task's user id and returns the user, who is put into ``scope["user"]``, or
+        None if there is none any more: then the task fails. A plain one runs in the event loop and must not block.
+        ``user_id``, plain or async, gets the scope and returns the id (a str) of the user who adds a task, or None;
+        without it ``authenticated_user`` is asked. ``credentials``: whether ``Cookie`` and ``Authorization`` travel
+        with a task; None: only if there is no ``load_user``. ``task_only``: paths which, with all below them, are 404
+        for everybody else. ``commit_at``: when tasks are stored: ``"return"``, the application has returned;
+        ``"response"``, its response starts, for applications that commit inside the handler: adding later is an error
+        then. ``replay_guard``: who sees to it that a delivery starts only once: the broker (``"begin"``) or, cheaper
+        but blind to other processes, this one's memory (``"process"``).
+        """
+        if commit_at not in ("return", "response"):
+            raise ConfigError(f"commit_at: {commit_at!r} must be 'return' or 'response'")
+        self._app, self._tq = app, tq
+        self._commits_early = commit_at == "response"
+        self._door: Final[Door[Scope]] = Door(
+            tq,
+            load_user=load_user,
+            user_id=user_id or authenticated_user,
+            credentials=credentials,
+            task_only=task_only,
+            replay_guard=replay_guard,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        match scope["type"]:
+            case "http":
+                await self._http(scope, receive, send)
+            case "websocket" if _arrival(scope).claimed or self._hides(scope):
+                # No task is a websocket. Closed before it was accepted: the client gets a 403.
+                await send({"type": "websocket.close"})
+            case "lifespan":
+                await self._app(scope, receive, functools.partial(self._send_lifespan, send))
+            case _:
+                await self._app(scope, receive, send)
+
+    async def _send_lifespan(self, send: Send, message: Message) -> None:
+        if message["type"].startswith("lifespan.shutdown."):
+            await self._tq.aclose()
+        await send(message)
+
+    def _hides(self, scope: Scope) -> bool:
+        path, mount = scope["path"], scope.get("root_path", "")
+        return self._door.hides(path) or (path.startswith(mount) and self._door.hides(path[len(mount) :]))
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        arrival = _arrival(scope)
+        if arrival.claimed:
+            await self._delivery(arrival, scope, receive, send)
+        elif self._hides(scope):
+            await _not_found(self._app, scope, send)
+        else:
+            exchange = _Exchange(receive, send, commits_early=self._commits_early)
+            exchange.tee = _tee(scope, arrival.headers, exchange.pull, self._tq.limits.body)
+            request = self._door.request(arrival, scope, scheme=scope["scheme"], body=exchange.tee, admission=None)
+            await exchange.run(self._app, scope, Transaction(self._tq, request=request))
+
+    async def _delivery(self, arrival: Arrival, scope: Scope, receive: Receive, send: Send) -> None:
+        content = await _read(receive, _declared(arrival.headers), self._tq.limits.body)
+        if content is None:
+            return  # The client has gone.
+        admitted = await self._door.admit(arrival, content)
+        if isinstance(admitted, Answer):
+            await _answer(send, admitted)
+            return
+        if admitted.task.user is not None:
+            scope = {**scope, "user": admitted.task.user}
+        exchange = _Exchange(_given_back(admitted.content, receive), send, commits_early=self._commits_early)
+        exchange.admission = admitted
+        request = self._door.request(arrival, scope, scheme=scope["scheme"], body=admitted.body, admission=admitted)
+        await exchange.run(self._app, scope, Transaction(self._tq, request=request))
+
+
+class _Exchange:
+    """One request and its response on their way through the door."""
+
+    def __init__(self, receive: Receive, send: Send, *, commits_early: bool) -> None:
+        self._receive, self._send = receive, send
+        self._commits_early = commits_early
+        self.tee: Tee | None = None
+        self.admission: Admission | None = None
+        self._held: list[Message] = []  # of the response, until the commit
+        self._status = 0
+        self._left: float = math.inf  # bytes of the body still to come, if the response declares how many
+        self._begun = self._complete = self._replaced = False
+
+    async def run(self, app: App, scope: Scope, transaction: Transaction) -> None:
+        """Call the application, end its transaction, let go of its response; raises what the application raises."""
+        self._transaction = transaction
+        try:
+            with bound(transaction):
+                await app(scope, self._receive_for_app, self._send_for_app)
+            if transaction.state == "open":
+                await self._end()
+            await self._let_go()
+        except BaseException as error:
+            if transaction.state == "open":
+                transaction.abort()
+            if self.admission is not None and not self._begun and isinstance(error, Exception):
+                await self._replace(Answer(500, "Internal Server Error\n"))
+            raise
+        finally:
+            if self.tee is not None:
+                self.tee.close()
+
+    async def pull(self) -> None:
+        """Read a piece of the request's body for the tee alone."""
+        self._copy(await self._receive())
+
+    async def _receive_for_app(self) -> Message:
+        if self._complete:
+            # As any server says once a response is sent, also while its end is still held here.
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        self._copy(message)
+        return message
+
+    def _copy(self, message: Message) -> None:
+        if self.tee is None:
+            return
+        if message["type"] == "http.disconnect":
+            self.tee.break_off()
+        else:
+            self.tee.copy(message.get("body", b""))
+            if not message.get("more_body", False):
+                self.tee.end()
+
+    async def _send_for_app(self, message: Message) -> None:
+        if self._replaced:
+            return
+        starts = message["type"] == "http.response.start"
+        if starts:
+            message = await self._start(message)
+        streams = not starts and self._streams(message)
+        if self._holds(streams=streams):
+            self._held.append(message)
+            if streams:
+                await self._let_go()
+        elif not self._replaced:
+            self._begun = self._begun or starts
+            await self._send(message)
+
+    async def _start(self, message: Message) -> Message:
+        headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() not in _OURS]
+        declared = next((value for name, value in headers if name.lower() == b"content-length"), b"")
+        self._left = int(declared) if declared.isdigit() else math.inf
+        self._status = message["status"]
+        if self.admission is not None:
+            headers += _raw(self.admission.headers)
+        if self._commits_early:
+            await self._end()
+        return {**message, "headers": headers}
+
+    def _streams(self, message: Message) -> bool:
+        """Return whether this is a piece of the body that another will follow."""
+        self._left -= len(message.get("body", b""))
+        more = bool(message.get("more_body", False)) and self._left > 0
+        self._complete = self._complete or not more
+        return more
+
+    def _holds(self, *, streams: bool) -> bool:
+        if self._held:
+            return True
+        waits = self._transaction.used and self._transaction.state == "open"
+        return waits and self._succeeded and not streams and not self._replaced
+
+    @property
+    def _succeeded(self) -> bool:
+        return 0 < self._status < 400
+
+    async def _let_go(self) -> None:
+        held, self._held = self._held, []
+        for message in held:
+            self._begun = self._begun or message["type"] == "http.response.start"
+            await self._send(message)
+
+    async def _end(self) -> None:
+        """Commit or abort. If the commit fails, tell so in place of the response, or break it off."""
+        if not self._succeeded:
+            self._transaction.abort()
+            return
+        if self.tee is not None:
+            self.tee.release()
+        ids = self._transaction.ids
+        try:
+            await self._transaction.commit()
+        except Exception as error:
+            answer = not_committed(error, ids)
+            if answer is None or (self._begun and self._held):
+                raise
+            if not self._begun:
+                await self._replace(answer)
+
+    async def _replace(self, answer: Answer) -> None:
+        """Answer in place of the application, of whose response nothing was sent."""
+        self._held, self._replaced, self._begun = [], True, True
+        receipt = self.admission.headers if self.admission else ()
+        await _answer(self._send, replace(answer, headers=answer.headers + receipt))
+
+
+def task_only(endpoint: Callable[P, T]) -> Callable[P, T]:
+    """Decorate an endpoint of Starlette or FastAPI, or an ASGI application, to be 404 for all but deliveries.
+
+    FastAPI looks at the parameters before; to hide those as well, name the path in the middleware's ``task_only``.
+    Raises ConfigError for a class: decorate its methods.
+    """
+    if inspect.isclass(endpoint):
+        raise ConfigError(f"task_only: {endpoint.__name__} is a class; decorate its methods")
+    if list(inspect.signature(endpoint).parameters)[-3:] == ["scope", "receive", "send"]:
+        return cast("Callable[P, T]", _task_only_app(endpoint))
+    from starlette.exceptions import HTTPException  # noqa: PLC0415 - a bare ASGI application needs no Starlette
+
+    def check() -> None:
+        if current_task() is None:
+            raise HTTPException(404)
+
+    if inspect.iscoroutinefunction(endpoint):
+
+        @functools.wraps(endpoint)
+        async def guarded_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+            check()
+            return await endpoint(*args, **kwargs)
+
+        return cast("Callable[P, T]", guarded_async)
+
+    @functools.wraps(endpoint)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        check()
+        return endpoint(*args, **kwargs)
+
+    return guarded
+
+
+def _task_only_app(app: Callable[..., Any]) -> Any:
+    @functools.wraps(app)
+    async def guarded(*args: Any) -> None:
+        if current_task() is None:
+            await _answer(args[-1], _NOT_FOUND)
+        else:
+            await app(*args)
+
+    return guarded
+
+
+def _arrival(scope: Scope) -> Arrival:
+    # As the signature has it: any bytes are one text, and back.
+    headers = [(_text(name), _text(value)) for name, value in scope["headers"]]
+    raw_path, mount = scope.get("raw_path"), scope.get("root_path", "")
+    path = _text(raw_path) if raw_path else quote_path(scope["path"].encode("utf-8", "surrogateescape"))
+    query = _text(scope["query_string"])
+    query = f"?{query}" if query else ""
+    # Servers differ in whether they put the mount point, which was not on the request line, before raw_path.
+    paths = [path, path.removeprefix(mount)] if mount and path.startswith(mount) else [path]
+    handover = scope.get(HANDOVER)
+    return Arrival(
+        method=scope.get("method", "GET"),
+        targets=[path + query for path in paths],
+        headers=headers,
+        handover=handover if isinstance(handover, Handover) else None,
+    )
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers]
+
+
+def _declared(headers: HeaderPairs) -> int | None:
+    text = next((value for name, value in headers if name.lower() == "content-length"), "")
+    return int(text) if text.isdecimal() else None
+
+
+def _tee(scope: Scope, headers: HeaderPairs, pull: Callable[[], Awaitable[None]], limit: int) -> Tee | None:
+    declared = _declared(headers)
+    # HTTP/2 and 3 need no header for a body without a length.
+    unknown = scope.get("http_version", "1.1") >= "2" or any(name.lower() == "transfer-encoding" for name, _ in headers)
+    if not may_carry_body(scope["method"], declared, chunked=unknown):
+        return None
+    return Tee(pull, declared=declared, limit=limit)
+
+
+async def _read(receive: Receive, declared: int | None, limit: int) -> bytes | Answer | None:
+    """Return a delivery's body, the answer to one over the limit, or None if the client has gone."""
+    body, more = bytearray(), True
+    while more:
+        if max(len(body), declared or 0) > limit:
+            return too_large(limit)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return bytes(body) if len(body) <= limit else too_large(limit)
+
+
+def _given_back(body: bytes, receive: Receive) -> Receive:
+    """Return a ``receive`` that gives this body, then what the server says."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receive_again
+
+
+async def _answer(send: Send, answer: Answer) -> None:
+    body = answer.text.encode()
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers + _raw(answer.headers)})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _not_found(app: App, scope: Scope, send: Send) -> None:
+    """Answer as the application answers for a path that it does not have, or plainly if it has an answer to all."""
+    status = 0
+
+    async def send_404(message: Message) -> None:
+        nonlocal status
+        status = message["status"] if message["type"] == "http.response.start" else status
+        if status == 404:
+            await send(message)
+
+    path = f"/{secrets.token_hex(16)}"
+    mount = scope.get("root_path", "")
+    try:
+        nothing = _given_back(b"", _disconnect)
+        await app({**scope, "path": mount + path, "raw_path": (mount + path).encode()}, nothing, send_404)
+    finally:
+        if status != 404:
+            await _answer(send, _NOT_FOUND)
+
+
+async def _disconnect() -> Message:
+    return {"type": "http.disconnect"}

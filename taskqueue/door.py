@@ -1,0 +1,309 @@
+"""What all doors share: who may come in as a delivery, as whom, and what is answered when it cannot be.
+
+A door stands outermost in an application. A request that claims to be a delivery is proved before the application
+sees it; one that is proved starts at most once, runs as its task's user, and gets a receipt on every response. Around
+every request the door opens a transaction and ends it with the request. The doors themselves know how their framework
+hands over requests and responses; what is decided is decided here.
+"""
+
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast
+
+from .errors import BodyUnavailable, BrokerUnavailable, CommitUncertain, ConfigError, InvalidTask, SignatureError
+from .headers import check_host
+from .producer import TaskQueue, captures
+from .record import CARRY_A_BODY
+from .request import Body, CurrentRequest, CurrentTask, Handover
+from .signature import LIFETIME, SKEW, HeaderPairs, Proof, is_claimed, receipt, verify
+from .tee import Whole
+
+log = logging.getLogger("taskqueue.door")
+
+Subject = TypeVar("Subject")  # what a framework calls the request: a scope, a Request
+LoadUser: TypeAlias = Callable[[str], object | Awaitable[object | None] | None]
+UserId: TypeAlias = Callable[[Subject], str | Awaitable[str | None] | None]
+Credentials: TypeAlias = Literal["copy", "drop"]
+ReplayGuard: TypeAlias = Literal["begin", "process"]
+
+RECEIPT: Final = "x-task-receipt"
+REFUSED: Final = "x-task-refused"
+# A response of the application can neither refuse a delivery nor vouch for it.
+OURS: Final = frozenset((RECEIPT, REFUSED))
+RETRY_AFTER: Final = ("retry-after", "1")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response that the door gives itself: plain text, names of headers in lower case."""
+
+    status: int
+    text: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request as it came in. ``at`` is when, in seconds since 1970; ``targets`` as for ``signature.verify``."""
+
+    method: str
+    targets: Sequence[str]
+    headers: HeaderPairs
+    handover: Handover | None = None
+    at: float = field(default_factory=time.time)
+
+    @property
+    def authority(self) -> str:
+        """The Host header as sent; two of them are refused in any delivery."""
+        return next((value for name, value in self.headers if name.lower() == "host"), "")
+
+    @property
+    def claimed(self) -> bool:
+        """Whether this says of itself to be a delivery."""
+        return self.handover is not None or is_claimed(self.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A proved delivery, its body read; ``receipt`` is for the response, None where the replayer needs none."""
+
+    task: CurrentTask
+    content: bytes
+    receipt: str | None
+
+    @property
+    def body(self) -> Body | None:
+        """What the queue is given to copy."""
+        return Whole(self.content) if self.content else None
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """What every response to it carries."""
+        return () if self.receipt is None else ((RECEIPT, self.receipt),)
+
+
+class Door(Generic[Subject]):
+    """The settings of a door, and its decisions."""
+
+    def __init__(
+        self,
+        tq: TaskQueue,
+        *,
+        load_user: LoadUser | None,
+        user_id: UserId[Subject],
+        credentials: Credentials | None,
+        task_only: Iterable[str],
+        replay_guard: ReplayGuard,
+    ) -> None:
+        """Take what the doors take, see there; raises ConfigError."""
+        if credentials not in ("copy", "drop", None):
+            raise ConfigError(f"credentials: {credentials!r} must be 'copy', 'drop' or None")
+        if replay_guard not in ("begin", "process"):
+            raise ConfigError(f"replay_guard: {replay_guard!r} must be 'begin' or 'process'")
+        self.tq: Final = tq
+        self._load_user, self._user_id = load_user, user_id
+        self._user_id_is_async = _is_async(user_id)
+        self._copies_credentials = credentials == "copy" if credentials else load_user is None
+        self._task_only: Final = _prefixes(task_only)
+        self._nonces: Final[_Nonces | None] = _Nonces() if replay_guard == "process" else None
+
+    def hides(self, path: str) -> bool:
+        """Return whether this decoded path is there for tasks only."""
+        return bool(self._task_only) and f"{path}/".startswith(self._task_only)
+
+    def request(
+        self, arrival: Arrival, subject: Subject, *, scheme: str, body: Body | None, admission: Admission | None
+    ) -> CurrentRequest:
+        """Return what the queue is told of a request; a task that adds tasks passes on its own user."""
+        ask: Callable[[], str | None] | None = None
+        later: Callable[[], Awaitable[str | None]] | None = None
+        if admission is not None:
+            user_id = admission.task.user_id
+
+            def ask() -> str | None:
+                return user_id
+        elif self._user_id_is_async:
+
+            def later() -> Awaitable[str | None]:
+                return cast("Awaitable[str | None]", self._user_id(subject))
+        else:
+
+            def ask() -> str | None:
+                return _given_at_once(self._user_id(subject))
+
+        return CurrentRequest(
+            headers=arrival.headers,
+            host=_host(arrival.authority),
+            scheme=scheme,
+            body=body,
+            user_id=ask,
+            user_id_later=later,
+            credentials=self._copies_credentials,
+            task=admission.task if admission else None,
+        )
+
+    async def admit(self, arrival: Arrival, content: bytes | Answer) -> Admission | Answer:
+        """Take a request that claims to be a delivery, and its body or why there is none to be had.
+
+        Return it as let in, its user loaded, or what is answered instead.
+        """
+        if isinstance(content, Answer):
+            return content
+        try:
+            proof = self._proof(arrival, content)
+            begins = await self._begins(proof)
+        except SignatureError as error:
+            return _refusal(arrival, error)
+        except BrokerUnavailable as error:
+            log.error("a delivery did not start, because that could not be noted: %s", error)  # noqa: TRY400 - an outage
+            return Answer(503, "The start of this task could not be noted; try again.\n", (RETRY_AFTER,))
+        if not begins:
+            text = f"delivery {proof.delivery} of task {proof.task_id} has started before, or was taken back"
+            return _refusal(arrival, SignatureError("replayed", text))
+        return await self._log_in(arrival, proof, content)
+
+    async def _log_in(self, arrival: Arrival, proof: Proof, content: bytes) -> Admission | Answer:
+        user, refusal = None, None
+        if self._load_user is not None and proof.user_id is not None:
+            try:
+                found = self._load_user(proof.user_id)
+                user = await found if inspect.isawaitable(found) else found
+            except Exception:
+                log.exception("task %s: load_user failed", proof.task_id)
+                refusal = Answer(500, "The user of this task could not be loaded.\n")
+            else:
+                if user is None:
+                    gone = SignatureError("user-gone", f"load_user knows no such user (task {proof.task_id})")
+                    refusal = _refusal(arrival, gone)
+        admission = self._admission(arrival, proof, content, user)
+        if refusal is None:
+            return admission
+        return replace(refusal, headers=refusal.headers + admission.headers)
+
+    def _proof(self, arrival: Arrival, body: bytes) -> Proof:
+        if arrival.handover is not None:
+            return arrival.handover.proof
+        return verify(
+            self.tq.keyring,
+            method=arrival.method,
+            authority=arrival.authority,
+            targets=arrival.targets,
+            headers=arrival.headers,
+            body=body,
+            now=arrival.at,
+        )
+
+    async def _begins(self, proof: Proof) -> bool:
+        if captures:
+            return True  # A test drains its tasks, and no broker knows them.
+        if self._nonces is not None:
+            return not proof.nonce or self._nonces.add(proof.nonce, now=time.monotonic())
+        deadline = time.monotonic() + self.tq.commit_deadline
+        return await self.tq.broker.begin(proof.queue, proof.task_id, proof.delivery, deadline=deadline)
+
+    def _admission(self, arrival: Arrival, proof: Proof, content: bytes, user: object | None) -> Admission:
+        task = CurrentTask(
+            id=proof.task_id,
+            queue=proof.queue,
+            user_id=proof.user_id,
+            user=user,
+            attempt=proof.attempt,
+            delivery=proof.delivery,
+            max_attempts=proof.max_attempts,
+            enqueued_at=proof.enqueued_at,
+            deadline=proof.deadline,
+        )
+        logged_in = user is not None
+        if arrival.handover is not None:
+            arrival.handover.admitted, arrival.handover.logged_in = True, logged_in
+            return Admission(task, content, None)
+        value = receipt(self.tq.keyring.current, task_id=task.id, delivery=task.delivery, logged_in=logged_in)
+        return Admission(task, content, value)
+
+
+class _Nonces:
+    """The deliveries this process has seen: kept for as long as their signatures could still be accepted."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def add(self, nonce: str, *, now: float) -> bool:
+        """Note a nonce; False if it is known. ``now`` as ``time.monotonic()``."""
+        while self._until and next(iter(self._until.values())) <= now:
+            del self._until[next(iter(self._until))]
+        if nonce in self._until:
+            return False
+        self._until[nonce] = now + LIFETIME + SKEW
+        return True
+
+
+def too_large(limit: int) -> Answer:
+    """Return the answer to a delivery whose body is over the limit in bytes."""
+    return Answer(413, f"The body is over the limit of {limit} bytes.\n")
+
+
+def not_committed(error: Exception, ids: Sequence[str]) -> Answer | None:
+    """Return what the client is told when the commit of these tasks failed, and log it with their ids.
+
+    None for an error that is not the queue's: it is to be raised.
+    """
+    match error:
+        case BodyUnavailable():
+            answer = Answer(error.status, f"{error}\n")
+        case CommitUncertain():
+            text = f"It is not known whether the {len(error.ids)} task(s) of this request were queued: they may run.\n"
+            answer = Answer(503, text, (RETRY_AFTER,))
+        case BrokerUnavailable():
+            answer = Answer(503, "The tasks of this request could not be queued: none will run.\n", (RETRY_AFTER,))
+        case _:
+            return None
+    may_run = "may run" if isinstance(error, CommitUncertain) else "will not run"
+    log.error("%d task(s) %s: %s: %s", len(ids), may_run, error, ", ".join(ids), extra={"task_ids": list(ids)})
+    return answer
+
+
+def may_carry_body(method: str, declared: int | None, *, chunked: bool) -> bool:
+    """Return whether there may be a body worth copying; ``declared`` is the Content-Length."""
+    return method in CARRY_A_BODY and (chunked if declared is None else declared > 0)
+
+
+def _refusal(arrival: Arrival, error: SignatureError) -> Answer:
+    path = arrival.targets[0].partition("?")[0][:200]
+    log.warning("refused (%s): %s %s: %s", error.reason, arrival.method, path, error)
+    return Answer(403, f"Refused: {error.reason}\n", ((REFUSED, error.reason),))
+
+
+def _prefixes(paths: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(paths, str):
+        raise ConfigError(f"task_only: a list of paths is needed, as in [{paths!r}]")
+    prefixes = tuple(f"{path.rstrip('/')}/" for path in paths)
+    for prefix in prefixes:
+        if not prefix.startswith("/"):
+            raise ConfigError(f"task_only: {prefix!r} must start with a slash, as in '/tasks/'")
+    return prefixes
+
+
+def _host(authority: str) -> str:
+    """Return the host a task names itself by; none if the client sent nonsense, and then the consumer's counts."""
+    try:
+        return check_host(authority)
+    except InvalidTask:
+        return ""
+
+
+def _is_async(function: Callable[..., object]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def _given_at_once(user_id: str | Awaitable[str | None] | None) -> str | None:
+    if user_id is None or isinstance(user_id, str):
+        return user_id
+    if inspect.iscoroutine(user_id):
+        user_id.close()
+    raise InvalidTask(
+        f"user_id: the door's user_id gave {type(user_id).__name__}, not a str; if it must be awaited, write it as"
+        " `async def`, if it is a number, give str(...)"
+    )
