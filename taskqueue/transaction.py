@@ -73,7 +73,7 @@ class Transaction:
     @property
     def used(self) -> bool:
         """Whether anything was ever added here, in a savepoint under way or rolled back too."""
-        return self._added
+        return self._bytes > 0
 
     @property
     def total_bytes(self) -> int:
@@ -90,7 +90,6 @@ class Transaction:
         if self.outer is not None:
             self.outer._weigh(size)
         self._bytes += size
-        self._added = True
 
     def _require_open(self, verb: str) -> None:
         around: Transaction | None = self
