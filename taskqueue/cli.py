@@ -21,11 +21,11 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from . import logs, settings
-from .broker import connect
+from . import commands, logs, settings
+from .broker import masked
 from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, TaskQueueError, UsageError
-from .keys import Keyring
 from .policy import Rules
+from .producer import TaskQueue
 from .settings import Row, Settings
 
 log = logging.getLogger("taskqueue.cli")
@@ -74,6 +74,7 @@ config_app: Final = App(
     name="config", help="The settings, and who chose them.", help_epilogue=_examples("taskqueue config show --origin")
 )
 app.command(config_app)
+commands.register(app)
 
 
 def server_main() -> None:
@@ -121,14 +122,14 @@ def serve(**flags: Any) -> int:
     """Consume until a signal says stop; return the exit code."""
     config = flags.pop("config", None)
     chosen = settings.load(flags, config=config)
-    server = _server(chosen)
+    chosen.required_name()
+    chosen.required_target()
     style = _log_style(chosen)
     logs.setup(style, chosen.log_level, colour=settings.colours(sys.stderr))
-    _announce(chosen, style)
     try:
-        asyncio.run(_consume(server))
+        asyncio.run(_consume(chosen, style))
     except TaskQueueError as error:
-        log.critical("%s%s", error, _advice(error, chosen))
+        log.critical("%s%s", error, _advice(error, chosen), exc_info=error.__cause__ if chosen.app else None)
         return exit_code(error)
     return 0
 
@@ -165,18 +166,29 @@ vars(serve)["__signature__"] = inspect.Signature(list(_server_parameters()))
 server_app.default(serve)
 
 
-def _server(chosen: Settings) -> Any:
-    from .replay import HttpReplayer  # noqa: PLC0415  see _version
-    from .server import TaskQueueServer  # noqa: PLC0415
+async def _server(chosen: Settings) -> tuple[Any, str]:
+    """Return the server for these settings, and its broker's URL: with an application, its TaskQueue says where."""
+    from .server import TaskQueueServer  # noqa: PLC0415  see _version
 
-    name, target, url = chosen.required_name(), chosen.required_target(), chosen.required_url()
-    keyring = Keyring(chosen.secrets)
-    return TaskQueueServer(
-        connect(url, namespace=chosen.namespace),
-        HttpReplayer(target, keyring, connect_timeout=chosen.connect_timeout),
-        keyring,
-        name=name,
-        queues=chosen.queues,
+    if chosen.app:
+        if chosen.dev:
+            settings.announce_dev()
+        from . import loading  # noqa: PLC0415
+
+        application = await loading.load(chosen.app)
+        tq = loading.task_queue()
+        replayer = loading.replayer_for(application, tq.keyring, concurrent_limit=chosen.concurrent_limit)
+    else:
+        from .replay import HttpReplayer  # noqa: PLC0415
+
+        tq = TaskQueue(chosen.required_url(), secret=chosen.secrets, queues=chosen.queues, namespace=chosen.namespace)
+        replayer = HttpReplayer(chosen.required_target(), tq.keyring, connect_timeout=chosen.connect_timeout)
+    server = TaskQueueServer(
+        tq.broker,
+        replayer,
+        tq.keyring,
+        name=chosen.required_name(),
+        queues=tq.queues if chosen.origin("queues") == "default" else chosen.queues,
         concurrent_limit=chosen.concurrent_limit,
         rules=Rules(retry_max_count=chosen.retry_max_count, receipt_required=chosen.receipt),
         timeout=chosen.timeout,
@@ -184,10 +196,13 @@ def _server(chosen: Settings) -> Any:
         poll_max=chosen.poll_max,
         wait_broker=chosen.wait_broker,
     )
+    return server, tq.url
 
 
-async def _consume(server: Any) -> None:
+async def _consume(chosen: Settings, style: str) -> None:
     """Run the server; the first signal lets running tasks end, a second one gives them back at once."""
+    server, url = await _server(chosen)
+    _announce(chosen, url, server.queues, style)
     asked = 0
 
     def stop() -> None:
@@ -208,12 +223,12 @@ def _log_style(chosen: Settings) -> str:
     return "console" if sys.stderr.isatty() else "json"
 
 
-def _announce(chosen: Settings, style: str) -> None:
+def _announce(chosen: Settings, url: str, queues: Sequence[str], style: str) -> None:
     """Say what starts: five lines for eyes, else one entry with the same fields."""
     about = {
-        "target": chosen.public("target"),
-        "broker": chosen.public("url"),
-        "queues": ", ".join(chosen.queues),
+        "target": chosen.app or chosen.public("target"),
+        "broker": masked(url),
+        "queues": ", ".join(queues),
         "consumer": chosen.name,
         "concurrent_limit": chosen.concurrent_limit,
         "version": _version(),

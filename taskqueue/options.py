@@ -20,6 +20,7 @@ MASK: Final = "***"
 
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9._:\-]{1,64}")
 _BASE: Final = re.compile(r"https?://([^/]+)/?")
+_IMPORT_PATH: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _TRUE: Final = ("true", "yes", "on", "1")
 _FALSE: Final = ("false", "no", "off", "0")
 
@@ -146,6 +147,14 @@ def broker_url(value: object) -> str:
             "must be a URL, for example redis://127.0.0.1:6379/0; in a password, / ? # @ : must be percent-encoded"
         )
     return url
+
+
+def import_path(value: object) -> str:
+    """Return ``package.module:attribute``; whether it is there, importing it tells."""
+    path = text(value)
+    if not _IMPORT_PATH.fullmatch(path):
+        raise ValueError("must be package.module:attribute, for example main:app")
+    return path
 
 
 def base_url(value: object) -> str:

@@ -24,6 +24,7 @@ from .options import Choice, Option, Seconds, Whole
 PREFIX: Final = "TASKQUEUE_"
 CONFIG: Final = "TASKQUEUE_CONFIG"
 FILE: Final = "taskqueue.toml"
+STORE: Final = ".taskqueue"
 PYPROJECT: Final = "pyproject.toml"
 
 # Kubernetes tells every pod of a service named taskqueue, or taskqueue-something, by variables that look like ours.
@@ -48,10 +49,26 @@ class Settings:
             shown=options.hidden_password,
         ),
     ] = None
+    app: Annotated[
+        str | None,
+        Option(
+            help="Application to call in this process instead: package.module:attribute, or a factory of one. Its own"
+            " TaskQueue then says where the queues are.",
+            parse=options.import_path,
+        ),
+    ] = None
+    dev: Annotated[
+        bool,
+        Option(
+            help=f"For development: where no url is set, a store of its own in ./{STORE}, with a secret of its own.",
+            parse=options.truth,
+        ),
+    ] = False
     url: Annotated[
         str | None,
         Option(
-            help="Where the queues are: redis://host:port/db, rediss:// (TLS) or unix:///path/to.sock.",
+            help="Where the queues are: redis://host:port/db, rediss:// (TLS), unix:///path/to.sock or"
+            " embedded:///directory.",
             parse=options.broker_url,
             shown=options.hidden_password,
         ),
@@ -136,7 +153,7 @@ class Settings:
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def origin(self, name: str) -> str:
-        """Return who chose this field: ``flag``, the name of the variable or of the file, or ``default``."""
+        """Return who chose this field: ``flag``, the name of the variable or of the file, ``dev``, or ``default``."""
         return self.origins.get(name, "default")
 
     def public(self, name: str) -> Any:
@@ -149,8 +166,10 @@ class Settings:
         return self.name or _missing("name", "instance1", UsageError)
 
     def required_target(self) -> str:
-        """Return where the application answers; raise UsageError if that was not said."""
-        return self.target or _missing("target", "http://127.0.0.1:8000", UsageError)
+        """Return where the application answers; raise UsageError if neither that nor an app was said, or both were."""
+        if self.app and self.target:
+            raise UsageError("target: --app calls the application in this process; give one of the two")
+        return self.app or self.target or _missing("target", "http://127.0.0.1:8000", UsageError)
 
     def required_url(self) -> str:
         """Return the broker's URL; raise ConfigError with the remedies if there is none."""
@@ -223,6 +242,8 @@ def load(
     if "secret_file" in chosen:
         values["secrets"] = _secrets_in(chosen["secret_file"])
         origins["secrets"] = origins["secret_file"]
+    if values.get("dev") and not values.get("url"):
+        values["url"], origins["url"] = f"embedded://{(directory / STORE).absolute()}", "dev"
     return Settings(**values, origins=MappingProxyType(origins))
 
 
@@ -318,6 +339,11 @@ def _missing(name: str, example: str, kind: type[ConfigError]) -> str:
         f"{name}: none is set; give {row.flag} {example}, or set {row.variable}, or write"
         f' {row.key} = "{example}" into {FILE}'
     )
+
+
+def announce_dev() -> None:
+    """Tell whatever this process imports from now on that ``--dev`` was given."""
+    os.environ[f"{PREFIX}DEV"] = "1"
 
 
 def colours(stream: TextIO) -> bool:
