@@ -1,6 +1,6 @@
 """Looking into a queue in Redis: what waits, what ran, who consumes; and queueing again what has failed.
 
-Everything here is for people and tools. It reads ranges and single keys, and never scans the keyspace.
+Everything here is for people and tools. It reads ranges and single keys; only ``queues`` goes through all of them.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class Store(Protocol):
         """Return the key of a queue's list."""
         ...
 
-    async def command(self, name: str, *arguments: str | int, deadline: float) -> Any:
+    async def command(self, name: str, *arguments: str | bytes | int, deadline: float) -> Any:
         """Carry out a plain command."""
         ...
 
@@ -146,6 +146,20 @@ class RedisInspector:
             max_bytes=int(lines.get("maxmemory", 0)),
             clock_offset=offset,
         )
+
+    async def queues(self, *, deadline: float) -> list[str]:
+        """See Inspector."""
+        before, after = self._broker.key("\0").split("\0")
+        cursor, found = b"", set[str]()
+        while cursor != b"0":
+            cursor, keys = await self._broker.command(
+                *("SCAN", cursor or 0, "MATCH", f"{before}*{after}:[cs]*", "COUNT", 1000), deadline=deadline
+            )
+            for key in keys:
+                queue, _, kind = key.decode(errors="replace").removeprefix(before).partition(f"{after}:")
+                if kind in ("consumers", "state"):
+                    found.add(queue)
+        return sorted(found)
 
 
 def state_of(queue: str, task_id: str, raw: bytes) -> TaskState:

@@ -1,0 +1,384 @@
+"""``taskqueue list | show | stats | retry | doctor``: what a person asks, and how it is answered.
+
+Tables on a terminal, aligned text in a pipe, one JSON document with ``--json``, in which times are RFC 3339 in UTC.
+Nothing but the answer goes to standard output; warnings and progress go to standard error. What is known of tasks
+without their secret is shown to everybody who may read the store; a request itself only with ``--full`` and the secret,
+and Cookie and Authorization never.
+"""
+
+import asyncio
+import base64
+import json
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Final, TypeVar
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress
+
+from . import doctor as checks
+from . import settings
+from .admin import STATES, Admin, Filter, Step, outcome, unserved
+from .broker import QueueStats, connect, kept_secret
+from .doctor import Finding
+from .errors import ConfigError, RecordError, UsageError
+from .keys import Keyring
+from .settings import ROWS, Settings
+from .tables import COLOURS, aligned, moment, printable, span, timestamp, write_pairs, write_table
+from .target import Limits
+from .task import StateName, Task, TaskState
+
+Result = TypeVar("Result")
+
+MASKED: Final = frozenset({"cookie", "authorization", "proxy-authorization"})
+SHOWN_BYTES: Final = 4096
+_TIMES: Final = frozenset({"added", "due", "reserved", "begun", "changed", "at", "claimed", "created", "expires"})
+
+
+def _flag(name: str) -> Parameter:
+    row = ROWS[name]
+    return Parameter(name=row.flag, negative=(), help=f"{row.help} [{row.variable}]")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Common:
+    """What every command takes."""
+
+    url: Annotated[str | None, _flag("url")] = None
+    namespace: Annotated[str | None, _flag("namespace")] = None
+    queues: Annotated[
+        list[str] | None,
+        Parameter(name="--queue", negative=(), help="Only this queue; may be repeated. [TASKQUEUE_QUEUES]"),
+    ] = None
+    config: Annotated[str | None, Parameter(help=f"File to read instead of ./{settings.FILE}. [{settings.CONFIG}]")] = (
+        None
+    )
+    as_json: Annotated[bool, Parameter(name="--json", negative=(), help="One JSON document.")] = False
+
+    def settings(self, **more: object) -> Settings:
+        """Return the settings with these flags over them."""
+        flags = {"url": self.url, "namespace": self.namespace, "queues": self.queues, **more}
+        return settings.load(flags, config=self.config)
+
+    def ask(self, question: Callable[[Admin], Awaitable[Result]]) -> Result:
+        """Put a question to the store and return the answer."""
+        chosen = self.settings()
+        broker = connect(chosen.required_url(), namespace=chosen.namespace)
+
+        async def work() -> Result:
+            try:
+                return await question(Admin(broker, chosen.queues))
+            finally:
+                await broker.aclose()
+
+        return asyncio.run(work())
+
+    def keyring(self) -> Keyring | None:
+        """Return the keys made of the secrets, None if there is none; raises ConfigError for one that is too short."""
+        secrets = _secrets(self.settings())
+        return Keyring(secrets) if secrets else None
+
+
+NOTHING: Final = Common()
+
+
+def _secrets(chosen: Settings) -> Sequence[str]:
+    kept = kept_secret(chosen.url) if chosen.url and not chosen.secrets else None
+    return chosen.secrets or ([kept] if kept else [])
+
+
+def register(app: App) -> None:
+    """Add these commands to ``taskqueue``."""
+    app.command(list_tasks, name="list", help_epilogue="Example:\n  taskqueue list --state failed --path '/reports/*'")
+    app.command(show, help_epilogue="Example:\n  taskqueue show 2f1c4a0e-6b0e-4d0b-9a53-0a8e4f1d7c11")
+    app.command(stats, help_epilogue="Example:\n  taskqueue stats --json")
+    app.command(retry, help_epilogue="Example:\n  taskqueue retry --reason exhausted --path '/reports/*'")
+    app.command(doctor, help_epilogue="Example:\n  taskqueue doctor --target http://127.0.0.1:8000")
+
+
+def list_tasks(
+    *,
+    state: Annotated[str | None, Parameter(help=f"Only this state: {', '.join(STATES)}.")] = None,
+    path: Annotated[str | None, Parameter(help="Only this path; * stands for anything, as in '/reports/*'.")] = None,
+    limit: Annotated[int, Parameter(help="At most so many.")] = 20,
+    common: Common = NOTHING,
+) -> None:
+    """List tasks, what changed last first; with --state scheduled what is due first."""
+    if limit < 1:
+        raise UsageError(f"--limit: {limit} must be 1 or more")
+    states, only = _states(state), Filter(path=path)
+    tasks = common.ask(lambda admin: admin.tasks(states, only=only, limit=limit))
+    if common.as_json:
+        _write_json({"tasks": [_plain(task) for task in tasks]})
+        return
+    columns = ("id", "state", "queue", "method", "path", "label", "attempt", "age", "outcome")
+    now = time.time()
+    rows = [
+        (
+            *(task.id, task.state, task.queue, task.method, task.path, task.label, str(task.attempt)),
+            span(now - task.added / 1000),
+            outcome(task.status, task.reason),
+        )
+        for task in tasks
+    ]
+    write_table(columns, rows)
+
+
+def _states(name: str | None) -> Sequence[StateName]:
+    if name is None:
+        return STATES
+    chosen = [state for state in STATES if state == name]
+    if not chosen:
+        raise UsageError(f"--state: {name!r} is none; the states are {', '.join(STATES)}")
+    return chosen
+
+
+def show(
+    task_id: Annotated[str, Parameter(help="The id that add returned.")],
+    /,
+    *,
+    full: Annotated[bool, Parameter(negative=(), help="With the request itself, for which the secret is needed.")] = (
+        False
+    ),
+    common: Common = NOTHING,
+) -> int:
+    """Tell the whole life of one task in order."""
+    keyring = (common.keyring() or Keyring([])) if full else None
+
+    async def look(admin: Admin) -> tuple[TaskState, list[Step], Task | str | None] | None:
+        task = await admin.find(task_id)
+        if task is None:
+            return None
+        request: Task | str | None = None
+        if keyring is not None:
+            try:
+                request = (
+                    await admin.request(task, keyring) or "no longer stored: a completed task's request is removed"
+                )
+            except RecordError as error:
+                request = str(error)
+        return task, await admin.life(task), request
+
+    found = common.ask(look)
+    if found is None:
+        queues = ", ".join(common.settings().queues)
+        _complain(f"no task {task_id!r} in {queues}: never committed, forgotten since, or in another queue (--queue)")
+        return 1
+    task, life, request = found
+    if common.as_json:
+        shown = {"request": request if isinstance(request, str) else _request(request)} if request else {}
+        _write_json({"task": _plain(task), "life": [_plain(step) for step in life], **shown})
+    else:
+        _write_life(task, life)
+        if request:
+            _write_request(request)
+    return 0
+
+
+def _write_life(task: TaskState, life: Sequence[Step]) -> None:
+    names = ("id", "queue", "state", "method", "path", "label", "attempt", "delivery", "crashes")
+    pairs = [(name, str(getattr(task, name) or "")) for name in names]
+    write_pairs([*pairs, ("outcome", outcome(task.status, task.reason)), ("consumer", task.holder)])
+    print()  # noqa: T201
+    rows = [
+        (
+            moment(step.at) or "?",
+            "" if step.seconds is None else f"+{span(step.seconds)}",
+            step.what,
+            str(step.delivery or ""),
+            step.detail,
+        )
+        for step in life
+    ]
+    write_table(("time", "after", "what", "delivery", "detail"), rows)
+
+
+def _request(task: Task) -> dict[str, Any]:
+    """Return a recorded request without what proves who somebody is."""
+    headers = [(name, "***" if name.lower() in MASKED else value) for name, value in task.headers]
+    about = {name: getattr(task, name) for name in ("method", "target", "scheme", "host", "user_id")}
+    about |= {"timeout": task.timeout, "retry_max_count": task.retry_max_count}
+    about |= {"created": timestamp(task.created), "expires": timestamp(task.expires), "headers": headers}
+    try:
+        return about | {"body": task.body.decode()}
+    except UnicodeDecodeError:
+        return about | {"body_base64": base64.b64encode(task.body).decode()}
+
+
+def _write_request(request: Task | str) -> None:
+    print()  # noqa: T201
+    if isinstance(request, str):
+        write_pairs([("request", request)])
+        return
+    about = _request(request)
+    body = about.get("body")
+    size = f"{len(request.body)} bytes" if request.body else "none"
+    known = ("method", "target", "scheme", "host", "user_id", "timeout", "retry_max_count", "created", "expires")
+    pairs = [(name, "" if about[name] is None else str(about[name])) for name in known]
+    write_pairs([*pairs, *about["headers"], ("body", size)])
+    for line in (body or "")[:SHOWN_BYTES].splitlines():
+        print(f"  {printable(line)}")  # noqa: T201
+    if len(request.body) > SHOWN_BYTES or (request.body and body is None):
+        print("  ... --json shows all of it")  # noqa: T201
+
+
+def stats(*, common: Common = NOTHING) -> None:
+    """Count the tasks of each queue, and name its consumers."""
+    found = common.ask(lambda admin: admin.stats())
+    host = socket.gethostname()
+    warnings = [words for queue in found if (words := unserved(queue, host=host, runs=checks.running))]
+    if common.as_json:
+        _write_json({"queues": [_plain(queue) for queue in found], "warnings": warnings})
+        return
+    counts = ("queued", "scheduled", "prepared", "reserved", "failed", "completed")
+    rows = [(queue.queue, *(str(getattr(queue, name)) for name in counts), _waited(queue)) for queue in found]
+    write_table(("queue", *counts, "oldest"), rows)
+    consumers = [
+        (queue.queue, one.name, one.host, str(one.pid), moment(one.claimed), str(one.holds))
+        for queue in found
+        for one in queue.consumers
+    ]
+    if consumers:
+        print()  # noqa: T201
+        write_table(("queue", "consumer", "host", "pid", "since", "holds"), consumers)
+    for words in warnings:
+        _complain(f"warning: {words}")
+
+
+def _waited(queue: QueueStats) -> str:
+    return span(queue.oldest / 1000) if queue.queued else ""
+
+
+def retry(
+    *ids: Annotated[str, Parameter(help="Failed tasks, by id.", negative=())],
+    reason: Annotated[str | None, Parameter(help="All that failed for this reason, such as exhausted.")] = None,
+    path: Annotated[str | None, Parameter(help="All with this path; * stands for anything.")] = None,
+    all_failed: Annotated[bool, Parameter(name="--all", negative=(), help="All failed tasks.")] = False,
+    yes: Annotated[bool, Parameter(negative=(), help="Do not ask.")] = False,
+    common: Common = NOTHING,
+) -> int:
+    """Queue failed tasks again, with all their attempts: by id, by filter, or all."""
+    filtered = bool(reason or path or all_failed or (common.queues and not ids))
+    if bool(ids) == filtered:
+        raise UsageError("retry: name ids, or a filter (--queue, --reason, --path), or --all")
+    keyring = common.keyring()
+    if keyring is None:
+        _complain("warning: without the secret, what has expired stays expired")
+
+    async def work(admin: Admin) -> int:
+        if ids:
+            tasks = [task for task in [await _failed_task(admin, task_id) for task_id in dict.fromkeys(ids)] if task]
+        else:
+            tasks = await admin.failed(Filter(reason=reason, path=path))
+            if tasks and not yes and not _confirmed(len(tasks)):
+                _complain("nothing was queued")
+                return 1
+        with Progress(
+            "queueing", BarColumn(), MofNCompleteColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty()
+        ) as bar:
+            part = bar.add_task("", total=len(tasks))
+            queued = await admin.retry(tasks, keyring, progress=lambda done: bar.update(part, completed=done))
+        asked = len(dict.fromkeys(ids)) or len(tasks)
+        if common.as_json:
+            _write_json({"asked": asked, "queued": queued})
+        else:
+            print(f"{queued} of {asked} task(s) queued again")  # noqa: T201
+        return 0 if queued == asked else 1
+
+    return common.ask(work)
+
+
+async def _failed_task(admin: Admin, task_id: str) -> TaskState | None:
+    task = await admin.find(task_id)
+    if task is None:
+        _complain(f"no task {task_id!r} in {', '.join(admin.queues)}; is it in another queue (--queue)?")
+    elif task.state != "failed":
+        _complain(f"task {task_id} is {task.state}, only failed ones can be queued again")
+    return task if task and task.state == "failed" else None
+
+
+def _confirmed(count: int) -> bool:
+    if not sys.stdin.isatty():
+        raise UsageError(
+            f"retry: {count} failed task(s) would be queued again; nobody is here to confirm, so give --yes"
+        )
+    print(f"Queue {count} failed task(s) again? [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def doctor(
+    *,
+    target: Annotated[str | None, _flag("target")] = None,
+    common: Common = NOTHING,
+) -> int:
+    """Look for what keeps tasks from running; exit code 1 if there is an error."""
+    findings = asyncio.run(_examine(target, common))
+    if common.as_json:
+        _write_json({"findings": [asdict(finding) for finding in findings]})
+    else:
+        _write_findings(findings)
+    return 1 if any(finding.level == "error" for finding in findings) else 0
+
+
+async def _examine(target: str | None, common: Common) -> list[Finding]:
+    from . import probe  # noqa: PLC0415  brings the HTTP client, which no other command needs
+
+    try:
+        chosen = common.settings(target=target)
+        url = checks.check_url(chosen)
+        secret = checks.check_secret(_secrets(chosen) if url.level == "ok" else chosen.secrets)
+    except ConfigError as error:
+        return [checks.of_error("settings", error, "taskqueue config show --origin")]
+    findings = [url, secret]
+    if url.level == "ok":
+        broker = connect(chosen.required_url(), namespace=chosen.namespace)
+        try:
+            findings += await checks.examine(broker, chosen.queues)
+        finally:
+            await broker.aclose()
+    if chosen.target is None:
+        return [*findings, Finding("target", "ok", "not asked: none is set (--target)")]
+    try:
+        keyring = Keyring(_secrets(chosen))
+    except ConfigError:
+        keyring = None  # That has been found above.
+    return findings + await probe.examine(
+        chosen.target, keyring, queue=chosen.queues[0], public_url=chosen.public_url, body_limit=Limits().body
+    )
+
+
+def _write_findings(findings: Sequence[Finding]) -> None:
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    lines = aligned([(finding.level, finding.check, printable(finding.what)) for finding in findings])
+    for finding, line in zip(findings, lines, strict=True):
+        console.print(line, style=COLOURS[finding.level] if sys.stdout.isatty() else None)
+        if finding.remedy:
+            console.print(f"{'':<9}remedy: {printable(finding.remedy)}")
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """Return one of our values as JSON takes it, times as RFC 3339."""
+    return _timed(asdict(value))
+
+
+def _timed(fields: dict[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, list | tuple):
+            plain[name] = [_timed(item) for item in value]
+        else:
+            plain[name] = timestamp(value) if name in _TIMES else value
+    return plain
+
+
+def _write_json(document: object) -> None:
+    print(json.dumps(document, indent=2))  # noqa: T201
+
+
+def _complain(words: str) -> None:
+    print(f"taskqueue: {printable(words)}", file=sys.stderr)  # noqa: T201

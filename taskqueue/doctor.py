@@ -1,0 +1,259 @@
+"""Why does nothing happen? Each check looks for one mistake, and says how to mend it.
+
+The checks are plain functions on what was found: settings, what the store says of itself, counts. Only ``examine``
+asks the store. What can only be seen from outside the application, by asking it, is in ``probe``.
+"""
+
+import os
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from .admin import gone
+from .broker import Broker, QueueStats, StoreInfo, connect
+from .errors import BrokerUnavailable, ConfigError
+from .keys import Keyring
+from .settings import Settings
+from .task import TaskState
+
+Level = Literal["ok", "warning", "error"]
+
+PATIENCE: Final = 5.0
+# A memory this full is soon none; tasks are refused when it is.
+NEARLY_FULL: Final = 0.8
+FULL: Final = 0.95
+# Seconds: delays are off by as much; signatures are refused from 30 on.
+CLOCK_OFF: Final = 2.0
+CLOCK_WRONG: Final = 30.0
+# The store decides after 60 s; a little later somebody should have asked it to.
+IN_DOUBT_MS: Final = 75_000
+LOOKED_AT: Final = 200
+# What people write into examples, and forget there. Random text of 64 letters holds none of them in a million years.
+_SAMPLE: Final = re.compile(
+    r"change.?me|change.?this|replace.?(me|this)|example|sample|placeholder|insecure|your.?secret|my.?secret|password"
+    r"|secret.?key|tests.?only|dont.?use|do.?not.?use|0123456789|123456789|abcdefghij|deadbeef|qwerty",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found; ``remedy`` says what to do, and is empty if all is well."""
+
+    check: str
+    level: Level
+    what: str
+    remedy: str = ""
+
+
+def of_error(check: str, error: Exception, remedy: str) -> Finding:
+    """Return a finding for what was raised; an error of ours brings its remedy after the semicolon."""
+    what, _, own = str(error).partition("; ")
+    return Finding(check, "error", what, own or remedy)
+
+
+# Settings.
+
+
+def check_url(chosen: Settings) -> Finding:
+    """Look whether there is a URL, and one that names a store."""
+    try:
+        connect(chosen.required_url(), namespace=chosen.namespace)
+    except ConfigError as error:
+        return of_error("url", error, "set TASKQUEUE_URL, for example to redis://127.0.0.1:6379/0")
+    return Finding("url", "ok", f"{chosen.public('url')} ({chosen.origin('url')})")
+
+
+def check_secret(secrets: Sequence[str]) -> Finding:
+    """Look whether the secret is there, long enough, and nobody's example."""
+    make = "make one with: taskqueue secret, and set TASKQUEUE_SECRET for the application and every consumer"
+    try:
+        Keyring(secrets)
+    except ConfigError as error:
+        return Finding("secret", "error", str(error).partition("; ")[0], make)
+    if any(_SAMPLE.search(secret) for secret in secrets):
+        return Finding("secret", "error", "the secret looks like an example that others know too", make)
+    many = f", {len(secrets)} are accepted" if len(secrets) > 1 else ""
+    return Finding("secret", "ok", f"long enough{many}")
+
+
+# The store.
+
+
+def check_persistence(info: StoreInfo) -> Finding:
+    """Look whether tasks survive the death of the store."""
+    remedy = "set appendonly yes in its configuration (CONFIG SET appendonly yes, then CONFIG REWRITE)"
+    if info.appendonly:
+        return Finding("persistence", "ok", "the append-only file is on")
+    what = "the append-only file is off: committed tasks are lost when the store dies"
+    if info.appendonly is None:
+        what = "the store does not tell whether it has an append-only file"
+    return Finding("persistence", "warning", what, remedy)
+
+
+def check_eviction(info: StoreInfo) -> Finding:
+    """Look whether the store may throw tasks away when its memory is full."""
+    remedy = "set maxmemory-policy noeviction, and keep caches in a store of their own"
+    if info.eviction is None:
+        return Finding("eviction", "warning", "the store does not tell its maxmemory-policy", remedy)
+    if info.eviction == "noeviction":
+        return Finding("eviction", "ok", "maxmemory-policy is noeviction")
+    what = f"maxmemory-policy is {info.eviction}: a store whose memory is full throws away what it was to keep"
+    return Finding("eviction", "error", what, remedy)
+
+
+def check_memory(info: StoreInfo) -> Finding:
+    """Look whether there is room for tasks."""
+    used = f"{info.used_bytes / 2**20:.0f} MiB"
+    if not info.max_bytes:
+        return Finding("memory", "ok", f"{used} used, no maxmemory")
+    part = info.used_bytes / info.max_bytes
+    what = f"{used} of {info.max_bytes / 2**20:.0f} MiB used ({part:.0%})"
+    if part < NEARLY_FULL:
+        return Finding("memory", "ok", what)
+    remedy = "raise maxmemory, or find out what fills it: taskqueue stats; a full store refuses tasks"
+    return Finding("memory", "error" if part >= FULL else "warning", what, remedy)
+
+
+def check_clock(info: StoreInfo) -> Finding:
+    """Look whether the store's clock goes like ours."""
+    off = abs(info.clock_offset)
+    if off < CLOCK_OFF:
+        return Finding("clock", "ok", "the store's clock and this one agree")
+    what = f"the store's clock is {off:.0f} s {'ahead of' if info.clock_offset > 0 else 'behind'} this one"
+    remedy = "synchronise both (chrony, systemd-timesyncd): delays, expiry and signatures go by them"
+    return Finding("clock", "error" if off >= CLOCK_WRONG else "warning", what, remedy)
+
+
+# Queues.
+
+
+def check_consumers(stats: QueueStats, *, host: str, runs: Callable[[int], bool]) -> Finding:
+    """Look whether somebody takes tasks off this queue."""
+    check = f"consumers of {stats.queue}"
+    ended = [consumer for consumer in stats.consumers if gone(consumer, host=host, runs=runs)]
+    left = [consumer.name for consumer in stats.consumers if consumer not in ended]
+    if left:
+        return Finding(check, "ok", f"{', '.join(left)}; {stats.queued} task(s) wait")
+    dead = ", ".join(f"{consumer.name} (process {consumer.pid})" for consumer in ended)
+    what = f"no longer running: {dead}" if dead else "there has never been one"
+    held = stats.queued + stats.reserved
+    if not held:
+        return Finding(check, "warning", what, _start(ended[0].name if ended else "instance1", stats.queue))
+    what = f"{held} task(s) wait or are held, and nobody consumes; {what}"
+    return Finding(check, "error", what, _start(ended[0].name if ended else "instance1", stats.queue))
+
+
+def _start(name: str, queue: str) -> str:
+    return f"start one: taskqueue-server --name={name} --queue {queue}"
+
+
+def check_doubt(queue: str, prepared: Sequence[TaskState], *, now: int) -> Finding:
+    """Look for tasks whose producer has died between vote and commit; ``now`` in ms of the store's clock."""
+    check = f"commits into {queue}"
+    old = [task for task in prepared if now - task.changed > IN_DOUBT_MS]
+    if not old:
+        return Finding(check, "ok", "none is in doubt")
+    what = f"{len(old)} prepared task(s) in doubt, neither committed nor aborted for over a minute, as {old[0].id}"
+    remedy = (
+        "a running consumer sets them aside as failed (in-doubt); then decide whether each is to run: taskqueue list"
+        f" --state failed --queue {queue}, taskqueue retry ID"
+    )
+    return Finding(check, "warning", what, remedy)
+
+
+def check_failed(stats: QueueStats, latest: Sequence[TaskState]) -> Finding:
+    """Look for failed tasks, and name the reasons of the latest."""
+    check = f"failures in {stats.queue}"
+    if not stats.failed:
+        return Finding(check, "ok", "no failed task")
+    reasons = Counter(task.reason or "?" for task in latest).most_common(3)
+    named = ", ".join(f"{reason} {count}" for reason, count in reasons)
+    what = f"{stats.failed} failed task(s); the latest by reason: {named}"
+    remedy = (
+        f"taskqueue list --state failed --queue {stats.queue}; mend the cause; taskqueue retry --queue {stats.queue}"
+    )
+    return Finding(check, "warning", what, remedy)
+
+
+def check_names(found: Sequence[str], configured: Sequence[str]) -> Finding:
+    """Look for queues in the store that the settings do not name: a misspelt one is consumed by nobody."""
+    strange = [name for name in found if name not in configured]
+    if not strange:
+        return Finding("queue names", "ok", f"the settings name {', '.join(configured)}, the store holds no other")
+    what = f"the store holds {', '.join(strange)}, which the settings here do not name ({', '.join(configured)})"
+    remedy = "compare TASKQUEUE_QUEUES of application and consumers; look into one with: taskqueue stats --queue "
+    return Finding("queue names", "warning", what, remedy + strange[0])
+
+
+# Asking.
+
+
+async def examine(
+    broker: Broker, queues: Sequence[str], *, host: str = "", runs: Callable[[int], bool] | None = None
+) -> list[Finding]:
+    """Ask the store and return what all its checks found; ``host`` and ``runs`` tell who lives on this machine."""
+    try:
+        info = await broker.inspector.store(deadline=_soon())
+    except BrokerUnavailable as error:
+        remedy = (
+            "is it running, is the address right, does a firewall stand between? try redis-cli -u with the same URL"
+        )
+        return [of_error("broker", error, remedy)]
+    except ConfigError as error:
+        return [of_error("broker", error, "give the URL a user that may run INFO, TIME, EVALSHA and all key commands")]
+    findings = [
+        Finding("broker", "ok", f"{info.product} {info.version} answers"),
+        check_persistence(info),
+        check_eviction(info),
+        check_memory(info),
+        check_clock(info),
+    ]
+    now = round((time.time() + info.clock_offset) * 1000)
+    for queue in queues:
+        findings += await _queue(broker, queue, now=now, host=host or socket.gethostname(), runs=runs or running)
+    try:
+        findings.append(check_names(await broker.inspector.queues(deadline=_soon()), queues))
+    except (BrokerUnavailable, ConfigError) as error:
+        findings.append(Finding("queue names", "warning", f"could not look: {error}", "allow the user SCAN"))
+    return findings
+
+
+async def _queue(broker: Broker, queue: str, *, now: int, host: str, runs: Callable[[int], bool]) -> list[Finding]:
+    inspector, deadline = broker.inspector, _soon()
+    try:
+        stats = await inspector.stats(queue, deadline=deadline)
+        latest = await inspector.tasks(queue, "failed", limit=LOOKED_AT, offset=0, deadline=deadline)
+        # The oldest stand last.
+        offset = max(0, stats.prepared - LOOKED_AT)
+        prepared = await inspector.tasks(queue, "prepared", limit=LOOKED_AT, offset=offset, deadline=deadline)
+        # Every kind of key is touched once, so that a key of somebody else's is found.
+        await broker.get(queue, "doctor", deadline=deadline)
+        await inspector.record(queue, "doctor", deadline=deadline)
+    except (BrokerUnavailable, ConfigError) as error:
+        return [of_error(f"keys of {queue}", error, "set TASKQUEUE_NAMESPACE to a prefix that nobody else uses")]
+    return [
+        Finding(f"keys of {queue}", "ok", "ours"),
+        check_consumers(stats, host=host, runs=runs),
+        check_doubt(queue, prepared, now=now),
+        check_failed(stats, latest),
+    ]
+
+
+def running(pid: int) -> bool:
+    """Tell whether a process with this id runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _soon() -> float:
+    return time.monotonic() + PATIENCE

@@ -1,0 +1,84 @@
+"""Text for people: tables, times and spans, and nothing in them that could move a terminal's cursor.
+
+On a terminal a table has colours and fits the width; in a pipe it is aligned plain text, one line a row.
+"""
+
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+COLOURS: Final = {
+    "completed": "green",
+    "failed": "red",
+    "scheduled": "yellow",
+    "retry": "yellow",
+    "prepared": "yellow",
+    "running": "cyan",
+    "reserved": "cyan",
+    "ok": "green",
+    "warning": "yellow",
+    "error": "red",
+}
+
+
+def printable(text: str) -> str:
+    """Return the text with everything that is not to be seen written as an escape: labels and bodies are strangers'."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write rows to standard output, a head above them."""
+    clean = [[printable(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+        for row in clean:
+            table.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in row))
+        Console().print(table)
+        return
+    for line in aligned([[column.upper() for column in columns], *clean]):
+        print(line)  # noqa: T201
+
+
+def write_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    """Write names and values to standard output, one pair a line; those without value are left out."""
+    given = [(name, printable(value)) for name, value in pairs if value]
+    width = max(len(name) for name, _ in given)
+    console = Console(soft_wrap=True)
+    for name, value in given:
+        if sys.stdout.isatty():
+            console.print(Text(f"{name:<{width}}  ", "bold").append(value, COLOURS.get(value, "not bold")))
+        else:
+            print(f"{name:<{width}}  {value}")  # noqa: T201
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the rows as lines in which each column begins at the same place."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def moment(ms: int | None) -> str:
+    """Return a time in ms since 1970 as the reader's local time, empty if there is none."""
+    return f"{datetime.fromtimestamp(ms / 1000):%Y-%m-%d %H:%M:%S.%f}"[:-3] if ms else ""  # noqa: DTZ006  local
+
+
+def timestamp(ms: int | None) -> str | None:
+    """Return a time in ms since 1970 as RFC 3339 in UTC with three decimals, None if there is none."""
+    if not ms:
+        return None
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def span(seconds: float) -> str:
+    """Return how long that is, in the largest unit that fits: ``0.250 s``, ``12 s``, ``5 min``, ``3 h``, ``4 d``."""
+    if seconds < 10:
+        return f"{max(0.0, seconds):.3f} s"
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
