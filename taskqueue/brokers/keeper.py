@@ -7,7 +7,7 @@ it however a user died), when nobody was connected for a while, when the store w
 keeper itself is killed.
 
 What whoever started it reads, until the end of the pipe: ``ready``; ``refused: <why>`` if the server gave up by itself;
-anything else means that somebody killed it.
+``unusable: <why>`` if there was no getting that far; anything else means that somebody killed it.
 """
 
 import contextlib
@@ -56,11 +56,12 @@ def tell(path: str, command: str) -> None:
 
 
 def answers(path: str) -> bool:
-    """Tell whether a server on this socket is ready to work (one that still loads its data is not)."""
+    """Tell whether a server on this socket has loaded its data; it may still answer that its disk is full."""
     try:
-        return ask(path, "PING").startswith(b"+PONG")
+        reply = ask(path, "PING")
     except OSError:
         return False
+    return reply != b"" and not reply.startswith(b"-LOADING")
 
 
 def take(lock: int, kind: int) -> bool:
@@ -263,7 +264,7 @@ def main(lock: str, directory: str, binary: str, idle: str) -> None:
     try:
         Keeper(int(lock), Path(directory), binary, float(idle)).run()
     except OSError as error:
-        report(f"refused: {error}")
+        report(f"unusable: {error}")
 
 
 if __name__ == "__main__":

@@ -176,6 +176,8 @@ class Store:
                 f"url: the server of the embedded store in {self.directory} did not start; it says:"
                 f" {said.removeprefix('refused: ')} (more in {self.directory}/log)"
             )
+        if said.startswith("unusable: "):
+            raise OSError(said.removeprefix("unusable: "))
         if said != "ready":
             raise BrokerUnavailable(f"the server of the embedded store in {self.directory} was killed: {said[-500:]}")
 
