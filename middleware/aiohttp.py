@@ -26,7 +26,7 @@ from ..door import (
     not_committed,
     too_large,
 )
-from ..errors import ConfigError
+from ..errors import BodyUnavailable, ConfigError
 from ..producer import TaskQueue, current_task
 from ..request import Body
 from ..tee import Tee
@@ -179,6 +179,12 @@ class _Visit:
                 response = await handler(request)
         except web.HTTPException as error:
             response = raised = error
+        except BodyUnavailable as error:
+            # What ``add`` said of this client's body, and nobody caught.
+            transaction.abort()
+            if _STARTED in request:
+                raise
+            return _response(Answer(error.status, f"{error}\n"))
         except BaseException:
             transaction.abort()
             raise
@@ -256,8 +262,9 @@ class _TeedStream(StreamReader):
         with suppress(Exception):
             await self._take()
 
-    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         """Hand on what the server says of the connection to where it is waited for."""
+        cause = () if exc_cause is None else (exc_cause,)
         super().set_exception(exc, *cause)
         self._source.set_exception(exc, *cause)
 

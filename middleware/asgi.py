@@ -7,15 +7,11 @@ response without tasks passes through as it comes.
 
 import functools
 import inspect
-import math
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 from ..door import (
-    OURS,
-    Admission,
     Answer,
     Arrival,
     Credentials,
@@ -24,28 +20,22 @@ from ..door import (
     ReplayGuard,
     UserId,
     may_carry_body,
-    not_committed,
     too_large,
 )
 from ..errors import ConfigError
+from ..exchange import App, Exchange, Message, Receive, Scope, Send, send_answer
 from ..producer import TaskQueue, current_task
 from ..request import HANDOVER, Handover
 from ..signature import HeaderPairs
 from ..target import quote_path
 from ..tee import Tee
-from ..transaction import Transaction, bound
+from ..transaction import Transaction
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 CommitAt: TypeAlias = Literal["return", "response"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_OURS: Final = frozenset(name.encode() for name in OURS)
 _NOT_FOUND: Final = Answer(404, "Not Found")
 
 
@@ -133,7 +123,7 @@ class TaskQueueMiddleware:
         elif self._hides(scope):
             await _not_found(self._app, scope, send)
         else:
-            exchange = _Exchange(receive, send, commits_early=self._commits_early)
+            exchange = Exchange(receive, send, commits_early=self._commits_early, admission=None)
             exchange.tee = _tee(scope, arrival.headers, exchange.pull, self._tq.limits.body)
             request = self._door.request(arrival, scope, scheme=scope["scheme"], body=exchange.tee, admission=None)
             await exchange.run(self._app, scope, Transaction(self._tq, request=request))
@@ -144,141 +134,14 @@ class TaskQueueMiddleware:
             return  # The client has gone.
         admitted = await self._door.admit(arrival, content)
         if isinstance(admitted, Answer):
-            await _answer(send, admitted)
+            await send_answer(send, admitted)
             return
         if admitted.task.user is not None:
             scope = {**scope, "user": admitted.task.user}
-        exchange = _Exchange(_given_back(admitted.content, receive), send, commits_early=self._commits_early)
-        exchange.admission = admitted
+        receive = _given_back(admitted.content, receive)
+        exchange = Exchange(receive, send, commits_early=self._commits_early, admission=admitted)
         request = self._door.request(arrival, scope, scheme=scope["scheme"], body=admitted.body, admission=admitted)
         await exchange.run(self._app, scope, Transaction(self._tq, request=request))
-
-
-class _Exchange:
-    """One request and its response on their way through the door."""
-
-    def __init__(self, receive: Receive, send: Send, *, commits_early: bool) -> None:
-        self._receive, self._send = receive, send
-        self._commits_early = commits_early
-        self.tee: Tee | None = None
-        self.admission: Admission | None = None
-        self._held: list[Message] = []  # of the response, until the commit
-        self._status = 0
-        self._left: float = math.inf  # bytes of the body still to come, if the response declares how many
-        self._begun = self._complete = self._replaced = False
-
-    async def run(self, app: App, scope: Scope, transaction: Transaction) -> None:
-        """Call the application, end its transaction, let go of its response; raises what the application raises."""
-        self._transaction = transaction
-        try:
-            with bound(transaction):
-                await app(scope, self._receive_for_app, self._send_for_app)
-            if transaction.state == "open":
-                await self._end()
-            await self._let_go()
-        except BaseException as error:
-            if transaction.state == "open":
-                transaction.abort()
-            if self.admission is not None and not self._begun and isinstance(error, Exception):
-                await self._replace(Answer(500, "Internal Server Error\n"))
-            raise
-        finally:
-            if self.tee is not None:
-                self.tee.close()
-
-    async def pull(self) -> None:
-        """Read a piece of the request's body for the tee alone."""
-        self._copy(await self._receive())
-
-    async def _receive_for_app(self) -> Message:
-        if self._complete:
-            # As any server says once a response is sent, also while its end is still held here.
-            return {"type": "http.disconnect"}
-        message = await self._receive()
-        self._copy(message)
-        return message
-
-    def _copy(self, message: Message) -> None:
-        if self.tee is None:
-            return
-        if message["type"] == "http.disconnect":
-            self.tee.break_off()
-        else:
-            self.tee.copy(message.get("body", b""))
-            if not message.get("more_body", False):
-                self.tee.end()
-
-    async def _send_for_app(self, message: Message) -> None:
-        if self._replaced:
-            return
-        starts = message["type"] == "http.response.start"
-        if starts:
-            message = await self._start(message)
-        streams = not starts and self._streams(message)
-        if self._holds(streams=streams):
-            self._held.append(message)
-            if streams:
-                await self._let_go()
-        elif not self._replaced:
-            self._begun = self._begun or starts
-            await self._send(message)
-
-    async def _start(self, message: Message) -> Message:
-        headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() not in _OURS]
-        declared = next((value for name, value in headers if name.lower() == b"content-length"), b"")
-        self._left = int(declared) if declared.isdigit() else math.inf
-        self._status = message["status"]
-        if self.admission is not None:
-            headers += _raw(self.admission.headers)
-        if self._commits_early:
-            await self._end()
-        return {**message, "headers": headers}
-
-    def _streams(self, message: Message) -> bool:
-        """Return whether this is a piece of the body that another will follow."""
-        self._left -= len(message.get("body", b""))
-        more = bool(message.get("more_body", False)) and self._left > 0
-        self._complete = self._complete or not more
-        return more
-
-    def _holds(self, *, streams: bool) -> bool:
-        if self._held:
-            return True
-        waits = self._transaction.used and self._transaction.state == "open"
-        return waits and self._succeeded and not streams and not self._replaced
-
-    @property
-    def _succeeded(self) -> bool:
-        return 0 < self._status < 400
-
-    async def _let_go(self) -> None:
-        held, self._held = self._held, []
-        for message in held:
-            self._begun = self._begun or message["type"] == "http.response.start"
-            await self._send(message)
-
-    async def _end(self) -> None:
-        """Commit or abort. If the commit fails, tell so in place of the response, or break it off."""
-        if not self._succeeded:
-            self._transaction.abort()
-            return
-        if self.tee is not None:
-            self.tee.release()
-        ids = self._transaction.ids
-        try:
-            await self._transaction.commit()
-        except Exception as error:
-            answer = not_committed(error, ids)
-            if answer is None or (self._begun and self._held):
-                raise
-            if not self._begun:
-                await self._replace(answer)
-
-    async def _replace(self, answer: Answer) -> None:
-        """Answer in place of the application, of whose response nothing was sent."""
-        self._held, self._replaced, self._begun = [], True, True
-        receipt = self.admission.headers if self.admission else ()
-        await _answer(self._send, replace(answer, headers=answer.headers + receipt))
 
 
 def task_only(endpoint: Callable[P, T]) -> Callable[P, T]:
@@ -318,7 +181,7 @@ def _task_only_app(app: Callable[..., Any]) -> Any:
     @functools.wraps(app)
     async def guarded(*args: Any) -> None:
         if current_task() is None:
-            await _answer(args[-1], _NOT_FOUND)
+            await send_answer(args[-1], _NOT_FOUND)
         else:
             await app(*args)
 
@@ -345,10 +208,6 @@ def _arrival(scope: Scope) -> Arrival:
 
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
-
-
-def _raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), value.encode()) for name, value in headers]
 
 
 def _declared(headers: HeaderPairs) -> int | None:
@@ -389,13 +248,6 @@ def _given_back(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-async def _answer(send: Send, answer: Answer) -> None:
-    body = answer.text.encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers + _raw(answer.headers)})
-    await send({"type": "http.response.body", "body": body})
-
-
 async def _not_found(app: App, scope: Scope, send: Send) -> None:
     """Answer as the application answers for a path that it does not have, or plainly if it has an answer to all."""
     status = 0
@@ -413,7 +265,7 @@ async def _not_found(app: App, scope: Scope, send: Send) -> None:
         await app({**scope, "path": mount + path, "raw_path": (mount + path).encode()}, nothing, send_404)
     finally:
         if status != 404:
-            await _answer(send, _NOT_FOUND)
+            await send_answer(send, _NOT_FOUND)
 
 
 async def _disconnect() -> Message:

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast
 
 from .errors import BodyUnavailable, BrokerUnavailable, CommitUncertain, ConfigError, InvalidTask, SignatureError
@@ -120,20 +121,10 @@ class Door(Generic[Subject]):
         """Return what the queue is told of a request; a task that adds tasks passes on its own user."""
         ask: Callable[[], str | None] | None = None
         later: Callable[[], Awaitable[str | None]] | None = None
-        if admission is not None:
-            user_id = admission.task.user_id
-
-            def ask() -> str | None:
-                return user_id
-        elif self._user_id_is_async:
-
-            def later() -> Awaitable[str | None]:
-                return cast("Awaitable[str | None]", self._user_id(subject))
+        if self._user_id_is_async and admission is None:
+            later = partial(self._user_id_later, subject)
         else:
-
-            def ask() -> str | None:
-                return _given_at_once(self._user_id(subject))
-
+            ask = partial(self._user_id_now, subject, admission)
         return CurrentRequest(
             headers=arrival.headers,
             host=_host(arrival.authority),
@@ -144,6 +135,22 @@ class Door(Generic[Subject]):
             credentials=self._copies_credentials,
             task=admission.task if admission else None,
         )
+
+    def _user_id_now(self, subject: Subject, admission: Admission | None) -> str | None:
+        if admission is not None:
+            return admission.task.user_id
+        user_id = self._user_id(subject)
+        if user_id is None or isinstance(user_id, str):
+            return user_id
+        if inspect.iscoroutine(user_id):
+            user_id.close()
+        raise InvalidTask(
+            f"user_id: the door's user_id gave {type(user_id).__name__}, not a str; if it must be awaited, write it as"
+            " `async def`, if it is a number, give str(...)"
+        )
+
+    async def _user_id_later(self, subject: Subject) -> str | None:
+        return await cast("Awaitable[str | None]", self._user_id(subject))
 
     async def admit(self, arrival: Arrival, content: bytes | Answer) -> Admission | Answer:
         """Take a request that claims to be a delivery, and its body or why there is none to be had.
@@ -296,14 +303,3 @@ def _host(authority: str) -> str:
 
 def _is_async(function: Callable[..., object]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
-
-
-def _given_at_once(user_id: str | Awaitable[str | None] | None) -> str | None:
-    if user_id is None or isinstance(user_id, str):
-        return user_id
-    if inspect.iscoroutine(user_id):
-        user_id.close()
-    raise InvalidTask(
-        f"user_id: the door's user_id gave {type(user_id).__name__}, not a str; if it must be awaited, write it as"
-        " `async def`, if it is a number, give str(...)"
-    )

@@ -1,0 +1,168 @@
+"""One request and its response on their way through an ASGI door: copied on the way in, held back on the way out."""
+
+import math
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import replace
+from typing import Any, Final, TypeAlias
+
+from .door import OURS, Admission, Answer, not_committed
+from .errors import BodyUnavailable
+from .tee import Tee
+from .transaction import Transaction, bound
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_OURS: Final = frozenset(name.encode() for name in OURS)
+# What carries the body, or names a file that is it (extensions pathsend and zerocopysend).
+_BODY: Final = frozenset(("http.response.body", "http.response.pathsend", "http.response.zerocopysend"))
+
+
+class Exchange:
+    """Lets one call of an application pass, with its transaction.
+
+    Of a response whose request has added tasks nothing leaves before they are stored; of a stream, all but its end.
+    """
+
+    def __init__(self, receive: Receive, send: Send, *, commits_early: bool, admission: Admission | None) -> None:
+        """Take the server's side, when to commit, and the delivery if it is one."""
+        self.tee: Tee | None = None
+        self._receive, self._send = receive, send
+        self._commits_early = commits_early
+        self._admission = admission
+        self._receipt = () if admission is None else admission.headers
+        self._held: list[Message] = []  # of the response, until the commit
+        self._status = 0
+        self._left: float = math.inf  # bytes of the response's body still to come, if it declares how many
+        self._begun = False  # something of the response was sent
+        self._complete = False  # the application has sent all of it
+        self._replaced = False  # by an answer of ours
+
+    async def run(self, app: App, scope: Scope, transaction: Transaction) -> None:
+        """Call the application, end its transaction, let go of its response; raises what the application raises."""
+        self._transaction = transaction
+        try:
+            with bound(transaction):
+                await app(scope, self._receive_for_app, self._send_for_app)
+            if transaction.state == "open":
+                await self._end()
+            await self._let_go()
+        except BodyUnavailable as error:
+            # What ``add`` said of this client's body, and nobody caught.
+            transaction.abort()
+            if self._begun:
+                raise
+            await self._replace(Answer(error.status, f"{error}\n"))
+        except BaseException as error:
+            transaction.abort()
+            if self._admission is not None and not self._begun and isinstance(error, Exception):
+                await self._replace(Answer(500, "Internal Server Error\n"))
+            raise
+        finally:
+            if self.tee is not None:
+                self.tee.close()
+
+    async def pull(self) -> None:
+        """Read a piece of the request's body for the tee alone."""
+        self._copy(await self._receive())
+
+    async def _receive_for_app(self) -> Message:
+        if self._complete:
+            # As any server says once a response is sent, also while its end is still held here.
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        self._copy(message)
+        return message
+
+    def _copy(self, message: Message) -> None:
+        if self.tee is None:
+            return
+        if message["type"] == "http.disconnect":
+            self.tee.break_off()
+        else:
+            self.tee.copy(message.get("body", b""))
+            if not message.get("more_body", False):
+                self.tee.end()
+
+    async def _send_for_app(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.start":
+            message = await self._start(message)
+        streams = kind in _BODY and self._streams(message)
+        if self._replaced:
+            return
+        if self._held or (self._waits() and not streams):
+            self._held.append(message)
+            if streams:
+                await self._let_go()
+        else:
+            self._begun = self._begun or kind == "http.response.start"
+            await self._send(message)
+
+    async def _start(self, message: Message) -> Message:
+        headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() not in _OURS]
+        declared = next((value for name, value in headers if name.lower() == b"content-length"), b"")
+        self._left = int(declared) if declared.isdigit() else math.inf
+        self._status = message["status"]
+        if self._commits_early and self._transaction.state == "open":
+            await self._end()
+        return {**message, "headers": [*headers, *raw(self._receipt)]}
+
+    def _streams(self, message: Message) -> bool:
+        """Return whether this is a piece of the body, and its last byte is still to come."""
+        more = bool(message.get("more_body", False))
+        self._left -= len(message.get("body", b""))
+        self._complete = not more
+        return more and self._left > 0
+
+    def _waits(self) -> bool:
+        """Return whether a success is not to be told yet."""
+        return self._succeeded and self._transaction.used and self._transaction.state == "open"
+
+    @property
+    def _succeeded(self) -> bool:
+        return 0 < self._status < 400
+
+    async def _let_go(self) -> None:
+        held, self._held = self._held, []
+        for message in held:
+            self._begun = True
+            await self._send(message)
+
+    async def _end(self) -> None:
+        """Commit or abort. If the commit fails, tell so in place of the response, or break it off."""
+        if not self._succeeded:
+            self._transaction.abort()
+            return
+        if self.tee is not None:
+            self.tee.release()
+        ids = self._transaction.ids
+        try:
+            await self._transaction.commit()
+        except Exception as error:
+            answer = not_committed(error, ids)
+            if answer is None or (self._begun and self._held):
+                raise
+            if not self._begun:
+                await self._replace(answer)
+
+    async def _replace(self, answer: Answer) -> None:
+        """Answer in place of the application, of whose response nothing was sent."""
+        self._held, self._replaced, self._begun = [], True, True
+        await send_answer(self._send, replace(answer, headers=answer.headers + self._receipt))
+
+
+def raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Return headers as ASGI has them."""
+    return [(name.encode(), value.encode()) for name, value in headers]
+
+
+async def send_answer(send: Send, answer: Answer) -> None:
+    """Send a whole response."""
+    body = answer.text.encode()
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers + raw(answer.headers)})
+    await send({"type": "http.response.body", "body": body})
