@@ -104,6 +104,8 @@ class Link:
         ``arguments`` is asked when the command is sent, so that it may use the clock offset. Raises BrokerUnavailable
         if the command was never sent before the deadline, ReplyLost if it was, redis's ResponseError if it was refused.
         """
+        if deadline <= time.monotonic():
+            raise BrokerUnavailable("redis: the deadline had passed before the command could be sent")
         call = Call(command, keys, arguments, deadline, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         if self._speaker is None or self._speaker.done():
@@ -134,7 +136,10 @@ class Link:
             except (RedisError, OSError, EOFError, TypeError, AttributeError) as error:
                 # redis-py raises TypeError and AttributeError too when an idle connection was reset under it.
                 await self._drop()
-                await self._again(calls, f"{type(error).__name__}: {error}")
+                if isinstance(error, ResponseError) and not is_transient(error):
+                    self._refuse(calls, f"url: redis refused the connection ({error})")
+                else:
+                    await self._again(calls, f"{type(error).__name__}: {error}")
             except BaseException as error:
                 await self._drop()
                 for call in calls:
@@ -159,7 +164,7 @@ class Link:
         self._waiting = [call for call in calls if not call.reply.done()] + self._waiting
 
     def _refuse(self, calls: Sequence[Call], why: str) -> None:
-        # Waiting does not cure a wrong password, so nobody waits for it.
+        # Waiting cures neither a wrong password nor a database that does not exist, so nobody waits for it.
         for call in calls:
             if not call.reply.done():
                 call.reply.set_exception(ConfigError(why))
@@ -192,6 +197,9 @@ class Link:
         self._waiting = repeat + self._waiting
 
     async def _connected(self) -> AbstractConnection:
+        if self._connection is not None and await self._connection.can_read():
+            # Closed by the other end while nobody spoke: what is not sent into it is not in doubt.
+            await self._drop()
         if self._connection is None or not self._connection.is_connected:
             self._connection = await connected(self._pool)
             await self._synchronise(self._connection)
@@ -230,8 +238,12 @@ async def connected(pool: ConnectionPool) -> AbstractConnection:
     make: Callable[[], AbstractConnection] = pool.make_connection
     connection = make()
     connect: Callable[[], Awaitable[None]] = connection.connect
-    async with asyncio.timeout(CONNECT_TIMEOUT):
-        await connect()
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            await connect()
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
     return connection
 
 

@@ -1,6 +1,6 @@
 -- Store tasks without queueing them: the vote of a two-phase commit.
 -- KEYS, ARGV and returns as in push.lua
-if at > tonumber(ARGV[1]) then return 'LATE' end
+if at > tonumber(ARGV[1]) and redis.call('HEXISTS', base .. ':state', ARGV[2]) == 0 then return 'LATE' end
 for i = 2, #ARGV, 6 do
   local id = ARGV[i]
   if redis.call('HEXISTS', base .. ':state', id) == 0 then

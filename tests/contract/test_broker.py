@@ -144,6 +144,18 @@ class TestPushing:
             await store("default", opaque_tasks(2), deadline=soon())
         assert everything(client) == {}
 
+    @pytest.mark.parametrize("verb", ["push", "prepare"])
+    async def test_a_repeat_of_what_is_stored_is_never_late(
+        self, broker: RedisBroker, client: Any, verb: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = broker.push if verb == "push" else broker.prepare
+        tasks = opaque_tasks(2)
+        await store("default", tasks, deadline=soon())
+        before = everything(client)
+        monkeypatch.setattr(redis_broker, "LATE_MARGIN", 3600)
+        await store("default", tasks, deadline=soon())
+        assert everything(client) == before
+
     async def test_a_delay_counts_from_the_push(self, broker: RedisBroker, client: Any) -> None:
         await push(broker, [opaque("later", due=-60_000), opaque("long-past", due=1)])
         state = await state_of(broker, "later")

@@ -1,0 +1,119 @@
+"""A TCP proxy for faults: it cuts before the request or before the reply, or swallows both, aimed at a marker."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+Fault = Literal["cut before", "cut after", "swallow"]
+
+
+@dataclass
+class Proxy:
+    """Between a client and ``port`` of this machine; ``hits`` counts the faults that have happened."""
+
+    target_port: int
+    port: int = 0
+    hits: int = 0
+    _fault: tuple[Fault, bytes, int] | None = None
+    _server: asyncio.Server | None = None
+    _jobs: set["asyncio.Task[None]"] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        """The URL of Redis behind this proxy."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def inject(self, fault: Fault, marker: bytes, *, times: int = 1) -> None:
+        """Let this happen to the next ``times`` requests that contain the marker (each as one chunk of bytes).
+
+        ``cut before``: the line is cut, the request is lost. ``cut after``: the request is carried out, the reply lost.
+        ``swallow``: from then on that line is open, and nothing passes.
+        """
+        self._fault = (fault, marker, times)
+
+    async def start(self) -> None:
+        """Accept connections, on the same port as before if there was one."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Refuse connections, cut those there are."""
+        if self._server is not None:
+            self._server.close()
+        jobs = tuple(self._jobs)
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        job = asyncio.current_task()
+        assert job is not None
+        self._jobs.add(job)
+        far_writer = None
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
+            await self._relay(reader, writer, far_reader, far_writer)
+        except (ConnectionError, asyncio.CancelledError):
+            pass  # Cut, as asked.
+        finally:
+            self._jobs.discard(job)
+            for end in (writer, far_writer):
+                if end is not None:
+                    end.transport.abort()
+
+    async def _relay(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        far_reader: asyncio.StreamReader,
+        far_writer: asyncio.StreamWriter,
+    ) -> None:
+        replies = asyncio.create_task(_copy(far_reader, writer))
+        try:
+            while chunk := await reader.read(1 << 20):
+                fault = self._strike(chunk)
+                if fault == "cut before":
+                    return
+                if fault == "swallow":
+                    await asyncio.Event().wait()
+                if fault == "cut after":
+                    replies.cancel()
+                    await asyncio.gather(replies, return_exceptions=True)
+                far_writer.write(chunk)
+                await far_writer.drain()
+                if fault == "cut after":
+                    await far_reader.read(1)
+                    return
+        finally:
+            replies.cancel()
+            await asyncio.gather(replies, return_exceptions=True)
+
+    def _strike(self, chunk: bytes) -> Fault | None:
+        if self._fault is None or self._fault[1] not in chunk:
+            return None
+        fault, marker, times = self._fault
+        self._fault = (fault, marker, times - 1) if times > 1 else None
+        self.hits += 1
+        return fault
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while chunk := await reader.read(1 << 20):
+            writer.write(chunk)
+            await writer.drain()
+    writer.close()
+
+
+@asynccontextmanager
+async def proxied(port: int) -> AsyncIterator[Proxy]:
+    """Run a Proxy to a port of this machine."""
+    proxy = Proxy(port)
+    await proxy.start()
+    try:
+        yield proxy
+    finally:
+        await proxy.stop()
