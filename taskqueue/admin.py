@@ -223,8 +223,10 @@ class Admin:
 
     async def failed(self, only: Filter) -> list[TaskState]:
         """Return all failed tasks that the filter takes, those that failed first in front."""
-        found = {task.id: task for queue in self.queues async for task in self._walk(queue, "failed")}
-        return [task for task in sorted(found.values(), key=lambda task: task.changed) if only.takes(task)]
+        latest = {task.id: task for queue in self.queues async for task in self._walk(queue, "failed")}
+        found = [task for task in latest.values() if only.takes(task)]
+        found.reverse()
+        return sorted(found, key=lambda task: task.changed)
 
     async def retry(
         self, tasks: Sequence[TaskState], keyring: Keyring | None, *, progress: Callable[[int], None] = lambda _: None

@@ -6,10 +6,12 @@ twice unseen. So all of it is off, and the tests look at the bytes on the wire.
 """
 
 import asyncio
+import io
 import secrets
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from types import TracebackType
 from typing import Final, Protocol, Self
 from urllib.parse import urlsplit
@@ -153,7 +155,7 @@ class HttpReplayer:
             task.method,
             URL(self.address + task.target, encoded=True),
             headers=headers,
-            data=task.body or None,
+            data=io.BytesIO(task.body) if task.body else None,  # of bytes it would warn when they are many
             allow_redirects=False,
         ) as response:
             async for _ in response.content.iter_any():
