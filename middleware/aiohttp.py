@@ -153,8 +153,7 @@ class _Visit:
         if isinstance(admitted, Answer):
             return _response(admitted)
         if admitted.content:
-            # There is no public way to give a request its body back.
-            request._payload = _stream_of(admitted.content, request.content)
+            _put_body(request, _stream_of(admitted.content, request.content))
         request[_ADMISSION] = admitted
         if admitted.task.user is not None:
             request["user"] = admitted.task.user
@@ -277,9 +276,14 @@ def _tee(request: web.Request, limit: int) -> Tee | None:
     if not may_carry_body(request.method, request.content_length, chunked=chunked):
         return None
     stream = _TeedStream(request.content, declared=declared, chunked=chunked, limit=limit)
-    # There is no public way to give a request another body.
-    request._payload = stream
+    _put_body(request, stream)
     return stream.tee
+
+
+def _put_body(request: web.Request, stream: StreamReader) -> None:
+    """Give a request another body; there is no public way. Tests of every way to read one guard it."""
+    request._payload = stream
+    request._cache.pop("content", None)  # the attribute remembers what it gave once
 
 
 def _decoded(request: web.Request) -> bool:
