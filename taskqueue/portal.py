@@ -4,41 +4,86 @@ Started at first use, so after a pre-forking server has forked; a child of a pro
 """
 
 import atexit
+import ctypes
 import os
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from concurrent.futures import Future
 from typing import TypeVar
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+import anyio
+from anyio.from_thread import BlockingPortal
 
 Result = TypeVar("Result")
 
-_lock = threading.Lock()
-_portals: dict[int, BlockingPortal] = {}
-_closers: dict[int, Callable[[], Awaitable[None]]] = {}
+
+class _Background:
+    """The loop of this process, and what to close in it at the end."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._closers: dict[int, Callable[[], Awaitable[None]]] = {}
+        self._running: tuple[BlockingPortal, threading.Thread] | None = None
+
+    def call(
+        self, owner: object, close: Callable[[], Awaitable[None]], call: Callable[[], Awaitable[Result]]
+    ) -> Result:
+        self._closers[id(owner)] = close
+        return self._portal().call(call)
+
+    def _portal(self) -> BlockingPortal:
+        with self._lock:
+            if self._running is None:
+                # Not anyio's start_blocking_portal: what it leaves in a child waits there for its parent's thread.
+                ready: Future[BlockingPortal] = Future()
+                thread = threading.Thread(target=_run, args=(ready,), daemon=True, name="taskqueue")
+                thread.start()
+                self._running = ready.result(), thread
+            return self._running[0]
+
+    def stop(self) -> None:
+        """Close what was opened in the loop, then end it."""
+        if self._running is None:
+            return
+        portal, thread = self._running
+        try:
+            for close in self._closers.values():
+                portal.call(close)
+        finally:
+            portal.call(portal.stop)
+            thread.join()
+
+    def renew(self) -> None:
+        """Begin anew in a child, which has its parent's sockets but not the thread, and maybe a lock held for ever.
+
+        What the parent has is kept for good: freed here, its sockets would take themselves off the epoll instance that
+        the two processes share, and the parent would wait for replies that it is no longer told of.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object([self._closers, self._running]))
+        self._lock, self._closers, self._running = threading.Lock(), {}, None
+
+
+def _run(ready: "Future[BlockingPortal]") -> None:
+    try:
+        anyio.run(_serve, ready)
+    except BaseException as error:
+        if ready.done():
+            raise
+        ready.set_exception(error)  # for the one who waits for the start
+
+
+async def _serve(ready: "Future[BlockingPortal]") -> None:
+    async with BlockingPortal() as portal:
+        ready.set_result(portal)
+        await portal.sleep_until_stopped()
+
+
+_background = _Background()
+atexit.register(_background.stop)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_background.renew)
 
 
 def in_portal(owner: object, close: Callable[[], Awaitable[None]], call: Callable[[], Awaitable[Result]]) -> Result:
     """Run ``call`` in the background loop and return what it returns; ``close`` runs there when the process ends."""
-    _closers[id(owner)] = close
-    return _portal().call(call)
-
-
-def _portal() -> BlockingPortal:
-    process = os.getpid()
-    with _lock:
-        if process not in _portals:
-            stack = ExitStack()
-            _portals[process] = stack.enter_context(start_blocking_portal("asyncio", name="taskqueue"))
-            atexit.register(_stop, process, stack)
-        return _portals[process]
-
-
-def _stop(process: int, stack: ExitStack) -> None:
-    if process != os.getpid():
-        return
-    running = _portals.pop(process)
-    for close in _closers.values():
-        running.call(close)
-    stack.close()
+    return _background.call(owner, close, call)
