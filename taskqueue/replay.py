@@ -11,7 +11,6 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from types import TracebackType
 from typing import Final, Protocol, Self
 from urllib.parse import urlsplit
