@@ -14,7 +14,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Final, get_args, get_type_hints
+from typing import Annotated, Any, Final
 
 import cyclopts
 from cyclopts import App, Parameter
@@ -136,11 +136,10 @@ def serve(**flags: Any) -> int:
 
 def _server_parameters() -> Iterator[inspect.Parameter]:
     """Yield one keyword for each setting that has a flag; its text is left to the settings' own checks."""
-    kinds = get_type_hints(Settings)
     for row in settings.table():
-        kind = next((part for part in get_args(kinds[row.name]) if part is not type(None)), kinds[row.name])
         if row.flag:
-            yield _keyword(row, list[str] if isinstance(row.default, tuple) else kind)
+            kind = list[str] if isinstance(row.default, tuple) else bool if isinstance(row.default, bool) else str
+            yield _keyword(row, kind)
     annotation = Annotated[str | None, _CONFIG_FLAG]
     yield inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
