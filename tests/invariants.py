@@ -78,11 +78,12 @@ def assert_invariants(client: Any, namespace: str = "taskqueue") -> dict[str, Qu
     """Check every queue of this namespace, and that the server holds nothing else; return the queues."""
     queues = read_queues(client, namespace)
     for queue in queues.values():
-        _check(queue)
+        check_queue(queue)
     return queues
 
 
-def _check(queue: Queue) -> None:
+def check_queue(queue: Queue) -> None:
+    """Check one queue as found."""
     seen = Counter(task_id for ids in queue.places().values() for task_id in ids)
     assert [task_id for task_id, times in seen.items() if times > 1] == [], "in more than one place"
     assert set(seen) == set(queue.states), "places and states do not name the same tasks"

@@ -3,14 +3,13 @@
 -- ARGV ids
 -- returns how many of them are unknown (0 unless somebody emptied the queue in between); then none is queued.
 -- Also what was set aside as in-doubt is queued: late, but the transaction has committed.
-local tasks, unknown = {}, 0
-for i, id in ipairs(ARGV) do
-  tasks[i] = load(id)
-  if not tasks[i] then unknown = unknown + 1 end
+local unknown = 0
+for _, id in ipairs(ARGV) do
+  if not load(id) then unknown = unknown + 1 end
 end
 if unknown > 0 then return unknown end
-for i, id in ipairs(ARGV) do
-  local task = tasks[i]
+for _, id in ipairs(ARGV) do
+  local task = load(id)
   if task[STATE] == 'prepared' then
     enqueue(id, task)
     redis.call('ZREM', base .. ':prepared', id)

@@ -1,0 +1,412 @@
+"""A queue as the scripts of taskqueue/lua should keep it: every reply, every key and every hint, said once more in Python.
+
+One method a script, with the same arguments and the same reply. The lines stand here as people see them, the front first
+and what was reserved first first; only ``keys`` knows how Redis holds them. What the scripts must survive although they
+never write it (states that cannot be read, ids in two places) is modelled too.
+"""
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgpack
+
+GIVEN_BACK_AT_ONCE: Final = 500
+MOVED_AT_ONCE: Final = 100
+SPOILT_AT_ONCE: Final = 100
+INDEXES: Final = (b"scheduled", b"prepared", b"failed", b"finished")
+HELD: Final = (b"reserved", b"running")
+
+Value: TypeAlias = bytes | int
+
+
+class Task(NamedTuple):
+    """The state of a task, in the order in which it is packed."""
+
+    state: Any
+    delivery: float
+    attempt: float
+    crashes: float
+    added: float
+    due: float
+    reserved: float
+    begun: float
+    changed: float
+    status: float
+    reason: Any = b""
+    holder: Any = b""
+    token: Any = b""
+    method: Any = b""
+    path: Any = b""
+    label: Any = b""
+
+
+class Step(NamedTuple):
+    """One thing that happens: a script is called, or something else writes or flushes; ``clock`` in microseconds."""
+
+    clock: int
+    name: str
+    arguments: tuple[Value, ...] = ()
+
+
+class Outcome(NamedTuple):
+    """What a step has led to: the reply, the hints sent, and all keys after it."""
+
+    reply: Any
+    hints: int
+    keys: dict[bytes, Any]
+
+
+@lru_cache(maxsize=100_000)
+def unpacked(raw: bytes) -> Any:
+    """Return the first value packed here, a list as a tuple; the bytes themselves if any of it cannot be read."""
+    try:
+        value = msgpack.unpackb(raw, raw=True, strict_map_key=False)
+    except msgpack.ExtraData as error:
+        value = raw if unpacked(error.extra) is error.extra else error.unpacked
+    except ValueError:
+        return raw
+    return tuple(value) if isinstance(value, list) else value
+
+
+@lru_cache(maxsize=100_000)
+def task_of(raw: bytes) -> Task | bytes:
+    """Return the task packed here, or the bytes themselves if the scripts must not take them for one."""
+    fields = unpacked(raw)
+    if not isinstance(fields, tuple) or len(fields) != len(Task._fields):
+        return raw
+    if not all(type(number) in (int, float) for number in fields[1:10]):
+        return raw
+    return Task(*fields)
+
+
+class Model:
+    """One queue."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self._hints = 0
+        self._empty()
+
+    def _empty(self) -> None:
+        self.waiting: list[bytes] = []
+        self.reserved: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        self.indexes: dict[bytes, dict[bytes, float]] = {name: {} for name in INDEXES}
+        self.states: dict[bytes, Task | bytes] = {}
+        self.records: dict[bytes, bytes] = {}
+        self.logs: defaultdict[bytes, dict[bytes, Any]] = defaultdict(dict)
+        self.leases: defaultdict[bytes, dict[bytes, bytes]] = defaultdict(dict)
+        self.consumers: set[bytes] = set()
+        self.emptied: dict[bytes, Task | bytes] = {}
+
+    def apply(self, step: Step) -> Outcome:
+        """Let a step happen."""
+        self.now, self._hints = step.clock // 1000, 0
+        reply = getattr(self, step.name)(*step.arguments)
+        return Outcome(reply, self._hints, self.keys())
+
+    def keys(self) -> dict[bytes, Any]:
+        """Return what Redis should hold, by the part of the key after the queue's own."""
+        held = {
+            b"": self.waiting[::-1],
+            b":state": self.states.copy(),
+            b":records": self.records.copy(),
+            b":consumers": self.consumers.copy(),
+            b":emptied": self.emptied.copy(),
+        }
+        held |= {b":" + name: index.copy() for name, index in self.indexes.items()}
+        held |= {b":reserved:" + name: ids[::-1] for name, ids in self.reserved.items()}
+        held |= {b":log:" + task_id: log.copy() for task_id, log in self.logs.items()}
+        held |= {b":consumer:" + name: lease.copy() for name, lease in self.leases.items()}
+        return {key: value for key, value in held.items() if value}
+
+    # ---- what every script may do
+
+    def _load(self, task_id: bytes) -> Task | None:
+        found = self.states.get(task_id)
+        return found if isinstance(found, Task) else None
+
+    def _new(self, due: float, method: bytes = b"", path: bytes = b"", label: bytes = b"") -> Task:
+        due = self.now - due if due < 0 else due
+        return Task(b"", 0, 0, 0, self.now, due, 0, 0, self.now, 0, method=method, path=path, label=label)
+
+    def _save(self, task_id: bytes, task: Task, state: bytes) -> None:
+        self.states[task_id] = task._replace(state=state, changed=self.now)
+
+    def _schedule(self, task_id: bytes, task: Task) -> None:
+        self.indexes[b"scheduled"][task_id] = task.due
+        self._save(task_id, task, b"scheduled")
+
+    def _enqueue(self, task_id: bytes, task: Task) -> None:
+        if task.due > self.now:
+            self._schedule(task_id, task)
+        else:
+            self.waiting.append(task_id)
+            self._save(task_id, task, b"queued")
+
+    def _give_back(self, task_id: bytes, task: Task) -> None:
+        self.waiting.insert(0, task_id)
+        self._save(task_id, task, b"queued")
+
+    def _fail(self, task_id: bytes, task: Task | None, reason: bytes) -> None:
+        self.indexes[b"failed"][task_id] = self.now
+        self._save(task_id, (task or self._new(0))._replace(reason=reason), b"failed")
+
+    def _oldest(self, index: bytes, until: float = float("inf")) -> list[bytes]:
+        ordered = sorted((score, task_id) for task_id, score in self.indexes[index].items())
+        return [task_id for score, task_id in ordered if score <= until]
+
+    def _refusal(self, consumer: bytes, epoch: bytes) -> list[bytes] | None:
+        mine = self.leases.get(consumer, {}).get(b"epoch")
+        if mine is None:
+            return [b"GONE"]
+        return None if mine == epoch else [b"FENCED"]
+
+    # ---- the producer's scripts
+
+    def push(self, not_after: int, *tasks: Any) -> bytes:
+        if self.now > not_after and tasks[0] not in self.states:
+            return b"LATE"
+        for task_id, record, *fields in grouped(tasks, 6):
+            if task_id not in self.states:
+                self.records[task_id] = record
+                self._enqueue(task_id, self._new(*fields))
+        self._hints += 1
+        return b"OK"
+
+    def prepare(self, not_after: int, *tasks: Any) -> bytes:
+        if self.now > not_after and tasks[0] not in self.states:
+            return b"LATE"
+        for task_id, record, *fields in grouped(tasks, 6):
+            if task_id not in self.states:
+                self.records[task_id] = record
+                self.indexes[b"prepared"][task_id] = self.now
+                self._save(task_id, self._new(*fields), b"prepared")
+        return b"OK"
+
+    def promote(self, *ids: bytes) -> int:
+        unknown = sum(self._load(task_id) is None for task_id in ids)
+        if unknown:
+            return unknown
+        for task_id in ids:
+            task = self._load(task_id)
+            if task and task.state == b"prepared":
+                self._enqueue(task_id, task)
+                self.indexes[b"prepared"].pop(task_id, None)
+            elif task and task.state == b"failed" and task.reason == b"in-doubt":
+                self._enqueue(task_id, task._replace(reason=b""))
+                self.indexes[b"failed"].pop(task_id, None)
+        self._hints += 1
+        return 0
+
+    def discard(self, *ids: bytes) -> int:
+        forgotten = 0
+        for task_id in ids:
+            task = self._load(task_id)
+            if task and task.state == b"prepared":
+                forgotten += 1
+                for place in (self.indexes[b"prepared"], self.records, self.states):
+                    place.pop(task_id, None)
+        return forgotten
+
+    # ---- the consumer's scripts
+
+    def claim(
+        self, consumer: bytes, random: bytes, host: bytes, pid: int, boot: bytes, start: bytes, begins: int
+    ) -> list[Value]:
+        epoch = self.leases.get(consumer, {}).get(b"epoch", b"0-")
+        match = re.fullmatch(rb"(\d+)-(.*)", epoch, re.DOTALL)
+        if match is None or match[2] != random:
+            epoch = b"%d-%s" % ((int(match[1]) if match else 0) + 1, random)
+            fields = (epoch, host, b"%d" % pid, boot, start, b"%d" % begins, b"%d" % self.now, b"", b"0")
+            names = (b"epoch", b"host", b"pid", b"boot", b"start", b"begins", b"claimed", b"token", b"count")
+            self.leases[consumer] |= zip(names, fields, strict=True)
+            self.consumers.add(consumer)
+        held = self.reserved[consumer]
+        returned = held[: -GIVEN_BACK_AT_ONCE - 1 : -1]
+        for task_id in returned:
+            held.pop()
+            task = self._load(task_id)
+            if not task:
+                self._fail(task_id, None, b"format")
+            elif task.holder == consumer and task.state in HELD:
+                if task.state == b"running" or begins != 1:
+                    task = task._replace(crashes=task.crashes + 1)
+                else:
+                    task = task._replace(attempt=task.attempt - 1)
+                self._give_back(task_id, task)
+        self._hints += bool(returned)
+        return [epoch, len(returned), len(held)]
+
+    def due(self, in_doubt_after: int) -> int:
+        for task_id in self._oldest(b"scheduled", self.now)[:MOVED_AT_ONCE]:
+            task = self._load(task_id)
+            if not task:
+                self._fail(task_id, None, b"format")
+            elif task.state == b"scheduled":
+                self._enqueue(task_id, task._replace(due=min(task.due, self.now)))
+            del self.indexes[b"scheduled"][task_id]
+        for task_id in self._oldest(b"prepared", self.now - in_doubt_after)[:MOVED_AT_ONCE]:
+            self._fail(task_id, self._load(task_id), b"in-doubt")
+            del self.indexes[b"prepared"][task_id]
+        following = min(self.indexes[b"scheduled"].values(), default=None)
+        return -1 if following is None else int(max(0, following - self.now))
+
+    def reserve(self, consumer: bytes, epoch: bytes, token: bytes, count: int, room: int) -> list[Any]:
+        if refusal := self._refusal(consumer, epoch):
+            return refusal
+        lease, held = self.leases[consumer], self.reserved[consumer]
+        known = lease.get(b"count", b"")
+        repeated = int(known) if lease.get(b"token") == token and known.isdigit() else 0
+        if repeated:
+            given = [task_id for task_id in held[-repeated:] if self._load(task_id) and task_id in self.records]
+        else:
+            given = self._take(consumer, count, room)
+            lease |= {b"token": token, b"count": b"%d" % len(given)}
+        return [b"OK", *(self._given(task_id) for task_id in given)]
+
+    def _take(self, consumer: bytes, count: int, room: int) -> list[bytes]:
+        given: list[bytes] = []
+        spoilt = size = 0
+        while self.waiting and len(given) < count and spoilt < SPOILT_AT_ONCE:
+            task_id = self.waiting[0]
+            task, record = self._load(task_id), self.records.get(task_id)
+            if task and task.state == b"queued" and record is not None:
+                size += len(record)
+                if given and size > room:
+                    break
+                delivery, attempt = task.delivery + 1, task.attempt + 1
+                task = task._replace(delivery=delivery, attempt=attempt, reserved=self.now, begun=0)
+                self._save(task_id, task._replace(holder=consumer, token=b""), b"reserved")
+                self.reserved[consumer].append(task_id)
+                given.append(task_id)
+            else:
+                spoilt += 1
+                if not task or task.state == b"queued":
+                    self._fail(task_id, task, b"format")
+            self.waiting.pop(0)
+        return given
+
+    def _given(self, task_id: bytes) -> list[Any]:
+        task = self._load(task_id)
+        assert task
+        return [task_id, self.records[task_id], int(task.delivery), int(task.attempt), int(task.crashes)]
+
+    def begin(self, task_id: bytes, delivery: int, token: bytes) -> int:
+        task = self._load(task_id)
+        if not task or task.delivery != delivery or task.state not in HELD:
+            return 0
+        if task.state == b"running":
+            return int(task.token == token)
+        self._save(task_id, task._replace(begun=self.now, token=token), b"running")
+        return 1
+
+    def settle(self, consumer: bytes, epoch: bytes, *endings: Any) -> list[bytes]:
+        if refusal := self._refusal(consumer, epoch):
+            return refusal
+        stale = []
+        for task_id, delivery, kind, delay, status, reason in reversed(list(grouped(endings, 6))):
+            task = self._load(task_id)
+            if not task or (task.delivery, task.holder) != (delivery, consumer):
+                stale.append(task_id)
+            elif task.state in HELD:
+                self._end(task_id, task._replace(status=status, reason=reason), consumer, kind, self.now + delay)
+                if task_id in self.reserved[consumer]:
+                    self.reserved[consumer].remove(task_id)
+        return [b"OK", *stale]
+
+    def _end(self, task_id: bytes, task: Task, consumer: bytes, kind: bytes, due: int) -> None:
+        if kind == b"complete":
+            self.indexes[b"finished"][task_id] = self.now
+            self._save(task_id, task, b"completed")
+            self.records.pop(task_id, None)
+        elif kind == b"release":
+            task = task._replace(attempt=task.attempt - 1, due=due)
+            (self._schedule if due > self.now else self._give_back)(task_id, task)
+        else:
+            line = (task.attempt, task.reserved, task.begun, self.now, task.status, task.reason, consumer, kind)
+            self.logs[task_id][b"%d" % task.delivery] = line
+            if kind == b"retry":
+                self._schedule(task_id, task._replace(due=due))
+            else:
+                self._fail(task_id, task, task.reason)
+
+    # ---- the scripts of tools, and of housekeeping
+
+    def trim(self, most: int, *limits: Any) -> int:
+        left = most
+        for index, kept, count in grouped(limits, 3):
+            everything = self._oldest(index)
+            old = self._oldest(index, self.now - kept)
+            surplus = max(len(old), len(everything) - count, 0)
+            for task_id in everything[: min(surplus, left)]:
+                left -= 1
+                for place in (self.indexes[index], self.states, self.records, self.logs):
+                    place.pop(task_id, None)
+        return most - left
+
+    def reset(self) -> bytes:
+        if self.emptied:
+            return b"AGAIN"
+        logs, leases, consumers, states = self.logs, self.leases, self.consumers, self.states
+        strangers = {name: ids for name, ids in self.reserved.items() if name not in consumers}
+        self._empty()
+        self.logs, self.leases, self.consumers, self.emptied = logs, leases, consumers, states
+        self.reserved.update(strangers)
+        for consumer in consumers:
+            self.leases[consumer][b"count"] = b"0"
+        return b"OK"
+
+    def retry(self, *tasks: bytes) -> int:
+        queued = 0
+        for task_id, record in grouped(tasks, 2):
+            task = self._load(task_id)
+            if task and task.state == b"failed" and task_id in self.records:
+                queued += 1
+                self.records[task_id] = record or self.records[task_id]
+                self._enqueue(task_id, task._replace(attempt=0, crashes=0, due=0, status=0, reason=b""))
+                self.indexes[b"failed"].pop(task_id, None)
+        self._hints += bool(queued)
+        return queued
+
+    # ---- what is no script
+
+    def flush(self) -> bytes:
+        """Forget all scripts, as Redis does when it restarts."""
+        return b"OK"
+
+    def lost(self) -> bytes:
+        """Lose everything, as a Redis without persistence does."""
+        self._empty()
+        return b"OK"
+
+    def forget(self) -> None:
+        """Remove the logs of what a reset has emptied, as its caller does."""
+        for task_id in self.emptied:
+            self.logs.pop(task_id, None)
+        self.emptied = {}
+
+    def write(self, command: bytes, key: bytes, *values: Any) -> None:
+        """Let something that knows nothing of tasks write into a key; only what walk.py uses is here."""
+        kind, _, name = key[1:].partition(b":")
+        if command in (b"LPUSH", b"RPUSH"):
+            line = self.reserved[name] if kind else self.waiting
+            line[:] = line + list(values) if command == b"LPUSH" else list(reversed(values)) + line
+        elif command == b"ZADD":
+            self.indexes[kind][values[1]] = values[0]
+        elif kind == b"consumer":
+            self.leases[name] = {} if command == b"DEL" else self.leases[name] | dict(grouped(values, 2))
+        elif command == b"HDEL":
+            (self.states if kind == b"state" else self.records).pop(values[0], None)
+        else:
+            assert (command, kind) == (b"HSET", b"state"), f"not modelled: {command!r} {key!r}"
+            self.states[values[0]] = task_of(values[1])
+
+
+def grouped(flat: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    """Return consecutive values in groups."""
+    values = iter(flat)
+    return zip(*itertools.repeat(values, size), strict=True)

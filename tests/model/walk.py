@@ -1,0 +1,263 @@
+"""A random walk through all that may happen to a queue: what clients do, what they do wrongly, and what befalls them.
+
+The walk looks at the model to make calls that matter, and mixes in those that must not: repeated after lost replies, with
+stale epochs and deliveries, under names and tokens of others, for tasks that are elsewhere, a millisecond too late.
+"""
+
+import random
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import msgpack
+
+from tests.model.model import HELD, Model, Step, Task
+
+T = TypeVar("T")
+
+START: Final = 1_700_000_000_000_000
+MINUTE: Final = 60_000
+DAY: Final = 24 * 60 * MINUTE
+CONSUMERS: Final = (b"one", b"two", b"three")
+STRANGER: Final = b"nobody"
+SEALED: Final = (b"", b"s", b"\xff\x00", b"ten bytes.", b"as long as twenty is")
+
+# How often each step is taken; the names are those of the methods of Walk that choose the arguments.
+CALLS: Final = {
+    **{"push": 14, "prepare": 7, "promote": 7, "discard": 3, "retry": 4, "trim": 4, "reset": 0.4},
+    **{"claim": 4, "reserve": 18, "begin": 12, "settle": 18, "due": 9, "again": 9, "flush": 1, "lost": 0.2},
+}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What kind of walk: how many ids there are, how many go into one call, how often (per call) garbage is written."""
+
+    name: str
+    ids: int = 30
+    sizes: Sequence[int] = (0, 1, 1, 1, 2, 3, 5)
+    garbage: float = 0.0
+    strays: int = 1
+
+
+CLEAN: Final = Profile("clean")
+SPOILT: Final = Profile("spoilt", garbage=0.08)
+CROWDED: Final = Profile("crowded", ids=1300, sizes=(1, 40, 99, 100, 101, 499, 500, 501, 700))
+OVERRUN: Final = Profile("overrun", ids=400, sizes=(1, 40, 120, 250), garbage=0.1, strays=130)
+
+
+class Walk:
+    """Steps from one seed, for ever; each must be applied to the model before the next is asked for."""
+
+    def __init__(self, model: Model, seed: str, profile: Profile) -> None:
+        self._model, self._profile = model, profile
+        self._random = random.Random(seed)
+        self._ids = [b"id-%d" % number for number in range(profile.ids - 2)] + [b"\xff\x00 id", b"id:with:colons"]
+        self._clock = START
+        self._count = 0
+        self._past: deque[Step] = deque(maxlen=30)
+        self._epochs: list[bytes] = [b"", b"1-", b"9-ff"]
+        self._tokens: list[bytes] = [b"", b"0"]
+
+    def __iter__(self) -> Iterator[Step]:
+        while True:
+            self._clock += self._pause()
+            if self._random.random() < self._profile.garbage:
+                yield Step(self._clock, "write", self._garbage())
+                continue
+            if self._model.emptied and self._random.random() < 0.4:
+                yield Step(self._clock, "forget")
+                continue
+            (name,) = self._random.choices(list(CALLS), list(CALLS.values()))
+            step = Step(self._clock, name, getattr(self, "_" + name)()) if name != "again" else self._again()
+            yield step
+            self._past.append(step)
+
+    # ---- choices
+
+    def _one(self, *choices: T) -> T:
+        return self._random.choice(choices)
+
+    def _size(self) -> int:
+        return self._one(*self._profile.sizes)
+
+    def _any_id(self) -> bytes:
+        return self._random.choice(self._ids)
+
+    def _some(self, likely: Sequence[bytes]) -> list[bytes]:
+        """Return ids, most of them of the likely ones, now and then twice the same."""
+        ids = list(likely)[: self._size()] if self._one(True, False) else self._sample(likely)
+        if self._random.random() < 0.2:
+            ids.append(self._any_id())
+        if ids and self._random.random() < 0.1:
+            ids.append(self._one(*ids))
+        return ids
+
+    def _sample(self, likely: Sequence[bytes]) -> list[bytes]:
+        return self._random.sample(likely, min(self._size(), len(likely)))
+
+    def _in_state(self, *states: bytes) -> list[bytes]:
+        return [name for name, task in self._model.states.items() if isinstance(task, Task) and task.state in states]
+
+    def _pause(self) -> int:
+        """Return microseconds to pass: mostly few, sometimes just so many that something falls due, rarely below none."""
+        chance = self._random.random()
+        if chance < 0.5:
+            return 0
+        if chance < 0.75:
+            return self._random.randrange(50_000)
+        if chance < 0.9:
+            instants = [*self._model.indexes[b"scheduled"].values()]
+            instants += [at + MINUTE for at in self._model.indexes[b"prepared"].values()]
+            ahead = [int(at) * 1000 - self._clock for at in instants if int(at) * 1000 > self._clock]
+            return min(ahead) + self._one(-1000, -1, 0, 999, 1000) if ahead else 0
+        if chance < 0.99:
+            return self._one(1_000_000, 10_000_000, 61_000_000)
+        return self._one(-2_000_000, 3_600_000_000, DAY * 1000)
+
+    # ---- arguments of the scripts
+
+    def _push(self) -> tuple[Any, ...]:
+        late = self._one(2000, 2000, 2000, 2000, 1, 0, -1)
+        return (self._clock // 1000 + late, *(field for task_id in self._new_ids() for field in self._new(task_id)))
+
+    _prepare = _push
+
+    def _new_ids(self) -> list[bytes]:
+        return self._some([name for name in self._ids if name not in self._model.states]) or [self._any_id()]
+
+    def _new(self, task_id: bytes) -> tuple[Any, ...]:
+        now = self._clock // 1000
+        due = self._one(0, 0, 0, 0, 1, now - 1, now, now + 1, now + 5000, -1, -1000, -MINUTE)
+        return (task_id, self._one(*SEALED), due, b"POST", b"/path\xff", self._one(b"", b"label"))
+
+    def _promote(self) -> tuple[Any, ...]:
+        doubted = [name for name in self._in_state(b"failed") if self._model.states[name].reason == b"in-doubt"]  # type: ignore[union-attr]
+        likely = self._in_state(b"prepared") + doubted
+        self._random.shuffle(likely)
+        known = [task_id for task_id in self._some(likely) if task_id in self._model.states]
+        return (*known, *(self._any_id() for _ in range(self._random.random() < 0.15)))
+
+    def _discard(self) -> tuple[Any, ...]:
+        return tuple(self._some(self._in_state(b"prepared")))
+
+    def _retry(self) -> tuple[Any, ...]:
+        ids = self._some(self._in_state(b"failed"))
+        return tuple(field for task_id in ids for field in (task_id, self._one(b"", b"", b"sealed again")))
+
+    def _trim(self) -> tuple[Any, ...]:
+        limits: list[Any] = []
+        for index in (b"failed", b"finished"):
+            ages = [self._model.now - int(at) for at in self._model.indexes[index].values()]
+            kept = self._one(0, DAY, DAY, self._one(*ages) + self._one(-1, 0, 1) if ages else 0)
+            limits += index, kept, self._one(0, 1, 3, len(ages), 10_000, 10_000)
+        return (self._one(0, 1, 2, 5, 100), *limits)
+
+    def _reset(self) -> tuple[Any, ...]:
+        return ()
+
+    def _flush(self) -> tuple[Any, ...]:
+        return ()
+
+    def _lost(self) -> tuple[Any, ...]:
+        return ()
+
+    def _due(self) -> tuple[Any, ...]:
+        waits = [self._clock // 1000 - int(at) for at in self._model.indexes[b"prepared"].values()]
+        return (self._one(MINUTE, MINUTE, self._one(*waits) + self._one(-1, 0, 1) if waits else MINUTE),)
+
+    def _claim(self) -> tuple[Any, ...]:
+        name = self._one(*CONSUMERS)
+        self._count += 1
+        self._epochs.append(self._model.leases.get(name, {}).get(b"epoch", b""))
+        random_part = b"%x" % self._count
+        if self._random.random() < 0.3:
+            # More may be left than one call gives back: the caller comes again with the same arguments.
+            random_part = self._epochs[-1].partition(b"-")[2] or random_part
+        begins = self._one(1, 1, 0)
+        return (name, random_part, self._one(b"host", b"other"), self._count, b"boot", b"%d" % self._count, begins)
+
+    def _lease(self) -> tuple[bytes, bytes]:
+        name = self._one(*CONSUMERS, *CONSUMERS, *CONSUMERS, *CONSUMERS, STRANGER)
+        current = self._model.leases.get(name, {}).get(b"epoch", b"")
+        return name, current if self._random.random() < 0.9 else self._one(*self._epochs)
+
+    def _reserve(self) -> tuple[Any, ...]:
+        name, epoch = self._lease()
+        if self._random.random() < 0.7:
+            self._count += 1
+            self._tokens.append(b"%x" % self._count)
+            token = self._tokens[-1]
+        elif self._random.random() < 0.7:
+            token = self._model.leases.get(name, {}).get(b"token", b"")
+        else:
+            token = self._one(*self._tokens[-10:])
+        return name, epoch, token, self._size(), self._one(0, 1, 3, 10, 11, 20, 22, 40, 10**6, 10**6, 10**6)
+
+    def _begin(self) -> tuple[Any, ...]:
+        held = self._in_state(*(HELD if self._one(True, False) else HELD[:1]))
+        task_id = self._one(*held) if held and self._random.random() < 0.95 else self._any_id()
+        task = self._model.states.get(task_id)
+        known = task.token if isinstance(task, Task) and isinstance(task.token, bytes) else b""
+        return task_id, self._delivery(task_id), self._one(b"start-1", b"start-2", known)
+
+    def _delivery(self, task_id: bytes) -> int:
+        task = self._model.states.get(task_id)
+        return (int(task.delivery) if isinstance(task, Task) else 1) + self._one(*[0] * 12, -1, 1)
+
+    def _settle(self) -> tuple[Any, ...]:
+        name, epoch = self._lease()
+        flat: list[Any] = []
+        for task_id in self._some(self._model.reserved.get(name, [])):
+            kind = self._one(b"complete", b"retry", b"fail", b"release")
+            delay = self._one(0, 0, 1, 1000, MINUTE, -5)
+            flat += task_id, self._delivery(task_id), kind, delay, self._one(0, 200, 503), self._one(b"", b"status")
+        return (name, epoch, *flat)
+
+    def _again(self) -> Step:
+        """Return a step of before, as after a lost reply: most often the last one."""
+        if not self._past:
+            return Step(self._clock, "flush")
+        step = self._past[-1] if self._one(True, False) else self._one(*self._past)
+        return step._replace(clock=self._clock)
+
+    # ---- what no script writes
+
+    def _garbage(self) -> tuple[Any, ...]:
+        task_id, name = self._any_id(), self._one(*CONSUMERS)
+        choice = self._random.random()
+        if choice < 0.25:
+            strays = [self._any_id() for _ in range(self._profile.strays)]
+            return self._one(b"LPUSH", b"RPUSH"), self._one(b"", b":reserved:" + name), *strays
+        if choice < 0.55:
+            return b"HSET", b":state", task_id, self._spoilt(self._model.states.get(task_id))
+        if choice < 0.75:
+            return b"HDEL", self._one(b":state", b":records"), task_id
+        if choice < 0.9:
+            score = self._clock // 1000 + self._one(-MINUTE, 0, 1000)
+            return b"ZADD", self._one(b":scheduled", b":prepared", b":failed", b":finished"), score, task_id
+        lease = b":consumer:" + name
+        field, value = self._one(
+            *((b"epoch", value) for value in (b"", b"7", b"7-", b"-a", b"x7-a", b"3-a-b")),
+            *((b"count", value) for value in (b"", b"x", b"0", b"1", b"9")),
+        )
+        return self._one((b"DEL", lease), (b"HSET", lease, field, value), (b"HSET", lease, field, value))
+
+    def _spoilt(self, task: Task | bytes | None) -> bytes:
+        """Return something to stand in the place of a task's state: unreadable, of another shape, or untrue."""
+        fields = list(task) if isinstance(task, Task) else list(Task(b"queued", 1, 1, 0, 0, 0, 0, 0, 0, 0))
+        whole = _packed(fields)
+        untrue = self._one(b"queued", b"scheduled", b"prepared", b"reserved", b"running", b"failed", b"completed", b"", 7)
+        position = self._random.randrange(1, 10)
+        return self._one(
+            *(b"", b"x", b"\xc1", b"\xc0", b"\x07", b"\x90", whole[:-1], whole[:20], whole + b"\xc1", whole + b"\x00"),
+            *(_packed(fields[:15]), _packed([*fields, b""])),
+            *(_packed([*fields[:position], value, *fields[position + 1 :]]) for value in (b"1", True, [], 1.5)),
+            *(_packed([value, *fields[1:]]) for value in (untrue, untrue, [b"queued"])),
+            _packed([*fields[:11], self._one(*CONSUMERS, 3), *fields[12:]]),
+        )
+
+
+def _packed(value: object) -> bytes:
+    return bytes(msgpack.packb(value, use_bin_type=False))
