@@ -1,0 +1,16 @@
+"""What the suites of the doors share."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+import taskqueue
+from tests.doors import task_queue
+from tests.servers import RedisServer
+
+
+@pytest.fixture
+async def tq(any_server: RedisServer) -> AsyncIterator[taskqueue.TaskQueue]:
+    queue = task_queue(any_server.url, limits=taskqueue.Limits(body=4 * 1024 * 1024))
+    yield queue
+    await queue.aclose()
