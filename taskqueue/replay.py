@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from yarl import URL
 
-from .errors import ConfigError, SignatureError
+from .errors import ConfigError, InvalidTask, SignatureError
 from .headers import check_host
 from .keys import Keyring
 from .policy import BROKEN, DNS, FORMAT, REFUSED, TIMEOUT, TLS, Answered, Broken, NotSent, Outcome, Unreadable
@@ -85,7 +85,10 @@ class HttpReplayer:
             )
         if parts.path.strip("/") or parts.query or parts.fragment:
             raise ConfigError(f"target: {target!r} must end after the host: the path comes from each task")
-        self.address = f"{parts.scheme}://{check_host(parts.netloc)}"
+        try:
+            self.address = f"{parts.scheme}://{check_host(parts.netloc)}"
+        except InvalidTask:
+            raise ConfigError(f"target: {target!r} names no host, or no port, that can be") from None
         self._host = parts.netloc
         self._keyring = keyring
         self._connect_timeout = connect_timeout
