@@ -68,7 +68,9 @@ def story(task: TaskState, ended: Sequence[Ended]) -> list[Step]:
         steps += _handed_out(task.delivery, task.attempt, task.reserved, task.begun, task.holder)
     steps += _now(task, last)
     if _was_due(task, task.delivery - (last.delivery if last else 0)):
-        later = (place for place, step in enumerate(steps) if step.at is not None and step.at > task.due)
+        retried = [place for place, step in enumerate(steps) if last and step.at == last.ended and step.what == "retry"]
+        first = retried[-1] + 1 if retried else 1
+        later = (place for place, step in enumerate(steps) if place >= first and (step.at or 0) >= task.due)
         steps.insert(next(later, len(steps)), Step(task.due, "due"))
     return list(_timed(steps))
 

@@ -12,8 +12,8 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Final, TypeVar
 
 from cyclopts import App, Parameter
@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress
 from . import doctor as checks
 from . import settings
 from .admin import STATES, Admin, Filter, Step, outcome, unserved
-from .broker import QueueStats, connect, kept_secret
+from .broker import ConsumerInfo, QueueStats, connect, kept_secret
 from .doctor import Finding
 from .errors import ConfigError, RecordError, UsageError
 from .keys import Keyring
@@ -36,7 +36,11 @@ Result = TypeVar("Result")
 
 MASKED: Final = frozenset({"cookie", "authorization", "proxy-authorization"})
 SHOWN_BYTES: Final = 4096
-_TIMES: Final = frozenset({"added", "due", "reserved", "begun", "changed", "at", "claimed", "created", "expires"})
+_TIMES: Final[Mapping[type, Sequence[str]]] = {
+    TaskState: ("added", "due", "reserved", "begun", "changed"),
+    Step: ("at",),
+    ConsumerInfo: ("claimed",),
+}
 
 
 def _flag(name: str) -> Parameter:
@@ -114,7 +118,7 @@ def list_tasks(
     states, only = _states(state), Filter(path=path)
     tasks = common.ask(lambda admin: admin.tasks(states, only=only, limit=limit))
     if common.as_json:
-        _write_json({"tasks": [_plain(task) for task in tasks]})
+        _write_json({"tasks": _plain(tasks)})
         return
     columns = ("id", "state", "queue", "method", "path", "label", "attempt", "age", "outcome")
     now = time.time()
@@ -132,7 +136,7 @@ def list_tasks(
 def _states(name: str | None) -> Sequence[StateName]:
     if name is None:
         return STATES
-    chosen = [state for state in STATES if state == name]
+    chosen: list[StateName] = [state for state in STATES if state == name]
     if not chosen:
         raise UsageError(f"--state: {name!r} is none; the states are {', '.join(STATES)}")
     return chosen
@@ -172,7 +176,7 @@ def show(
     task, life, request = found
     if common.as_json:
         shown = {"request": request if isinstance(request, str) else _request(request)} if request else {}
-        _write_json({"task": _plain(task), "life": [_plain(step) for step in life], **shown})
+        _write_json({"task": _plain(task), "life": _plain(life), **shown})
     else:
         _write_life(task, life)
         if request:
@@ -210,20 +214,21 @@ def _request(task: Task) -> dict[str, Any]:
         return about | {"body_base64": base64.b64encode(task.body).decode()}
 
 
-def _write_request(request: Task | str) -> None:
+def _write_request(task: Task | str) -> None:
     print()  # noqa: T201
-    if isinstance(request, str):
-        write_pairs([("request", request)])
+    if isinstance(task, str):
+        write_pairs([("request", task)])
         return
-    about = _request(request)
+    about = _request(task)
     body = about.get("body")
-    size = f"{len(request.body)} bytes" if request.body else "none"
-    known = ("method", "target", "scheme", "host", "user_id", "timeout", "retry_max_count", "created", "expires")
+    size = f"{len(task.body)} bytes" if task.body else "none"
+    known = ("method", "target", "scheme", "host", "user_id", "timeout", "retry_max_count")
     pairs = [(name, "" if about[name] is None else str(about[name])) for name in known]
+    pairs += [("created", moment(task.created)), ("expires", moment(task.expires))]
     write_pairs([*pairs, *about["headers"], ("body", size)])
     for line in (body or "")[:SHOWN_BYTES].splitlines():
         print(f"  {printable(line)}")  # noqa: T201
-    if len(request.body) > SHOWN_BYTES or (request.body and body is None):
+    if len(task.body) > SHOWN_BYTES or (task.body and body is None):
         print("  ... --json shows all of it")  # noqa: T201
 
 
@@ -233,7 +238,7 @@ def stats(*, common: Common = NOTHING) -> None:
     host = socket.gethostname()
     warnings = [words for queue in found if (words := unserved(queue, host=host, runs=checks.running))]
     if common.as_json:
-        _write_json({"queues": [_plain(queue) for queue in found], "warnings": warnings})
+        _write_json({"queues": _plain(found), "warnings": warnings})
         return
     counts = ("queued", "scheduled", "prepared", "reserved", "failed", "completed")
     rows = [(queue.queue, *(str(getattr(queue, name)) for name in counts), _waited(queue)) for queue in found]
@@ -270,36 +275,37 @@ def retry(
     if keyring is None:
         _complain("warning: without the secret, what has expired stays expired")
 
-    async def work(admin: Admin) -> int:
-        if ids:
-            tasks = [task for task in [await _failed_task(admin, task_id) for task_id in dict.fromkeys(ids)] if task]
+    tasks = common.ask(lambda admin: _named(admin, ids) if ids else admin.failed(Filter(reason=reason, path=path)))
+    if tasks and not (ids or yes or _confirmed(len(tasks))):
+        _complain("nothing was queued")
+        return 1
+    with Progress(
+        "queueing", BarColumn(), MofNCompleteColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty()
+    ) as bar:
+        part = bar.add_task("", total=len(tasks))
+        queued = common.ask(
+            lambda admin: admin.retry(tasks, keyring, progress=lambda done: bar.update(part, completed=done))
+        )
+    asked = len(set(ids)) or len(tasks)
+    if common.as_json:
+        _write_json({"asked": asked, "queued": queued})
+    else:
+        print(f"{queued} of {asked} task(s) queued again")  # noqa: T201
+    return 0 if queued == asked else 1
+
+
+async def _named(admin: Admin, ids: Sequence[str]) -> list[TaskState]:
+    """Return those of these tasks that have failed; complain about the others."""
+    found = []
+    for task_id in dict.fromkeys(ids):
+        task = await admin.find(task_id)
+        if task is None:
+            _complain(f"no task {task_id!r} in {', '.join(admin.queues)}; is it in another queue (--queue)?")
+        elif task.state != "failed":
+            _complain(f"task {task_id} is {task.state}; only failed ones can be queued again")
         else:
-            tasks = await admin.failed(Filter(reason=reason, path=path))
-            if tasks and not yes and not _confirmed(len(tasks)):
-                _complain("nothing was queued")
-                return 1
-        with Progress(
-            "queueing", BarColumn(), MofNCompleteColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty()
-        ) as bar:
-            part = bar.add_task("", total=len(tasks))
-            queued = await admin.retry(tasks, keyring, progress=lambda done: bar.update(part, completed=done))
-        asked = len(dict.fromkeys(ids)) or len(tasks)
-        if common.as_json:
-            _write_json({"asked": asked, "queued": queued})
-        else:
-            print(f"{queued} of {asked} task(s) queued again")  # noqa: T201
-        return 0 if queued == asked else 1
-
-    return common.ask(work)
-
-
-async def _failed_task(admin: Admin, task_id: str) -> TaskState | None:
-    task = await admin.find(task_id)
-    if task is None:
-        _complain(f"no task {task_id!r} in {', '.join(admin.queues)}; is it in another queue (--queue)?")
-    elif task.state != "failed":
-        _complain(f"task {task_id} is {task.state}, only failed ones can be queued again")
-    return task if task and task.state == "failed" else None
+            found.append(task)
+    return found
 
 
 def _confirmed(count: int) -> bool:
@@ -308,7 +314,11 @@ def _confirmed(count: int) -> bool:
             f"retry: {count} failed task(s) would be queued again; nobody is here to confirm, so give --yes"
         )
     print(f"Queue {count} failed task(s) again? [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    try:
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+    except KeyboardInterrupt:
+        print(file=sys.stderr)  # noqa: T201
+        return False
 
 
 def doctor(
@@ -319,7 +329,7 @@ def doctor(
     """Look for what keeps tasks from running; exit code 1 if there is an error."""
     findings = asyncio.run(_examine(target, common))
     if common.as_json:
-        _write_json({"findings": [asdict(finding) for finding in findings]})
+        _write_json({"findings": _plain(findings)})
     else:
         _write_findings(findings)
     return 1 if any(finding.level == "error" for finding in findings) else 0
@@ -361,19 +371,15 @@ def _write_findings(findings: Sequence[Finding]) -> None:
             console.print(f"{'':<9}remedy: {printable(finding.remedy)}")
 
 
-def _plain(value: Any) -> dict[str, Any]:
+def _plain(value: Any) -> Any:
     """Return one of our values as JSON takes it, times as RFC 3339."""
-    return _timed(asdict(value))
-
-
-def _timed(fields: dict[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = {}
-    for name, value in fields.items():
-        if isinstance(value, list | tuple):
-            plain[name] = [_timed(item) for item in value]
-        else:
-            plain[name] = timestamp(value) if name in _TIMES else value
-    return plain
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if not is_dataclass(value):
+        return value
+    times = _TIMES.get(type(value), ())
+    named = ((field.name, getattr(value, field.name)) for field in fields(value))
+    return {name: timestamp(item) if name in times else _plain(item) for name, item in named}
 
 
 def _write_json(document: object) -> None:

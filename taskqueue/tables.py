@@ -35,7 +35,9 @@ def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write rows to standard output, a head above them."""
     clean = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column, no_wrap=column in ("id", "time"))  # an id is there to be copied
         for row in clean:
             table.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in row))
         Console().print(table)

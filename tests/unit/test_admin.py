@@ -118,6 +118,13 @@ def test_a_delayed_task_waits_until_it_is_due() -> None:
     assert told(taken) == [("added", 0), ("due", 0), ("reserved", 1)]
 
 
+def test_what_happens_within_one_millisecond_is_told_in_order_too() -> None:
+    instant = replace(RETRIED, reserved=ADDED, begun=ADDED, ended=ADDED + 1)
+    again = replace(NEW, state="running", delivery=2, due=ADDED + 1, reserved=ADDED + 1, begun=ADDED + 1)
+    words = [what for what, _ in told(again, instant)]
+    assert words == ["added", "reserved", "begun", "retry", "due", "reserved", "begun"]
+
+
 def test_a_task_given_back_says_so_and_names_no_due_time() -> None:
     back = replace(
         NEW, delivery=1, reserved=ADDED + 10, due=ADDED + 30, changed=ADDED + 30, reason="refused", holder="one"

@@ -1,0 +1,48 @@
+"""A command and a store for it."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from taskqueue.brokers.redis import RedisBroker
+from taskqueue.cli import app, run
+from tests.servers import RedisServer
+from tests.work import Doing, Ran, Work
+
+
+@pytest.fixture
+def taskqueue(
+    any_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ran]:
+    """Run the command with a store, without a secret and without anybody at the keyboard."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("TASKQUEUE_")]:  # noqa: TID251
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TASKQUEUE_URL", any_server.url)
+
+    def command(*arguments: str) -> Ran:
+        code = run(app, arguments)
+        out, err = capsys.readouterr()
+        return Ran(code, str(out), str(err))
+
+    return command
+
+
+@pytest.fixture
+def store(any_server: RedisServer) -> "Doing":
+    """Carry out something on the store, in an event loop of its own."""
+
+    def work(steps: Callable[["Work"], Awaitable[None]]) -> None:
+        async def all_of_it() -> None:
+            broker = RedisBroker(any_server.url, namespace="taskqueue")
+            try:
+                await steps(Work(broker))
+            finally:
+                await broker.aclose()
+
+        asyncio.run(all_of_it())
+
+    return work
