@@ -5,7 +5,6 @@
 if redis.call('EXISTS', base .. ':emptied') == 1 then return 'AGAIN' end
 for _, consumer in ipairs(redis.call('SMEMBERS', base .. ':consumers')) do
   redis.call('UNLINK', base .. ':reserved:' .. consumer)
-  redis.call('HSET', base .. ':consumer:' .. consumer, 'count', 0)
 end
 if redis.call('EXISTS', base .. ':state') == 1 then redis.call('RENAME', base .. ':state', base .. ':emptied') end
 redis.call('UNLINK', base, base .. ':records', base .. ':scheduled', base .. ':prepared', base .. ':failed',

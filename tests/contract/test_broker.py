@@ -461,6 +461,9 @@ class TestClaiming:
             assert not caught.value.gone
         with pytest.raises(Fenced):
             await exchange(broker, lease)
+        # Each script by itself, too: the two travel together and would hide one another.
+        assert call(client, "reserve", "one", lease.epoch, "t", 1, ROOM) == [b"FENCED"]
+        assert call(client, "settle", "one", lease.epoch, held.id, 1, "complete", 0, 200, "") == [b"FENCED"]
         assert everything(client) == before
 
     async def test_two_of_one_name_never_both_act(self, broker: RedisBroker) -> None:
