@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, NamedTuple, TextIO, get_type_hints
+from urllib.parse import quote
 
 from . import options
 from .errors import ConfigError, UsageError
@@ -136,6 +137,13 @@ class Settings:
         float | None,
         Option(help="Seconds to wait for a broker that does not answer; inf: for ever.", parse=Seconds(0, math.inf)),
     ] = None
+    on_failed: Annotated[
+        str | None,
+        Option(
+            help="Function to call with each task that has failed for good: package.module:function, plain or async.",
+            parse=options.import_path,
+        ),
+    ] = None
     log_format: Annotated[
         str,
         Option(
@@ -243,7 +251,7 @@ def load(
         values["secrets"] = _secrets_in(chosen["secret_file"])
         origins["secrets"] = origins["secret_file"]
     if values.get("dev") and not values.get("url"):
-        values["url"], origins["url"] = f"embedded://{(directory / STORE).absolute()}", "dev"
+        values["url"], origins["url"] = f"embedded://{quote(str((directory / STORE).absolute()))}", "dev"
     return Settings(**values, origins=MappingProxyType(origins))
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import anyio
 import anyio.to_thread
@@ -42,7 +42,9 @@ def place(url: str) -> Place:
     named = unquote(parts.netloc + parts.path)
     if not named.startswith("/") or parts.netloc:
         meant = Path(named or ".taskqueue").expanduser().absolute()
-        raise ConfigError(f"url: {url!r} names no absolute directory; did you mean embedded://{meant} (three slashes)?")
+        raise ConfigError(
+            f"url: {url!r} names no absolute directory; did you mean embedded://{quote(str(meant))} (three slashes)?"
+        )
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     unknown = sorted(options.keys() - {"server", "idle"})
     if unknown or parts.fragment:
