@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import inspect
+import warnings
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Final, TypeVar, cast
@@ -21,7 +22,6 @@ from ..door import (
     LoadUser,
     ReplayGuard,
     UserId,
-    log,
     may_carry_body,
     not_committed,
     too_large,
@@ -156,17 +156,12 @@ class _Visit:
             _put_body(request, _stream_of(admitted.content, request.content))
         request[_ADMISSION] = admitted
         if admitted.task.user is not None:
-            request["user"] = admitted.task.user
-        try:
-            return await self._serve(handler, admitted.body, admitted)
-        except web.HTTPException:
-            raise
-        except Exception:
-            if _STARTED in request:
-                raise
-            # What aiohttp would answer stands outside the door and could not carry the receipt.
-            log.exception("task %s: the handler failed", admitted.task.id)
-            return _response(Answer(500, "Internal Server Error\n"))
+            with warnings.catch_warnings():
+                # The name under which handlers look for it; aiohttp recommends keys that are objects.
+                warnings.simplefilter("ignore", web.NotAppKeyWarning)
+                request["user"] = admitted.task.user
+        # What aiohttp itself answers when the handler fails is marked with the receipt like every response.
+        return await self._serve(handler, admitted.body, admitted)
 
     async def _serve(self, handler: Handler, body: Body | None, admission: Admission | None) -> web.StreamResponse:
         request, tq = self._request, self._door.tq
