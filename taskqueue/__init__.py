@@ -14,6 +14,7 @@ from .producer import TaskQueue, add, current_task, transaction
 from .request import CURRENT, CurrentTask
 from .target import Limits
 from .task import Task, TaskState
+from .tasklog import TaskLogFilter
 from .testing import capture
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Limits",
     "NoTransaction",
     "Task",
+    "TaskLogFilter",
     "TaskQueue",
     "TaskQueueError",
     "TaskState",

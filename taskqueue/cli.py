@@ -167,13 +167,12 @@ server_app.default(serve)
 
 async def _server(chosen: Settings) -> tuple[Any, str]:
     """Return the server for these settings, and its broker's URL: with an application, its TaskQueue says where."""
-    from .server import TaskQueueServer  # noqa: PLC0415  see _version
+    from . import loading  # noqa: PLC0415  see _version
+    from .server import TaskQueueServer  # noqa: PLC0415
 
     if chosen.app:
         if chosen.dev:
             settings.announce_dev()
-        from . import loading  # noqa: PLC0415
-
         application = await loading.load(chosen.app)
         tq = loading.task_queue()
         replayer = loading.replayer_for(application, tq.keyring, concurrent_limit=chosen.concurrent_limit)
@@ -194,6 +193,7 @@ async def _server(chosen: Settings) -> tuple[Any, str]:
         stop_grace=chosen.stop_grace,
         poll_max=chosen.poll_max,
         wait_broker=chosen.wait_broker,
+        on_failed=loading.function("on_failed", chosen.on_failed) if chosen.on_failed else None,
     )
     return server, tq.url
 

@@ -3,10 +3,12 @@
 import logging
 import random
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 from .errors import RecordError
+from .hooks import FailedTask, failed_task
 from .keys import Keyring
 from .policy import BROKEN, Answered, Broken, Outcome, Rules, Unreadable, decide, warning
 from .replay import Delivery, Replayer
@@ -27,9 +29,21 @@ def _ids(reservation: Reservation) -> dict[str, object]:
 class Courier:
     """Carries deliveries to one target and remembers what it learnt of it."""
 
-    def __init__(self, replayer: Replayer, keyring: Keyring, rules: Rules, *, timeout: float) -> None:
-        """Take the way to the application; ``timeout`` is in seconds, for tasks that name none."""
+    def __init__(
+        self,
+        replayer: Replayer,
+        keyring: Keyring,
+        rules: Rules,
+        *,
+        timeout: float,
+        failed: Callable[[FailedTask], None] = lambda _: None,
+    ) -> None:
+        """Take the way to the application.
+
+        ``timeout`` is in seconds, for tasks that name none; ``failed`` is told of each delivery that fails its task.
+        """
         self._replayer, self._keyring, self._rules, self._timeout = replayer, keyring, rules, timeout
+        self._failed = failed
         self._target_known = False
         self.target_down: str | None = None
         """Why the target is to be left alone for a moment, or None while it answers."""
@@ -41,6 +55,8 @@ class Courier:
         except RecordError as error:
             verdict = self._decide(Unreadable(error.reason), reservation, None)
             log.log(LEVELS["fail"], "%s: %s", verdict.kind, error, extra=_ids(reservation))
+            if verdict.kind == "fail":
+                self._failed(failed_task(reservation, None, verdict))
             return replace(verdict, delay=PARKED)
         retries = self._rules.retry_max_count if task.retry_max_count is None else task.retry_max_count
         started = time.monotonic()
@@ -54,6 +70,8 @@ class Courier:
             verdict = self._decide(outcome, reservation, task)
         self._learn(outcome, verdict)
         self._tell(task, reservation, outcome, verdict, time.monotonic() - started)
+        if verdict.kind == "fail":
+            self._failed(failed_task(reservation, task, verdict))
         return verdict
 
     async def _replay(self, task: Task, reservation: Reservation, retries: int) -> Outcome:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from .errors import AppNotFound, ConfigError
 from .inprocess import AiohttpReplayer, AsgiReplayer, WsgiReplayer
@@ -51,6 +51,18 @@ async def load(name: str) -> Application:
             " without arguments that makes one"
         )
     return Application(name, kind, found)
+
+
+def function(setting: str, name: str) -> Callable[..., Any]:
+    """Import what a setting names as ``package.module:function``; raises AppNotFound if it cannot be called."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        found: Any = _attribute(_module(module_name), attribute)
+    except AppNotFound as error:
+        raise AppNotFound(f"{setting}: {str(error).removeprefix('app: ')}") from error
+    if not callable(found):
+        raise AppNotFound(f"{setting}: {name} is a {type(found).__name__}, and must be a function")
+    return cast("Callable[..., Any]", found)
 
 
 def kind_of(app: object) -> Kind | None:

@@ -18,6 +18,7 @@ from typing import Final
 from .broker import Broker, Lease
 from .delivery import Courier
 from .errors import BrokerUnavailable, ConfigError, Fenced, TaskQueueError
+from .hooks import FailedTask, OnFailed, tell
 from .keys import Keyring
 from .policy import Rules
 from .replay import Replayer
@@ -74,18 +75,21 @@ class TaskQueueServer:
         stop_grace: float = 25.0,
         poll_max: float = 1.0,
         wait_broker: float | None = None,
+        on_failed: OnFailed | None = None,
     ) -> None:
         """Take a broker, a way to the application and the name to consume under.
 
         ``concurrent_limit`` 0 means no limit but memory (64 MiB of records). Seconds: ``timeout`` for a task that names
         none, ``stop_grace`` for running tasks at a stop, ``poll_max`` between two looks at an idle queue,
-        ``wait_broker`` for a broker that does not answer (None: for ever).
+        ``wait_broker`` for a broker that does not answer (None: for ever). ``on_failed``, plain or async, is called
+        with a FailedTask for each delivery that fails its task; it has 10 s, and what it raises is logged.
         """
         self.name: Final = name
         self.queues: Final = tuple(queues)
         self._broker, self._replayer = broker, replayer
         self._rules = rules or Rules()
-        self._courier = Courier(replayer, keyring, self._rules, timeout=timeout)
+        self._courier = Courier(replayer, keyring, self._rules, timeout=timeout, failed=self._tell_failed)
+        self._on_failed, self._group = on_failed, asyncio.TaskGroup()
         self._limit, self._stop_grace = concurrent_limit, stop_grace
         self._poll_max, self._wait_broker = poll_max, wait_broker
         self._lines: list[_Line] = []
@@ -114,7 +118,7 @@ class TaskQueueServer:
         """
         ending: TaskQueueError | None = None
         try:
-            async with self._replayer, asyncio.TaskGroup() as group:
+            async with self._replayer, self._group as group:
                 listener = group.create_task(self._listen())
                 try:
                     await self._consume(group)
@@ -272,6 +276,10 @@ class TaskQueueServer:
             line.promising = True
             if self._courier.target_down:
                 self._paused_until = time.monotonic() + TARGET_PAUSE
+
+    def _tell_failed(self, failed: FailedTask) -> None:
+        if self._on_failed is not None:
+            self._group.create_task(tell(self._on_failed, failed))
 
     # The broker, away and back.
 

@@ -1,0 +1,66 @@
+"""Telling the operator's own code that a task has failed for good: an error tracker, a chat, a table."""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from .task import Reservation, Task, Verdict
+
+log = logging.getLogger("taskqueue.server")
+
+# Seconds a hook may take; a stop waits for those under way.
+PATIENCE: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedTask:
+    """A task that a delivery has failed: what may be known of it without its secret.
+
+    ``reason`` is one of ``exhausted``, ``auth``, ``not-found``, ... ; ``status`` the response's, 0 if there was none.
+    Of a record that cannot be opened ``method`` and ``path`` are empty.
+    """
+
+    id: str
+    queue: str
+    method: str
+    path: str
+    label: str
+    reason: str
+    status: int
+    attempt: int
+    delivery: int
+
+
+OnFailed: TypeAlias = Callable[[FailedTask], object]
+
+
+def failed_task(reservation: Reservation, task: Task | None, verdict: Verdict) -> FailedTask:
+    """Return what is told of a delivery that ended so; ``task`` is None if its record could not be opened."""
+    return FailedTask(
+        id=reservation.id,
+        queue=reservation.queue,
+        method=task.method if task else "",
+        path=task.path if task else "",
+        label=task.label if task else "",
+        reason=verdict.reason,
+        status=verdict.status,
+        attempt=reservation.attempt,
+        delivery=reservation.delivery,
+    )
+
+
+async def tell(hook: OnFailed, failed: FailedTask) -> None:
+    """Call a hook, a plain one in a thread; whatever it raises is logged and changes nothing for the task."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004  an object with an async __call__
+                answer = hook(failed)
+            else:
+                answer = await asyncio.to_thread(hook, failed)
+            if inspect.isawaitable(answer):
+                await answer
+    except Exception:
+        log.exception("on_failed raised for task %s, which stays failed", failed.id, extra={"task_id": failed.id})
