@@ -239,15 +239,21 @@ def aiohttp_app(handlers: Handlers) -> web.Application:
 async def serving_asgi(app: App, **options: Any) -> AsyncIterator[str]:
     """Run an ASGI application on uvicorn; yield its base address."""
     config = uvicorn.Config(app, lifespan="on", ws="none", log_config=None, access_log=False, **options)
+    config.load()
     server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    # Its own serve() looks ten times a second whether to stop, which hundreds of tests would wait for.
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        job = asyncio.create_task(server.serve([listener]))
-        await until(lambda: _value(server.started or job.done()), "uvicorn has started")
+        await server.startup([listener])
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
-            server.should_exit = True
-            await job
+            server.servers[0].close()
+            state = server.server_state
+            for connection in list(state.connections):
+                connection.shutdown()
+            await until(lambda: _value(not state.tasks and not state.connections), "every request has ended")
+            await server.lifespan.shutdown()
 
 
 async def _value(value: bool) -> bool:  # noqa: FBT001
