@@ -81,6 +81,14 @@ def still_there(opened: int, path: Path) -> bool:
         return False
 
 
+def noted_socket(directory: Path) -> str:
+    """Return the socket of the store in this directory, empty if none is noted."""
+    try:
+        return (directory / "socket").read_text()
+    except FileNotFoundError:
+        return ""
+
+
 def connected_clients(path: str) -> int:
     """Return how many clients the server has beside us; raises OSError."""
     found = re.search(rb"^connected_clients:(\d+)", ask(path, "INFO clients"), re.MULTILINE)
@@ -147,16 +155,19 @@ class Keeper:
 
     def _make_socket_path(self, stack: ExitStack) -> str:
         """Make the socket a directory that nobody else can have made, and note it in the store."""
-        note = self._directory / "socket"
-        if note.exists():  # left behind by a keeper that was killed
-            remove_socket(note.read_text())
+        if left_behind := noted_socket(self._directory):  # by a keeper that was killed
+            remove_socket(left_behind)
         temporary = tempfile.gettempdir()
         short = temporary if len(os.fsencode(temporary)) <= SOCKET_PARENT_BYTES else "/tmp"  # noqa: S108  made unique
         path = f"{tempfile.mkdtemp(prefix='taskqueue-', dir=short)}/s"
         stack.callback(remove_socket, path)
-        note.write_text(path)
-        stack.callback(note.unlink, missing_ok=True)
+        stack.callback(self._remove_note, path)
+        (self._directory / "socket").write_text(path)
         return path
+
+    def _remove_note(self, path: str) -> None:
+        if noted_socket(self._directory) == path:  # else the store was removed, and there may be a new one
+            (self._directory / "socket").unlink()
 
     def _start(self, path: str, output: int, stack: ExitStack) -> "subprocess.Popen[bytes]":
         linux = sys.platform == "linux"
@@ -197,7 +208,7 @@ class Keeper:
                 return "the store was removed"
             if not self._ready:
                 self._become_ready(path)
-            elif not Path(path).exists():
+            elif noted_socket(self._directory) != path or not Path(path).exists():
                 return "the socket was removed"
             elif self._is_idle(path):
                 return f"no client for {self._idle:g} s"

@@ -26,7 +26,7 @@ from typing import Final
 
 from ..errors import BrokerUnavailable, ConfigError
 from . import keeper
-from .keeper import answers, still_there, take
+from .keeper import answers, noted_socket, still_there, take
 
 log = logging.getLogger("taskqueue.brokers.embedded")
 
@@ -84,7 +84,8 @@ class Store:
             yield False
             return
         try:
-            last = take(users, fcntl.LOCK_EX)
+            # Of a store that was removed meanwhile there is nothing left to stop; the path may lead to another's.
+            last = still_there(users, self.directory / "users") and take(users, fcntl.LOCK_EX)
             if last:
                 self._tell_to_stop()
             yield last
@@ -136,11 +137,8 @@ class Store:
         return True
 
     def _answering(self) -> str | None:
-        try:
-            path = (self.directory / "socket").read_text()
-        except FileNotFoundError:
-            return None
-        return path if answers(path) else None
+        path = noted_socket(self.directory)
+        return path if path and answers(path) else None
 
     def _start(self) -> bool:
         """Start a keeper and return True when its server is ready; False if there is one already."""
@@ -184,7 +182,7 @@ class Store:
     def _tell_to_stop(self) -> None:
         # If it does not hear us, its keeper will notice that nobody is left.
         with contextlib.suppress(OSError):
-            keeper.tell((self.directory / "socket").read_text(), "SHUTDOWN")
+            keeper.tell(noted_socket(self.directory), "SHUTDOWN")
 
 
 def prepare(directory: Path) -> None:

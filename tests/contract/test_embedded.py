@@ -364,11 +364,35 @@ async def test_a_store_removed_under_its_users_is_made_anew(directory: Path, url
     await broker.aclose()
 
 
-async def test_a_removed_socket_is_made_anew(directory: Path, url: str) -> None:
+async def test_the_keeper_and_users_of_a_removed_store_leave_a_new_one_alone(directory: Path, url: str) -> None:
+    old, new = connect(url, namespace="taskqueue"), connect(url, namespace="taskqueue")
+    await push(old, "a", "b")
+    before = processes_of(directory)
+    os.kill(the("keeper", directory), signal.SIGSTOP)  # which therefore is slow to notice
+    removed = directory.with_name("removed")
+    directory.rename(removed)
+    await push(new, "c")
+    await old.aclose()
+    for number, kind in before.items():
+        if kind == "keeper":
+            os.kill(number, signal.SIGCONT)
+    wait_until(lambda: not (processes_of(directory) | processes_of(removed)).keys() & before.keys(), "the old ones end")
+    running = processes_of(directory)
+    with user(url) as process:
+        assert has_come_in(process)
+        process.communicate()
+    assert await size(new) == 2
+    assert processes_of(directory) == running
+    await new.aclose()
+
+
+@pytest.mark.parametrize("what", ["the socket", "its name"])
+async def test_a_removed_socket_is_made_anew(directory: Path, url: str, what: str) -> None:
     broker = connect(url, namespace="taskqueue")
     await push(broker, "a")
     before = processes_of(directory)
-    Path((directory / "socket").read_text()).unlink()  # as cleaners of temporary files do
+    note = directory / "socket"
+    (note if what == "its name" else Path(note.read_text())).unlink()  # as cleaners of temporary files do
     wait_until(lambda: not processes_of(directory).keys() & before.keys(), "server and keeper have ended")
     assert await size(broker) == 1
     await broker.aclose()
