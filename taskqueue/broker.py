@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from .errors import ConfigError
+from .identity import Identity
 from .task import Reservation, SealedTask, Settlement, StateName, TaskState
 
 
@@ -24,6 +25,41 @@ class Lease:
     queue: str
     consumer: str
     epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Another consumer as a beat shows it: the counter grows while it lives."""
+
+    consumer: str
+    epoch: str
+    beat: str
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who has a consumer's name, or had it last; of a free name the epoch is empty."""
+
+    epoch: str
+    beat: str
+    identity: Identity
+
+    @property
+    def free(self) -> bool:
+        """Whether nobody has the name."""
+        return not self.epoch
+
+
+class Pulse(Protocol):
+    """A consumer's heartbeat, on a connection of its own. Synchronous, for a thread."""
+
+    def beat(self, lease: Lease) -> list[Seen]:
+        """Show that the consumer lives, and return the others; raises Fenced or BrokerUnavailable."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection. May be called twice, and beats may follow."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +93,35 @@ class Broker(Protocol):
         """Note that this delivery starts to run; False if it has already, or is no longer the task's latest."""
         ...
 
-    async def claim(self, queue: str, consumer: str, *, begins: bool, deadline: float) -> tuple[Lease, int]:
+    async def owner(self, queue: str, consumer: str, *, deadline: float) -> Owner:
+        """Return who has this name, or had it last and did not leave it."""
+        ...
+
+    async def claim(
+        self, queue: str, consumer: str, *, dead: Owner | None = None, begins: bool, deadline: float
+    ) -> tuple[Lease, int]:
         """Take the name, give back to the front what it had reserved; return the lease and how many that were.
 
+        ``dead``: the owner that was found dead, or found to be nobody; raises NameInUse if it is another by now, or has
+        beaten since. None: take it from whoever has it.
         ``begins`` tells that the application notes the start of each delivery, so that what had not begun has spent
         nothing.
         """
+        ...
+
+    async def reclaim(self, queue: str, dead: Seen, *, deadline: float) -> int:
+        """Fence a dead consumer and give back to the front what it had reserved; return how many that were.
+
+        Does nothing if it has beaten since, or somebody else was quicker.
+        """
+        ...
+
+    async def leave(self, lease: Lease, *, deadline: float) -> None:
+        """Give up the name, so that it is free at once; raises Fenced if it was not this consumer's any more."""
+        ...
+
+    def pulse(self, *, timeout: float) -> Pulse:
+        """Return a heartbeat that waits at most so many seconds for an answer."""
         ...
 
     async def exchange(

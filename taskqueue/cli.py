@@ -23,7 +23,7 @@ from rich.table import Table
 
 from . import commands, logs, settings
 from .broker import masked
-from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, TaskQueueError, UsageError
+from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError, UsageError
 from .policy import Rules
 from .producer import TaskQueue
 from .settings import Row, Settings
@@ -35,6 +35,7 @@ EXIT_CODES: Final[Mapping[type[TaskQueueError], int]] = {
     UsageError: 2,
     AppNotFound: 3,
     BrokerUnavailable: 75,
+    NameInUse: 69,
     Fenced: 75,
     ConfigError: 78,
     TaskQueueError: 1,
@@ -193,6 +194,7 @@ async def _server(chosen: Settings) -> tuple[Any, str]:
         stop_grace=chosen.stop_grace,
         poll_max=chosen.poll_max,
         wait_broker=chosen.wait_broker,
+        lease=chosen.lease,
         on_failed=loading.function("on_failed", chosen.on_failed) if chosen.on_failed else None,
     )
     return server, tq.url

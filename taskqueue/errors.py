@@ -79,6 +79,10 @@ class Fenced(TaskQueueError):
         self.gone = gone
 
 
+class NameInUse(TaskQueueError):
+    """The consumer's name belongs to another server that lives."""
+
+
 class RecordError(TaskQueueError):
     """A stored record cannot be used; ``reason`` is ``format``, ``seal``, ``version`` or ``key``.
 

@@ -17,9 +17,10 @@ from typing import Final
 
 from .broker import Broker, Lease
 from .delivery import Courier
-from .errors import BrokerUnavailable, ConfigError, Fenced, TaskQueueError
+from .errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError
 from .hooks import FailedTask, OnFailed, tell
 from .keys import Keyring
+from .membership import Membership
 from .policy import Rules
 from .replay import Replayer
 from .task import Reservation, Settlement, Verdict
@@ -75,14 +76,16 @@ class TaskQueueServer:
         stop_grace: float = 25.0,
         poll_max: float = 1.0,
         wait_broker: float | None = None,
+        lease: float = 8.0,
         on_failed: OnFailed | None = None,
     ) -> None:
         """Take a broker, a way to the application and the name to consume under.
 
         ``concurrent_limit`` 0 means no limit but memory (64 MiB of records). Seconds: ``timeout`` for a task that names
         none, ``stop_grace`` for running tasks at a stop, ``poll_max`` between two looks at an idle queue,
-        ``wait_broker`` for a broker that does not answer (None: for ever). ``on_failed``, plain or async, is called
-        with a FailedTask for each delivery that fails its task; it has 10 s, and what it raises is logged.
+        ``wait_broker`` for a broker that does not answer (None: for ever), ``lease`` for another consumer that does not
+        beat. ``on_failed``, plain or async, is called with a FailedTask for each delivery that fails its task; it has
+        10 s, and what it raises is logged.
         """
         self.name: Final = name
         self.queues: Final = tuple(queues)
@@ -92,6 +95,9 @@ class TaskQueueServer:
         self._on_failed, self._group = on_failed, asyncio.TaskGroup()
         self._limit, self._stop_grace = concurrent_limit, stop_grace
         self._poll_max, self._wait_broker = poll_max, wait_broker
+        self._membership = Membership(
+            broker, name, lease=lease, patience=timeout, begins=self._rules.receipt_required, wake=self._wake_up
+        )
         self._lines: list[_Line] = []
         self._running: dict[asyncio.Task[Verdict], Reservation] = {}
         self._in_flight = 0
@@ -113,8 +119,8 @@ class TaskQueueServer:
     async def run(self) -> None:
         """Consume until stopped.
 
-        Raises Fenced when another server takes the name, BrokerUnavailable when the broker was away longer than
-        ``wait_broker``, ConfigError when it refuses what this consumer needs.
+        Raises NameInUse when another server has the name, Fenced when one takes it, BrokerUnavailable when the broker
+        was away longer than ``wait_broker``, ConfigError when it refuses what this consumer needs.
         """
         ending: TaskQueueError | None = None
         try:
@@ -122,11 +128,12 @@ class TaskQueueServer:
                 listener = group.create_task(self._listen())
                 try:
                     await self._consume(group)
-                except (Fenced, BrokerUnavailable, ConfigError) as error:
+                except (NameInUse, Fenced, BrokerUnavailable, ConfigError) as error:
                     ending = error
                 listener.cancel()
                 self._cancel_running()
         finally:
+            await self._membership.leave()
             await self._broker.aclose()
         if ending is not None:
             raise ending
@@ -135,11 +142,12 @@ class TaskQueueServer:
     # The loop.
 
     async def _consume(self, group: asyncio.TaskGroup) -> None:
-        for queue in self.queues:
-            lease = await self._claim(queue)
-            if lease is not None:
-                self._lines.append(_Line(lease))
+        leases = await asyncio.gather(*(self._claim(queue) for queue in self.queues))
+        self._lines += [_Line(lease) for lease in leases if lease is not None]
         while not self._finished():
+            self._membership.require()
+            if await self._membership.take_over():
+                self._look_everywhere()
             await self._turn(group)
             await self._rest()
 
@@ -237,8 +245,14 @@ class TaskQueueServer:
             until.append(self._stop_at)
         if not await self._woken(min(until) - now) and time.monotonic() >= poll_at:
             self._poll = min(self._poll * 2, self._poll_max)
-            for line in self._lines:
-                line.promising = True
+            self._look_everywhere()
+
+    def _look_everywhere(self) -> None:
+        for line in self._lines:
+            line.promising = True
+
+    def _wake_up(self) -> None:
+        self._wake.set()
 
     async def _woken(self, seconds: float) -> bool:
         """Wait so long, or until there is something to do; tell whether there is."""
@@ -287,16 +301,13 @@ class TaskQueueServer:
         """Take the name, however long that takes; return None if this consumer was stopped before."""
         while self._stop_at is None:
             try:
-                deadline = time.monotonic() + CALL_DEADLINE
-                begins = self._rules.receipt_required
-                lease, returned = await self._broker.claim(queue, self.name, begins=begins, deadline=deadline)
+                lease = await self._membership.join(queue)
             except BrokerUnavailable as error:
                 self._lost(error)
                 self._wake.clear()
                 await self._woken(self._poll_max)
             else:
                 self._found()
-                log.info("queue %s: consuming as %s, %d task(s) taken back", queue, self.name, returned)
                 return lease
         return None
 

@@ -125,6 +125,10 @@ class Settings:
     poll_max: Annotated[
         float, Option(help="Seconds between two looks at an idle queue, at most.", parse=Seconds(0.02, 3600))
     ] = 1.0
+    lease: Annotated[
+        float,
+        Option(help="Seconds without a beat after which another consumer counts as dead.", parse=Seconds(2, 3600)),
+    ] = 8.0
     receipt: Annotated[
         bool,
         Option(

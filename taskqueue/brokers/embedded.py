@@ -14,11 +14,12 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import anyio
 import anyio.to_thread
+from redis import Redis
 from redis.asyncio.connection import ConnectionPool, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ..errors import BrokerUnavailable, ConfigError
-from .link import pool_options
+from .link import client_options, pool_options
 from .redis import RedisBroker
 from .store import IDLE_SECONDS, POLL_SECONDS, Store, log, secret_of
 
@@ -84,6 +85,13 @@ class EmbeddedBroker(RedisBroker):
         directory, server, idle = place(url)
         self.store: Final = Store(directory, server=server, idle=idle)
         self._pool = ConnectionPool(StoreConnection, store=self.store, **pool_options())
+
+    def _client(self, timeout: float) -> Redis:
+        try:
+            path = self.store.attach()
+        except BrokerUnavailable as error:
+            raise RedisConnectionError(str(error)) from error
+        return Redis(unix_socket_path=path, **client_options(timeout))
 
     async def aclose(self) -> None:
         """See Broker. Whoever leaves last waits until the server has stopped, a few seconds at most."""

@@ -25,8 +25,10 @@ from redis.exceptions import (
     ResponseError,
     TryAgainError,
 )
+from redis.retry import Retry as SyncRetry
 
 from ..errors import BrokerUnavailable, ConfigError, ReplyLost
+from .scripts import Script
 
 # Seconds. A half-open connection shows itself as a reply that never comes: after this long the line is dropped.
 READ_TIMEOUT: Final = 5.0
@@ -36,15 +38,6 @@ PAUSE_MAX: Final = 0.5
 MAX_CALLS: Final = 512
 # What the far side answers while it is busy with itself, and may well do in a moment.
 TRANSIENT: Final = ("BUSY ", "MISCONF", "NOREPLICAS")
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua script and the digest Redis knows it by."""
-
-    name: str
-    source: bytes
-    sha: str
 
 
 Arguments = Sequence[str | bytes | int]
@@ -261,3 +254,14 @@ def pool_of(url: str) -> ConnectionPool:
 def pool_options() -> dict[str, Any]:
     """Return what holds for every connection: RESP2, no retries, no timeouts but our own."""
     return {"protocol": 2, "retry": Retry(NoBackoff(), 0), "socket_timeout": None}
+
+
+def client_options(timeout: float) -> dict[str, Any]:
+    """Return the same for a synchronous client that waits at most so many seconds."""
+    return {
+        "protocol": 2,
+        "retry": SyncRetry(NoBackoff(), 0),
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "max_connections": 1,
+    }

@@ -9,46 +9,29 @@ Every move is one script of ``taskqueue/lua``; this module only turns values int
 """
 
 import asyncio
-import hashlib
-import os
 import secrets
-import socket
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from redis import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, OutOfMemoryError, RedisError, ResponseError
 
-from ..broker import Exchange, Lease
-from ..errors import BrokerUnavailable, ConfigError, Fenced
+from ..broker import Exchange, Lease, Owner, Seen
+from ..errors import BrokerUnavailable, ConfigError, NameInUse
+from ..identity import Identity, own
 from ..task import Reservation, SealedTask, Settlement, TaskState
 from .inspection import RedisInspector, state_of
-from .link import Arguments, Link, Script, connected, pool_of, read
+from .link import Arguments, Link, client_options, connected, pool_of, read
+from .pulse import RedisPulse, require_lease
+from .scripts import SCRIPTS
 
 # A command that the clock of a thawed Redis finds later than this before the deadline is refused.
 LATE_MARGIN: Final = 0.05
 HINT_PING: Final = 5.0
 IN_DOUBT_AFTER_MS: Final = 60_000
-
-
-def _script(name: str) -> Script:
-    folder = files("taskqueue") / "lua"
-    source = (folder / "_task.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
-    return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
-
-
-SCRIPTS: Final = {
-    name: _script(name)
-    for name in (
-        *("push", "prepare", "promote", "discard", "begin", "claim", "due", "reserve", "settle"),
-        *("trim", "reset", "retry"),
-    )
-}
 
 
 class RedisBroker:
@@ -57,7 +40,7 @@ class RedisBroker:
     def __init__(self, url: str, *, namespace: str) -> None:
         """Take the URL and the prefix of all keys; raise ConfigError for a URL that redis-py cannot read."""
         try:
-            self._pool = pool_of(url)
+            self._url, self._pool = url, pool_of(url)
         except ValueError as error:
             raise ConfigError(f"url: {error}") from None
         self._namespace = namespace
@@ -114,14 +97,51 @@ class RedisBroker:
         arguments = (task_id, delivery, secrets.token_hex(8))
         return bool(await self.script("begin", queue, lambda: arguments, deadline=deadline))
 
-    async def claim(self, queue: str, consumer: str, *, begins: bool, deadline: float) -> tuple[Lease, int]:
+    async def owner(self, queue: str, consumer: str, *, deadline: float) -> Owner:
         """See Broker."""
-        arguments = (consumer, secrets.token_hex(8), *_identity(), int(begins))
-        epoch, returned, left = await self.script("claim", queue, lambda: arguments, deadline=deadline)
+        names = ("epoch", "beat", "host", "pid", "boot", "start")
+        fields = await self.command("HMGET", f"{self.key(queue)}:consumer:{consumer}", *names, deadline=deadline)
+        epoch, beat, host, pid, boot, start = ((field or b"").decode() for field in fields)
+        return Owner(epoch, beat, Identity(host, int(pid or 0), boot, start))
+
+    async def claim(
+        self, queue: str, consumer: str, *, dead: Owner | None = None, begins: bool, deadline: float
+    ) -> tuple[Lease, int]:
+        """See Broker."""
+        found_dead = (dead.epoch, dead.beat) if dead else ("*", "")
+        me = own()
+        arguments = (consumer, secrets.token_hex(8), me.host, me.pid, me.boot, me.start, int(begins), *found_dead)
+        epoch, *counts = await self.script("claim", queue, lambda: arguments, deadline=deadline)
+        if epoch == b"TAKEN":
+            raise NameInUse(f"consumer {consumer} of queue {queue}: another server has just taken the name")
+        returned, left = counts
         while left:
             _, some, left = await self.script("claim", queue, lambda: arguments, deadline=deadline)
             returned += some
         return Lease(queue, consumer, epoch.decode()), returned
+
+    async def reclaim(self, queue: str, dead: Seen, *, deadline: float) -> int:
+        """See Broker."""
+        arguments = (dead.consumer, secrets.token_hex(8), dead.epoch, dead.beat)
+        returned, left = await self.script("reclaim", queue, lambda: arguments, deadline=deadline)
+        while left:
+            some, left = await self.script("reclaim", queue, lambda: arguments, deadline=deadline)
+            returned += some
+        return int(returned)
+
+    async def leave(self, lease: Lease, *, deadline: float) -> None:
+        """See Broker."""
+        arguments = (lease.consumer, lease.epoch)
+        answer, *_ = await self.script("leave", lease.queue, lambda: arguments, deadline=deadline)
+        require_lease(answer, lease)
+
+    def pulse(self, *, timeout: float) -> RedisPulse:
+        """See Broker."""
+        return RedisPulse(lambda: self._client(timeout), self.key)
+
+    def _client(self, timeout: float) -> Redis:
+        """Return a synchronous client; its connection is made at first use."""
+        return Redis.from_url(self._url, **client_options(timeout))
 
     async def exchange(
         self, lease: Lease, settlements: Sequence[Settlement], *, token: str, want: int, room: int, deadline: float
@@ -138,13 +158,7 @@ class RedisBroker:
             calls.insert(0, self.script("settle", lease.queue, lambda: ended, deadline=deadline))
         replies = await _all(calls)
         for reply in replies:
-            if reply[0] != b"OK":
-                raise Fenced(
-                    f"consumer {lease.consumer} of queue {lease.queue}: another server has taken over the name"
-                    if reply[0] == b"FENCED"
-                    else f"consumer {lease.consumer} of queue {lease.queue}: redis has lost its data, or was emptied",
-                    gone=reply[0] == b"GONE",
-                )
+            require_lease(reply[0], lease)
         stale = [task_id.decode() for task_id in replies[0][1:]] if settlements else []
         _, *given = replies[-1]
         reservations = [
@@ -276,15 +290,3 @@ async def _listen(connection: AbstractConnection, channels: dict[bytes, str]) ->
         # A subscription that was just made counts too: what was published before it has been missed.
         if kind in (b"message", b"subscribe"):
             yield channels[channel]
-
-
-def _identity() -> tuple[str, int, str, str]:
-    """Return host, pid, boot id and start time: what tells one process from all others, also after its death."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    stat = Path("/proc/self/stat")
-    return (
-        socket.gethostname(),
-        os.getpid(),
-        boot.read_text().strip() if boot.exists() else "",
-        stat.read_text().rpartition(")")[2].split()[19] if stat.exists() else str(time.time_ns()),
-    )

@@ -1,35 +1,24 @@
 -- Take a consumer's name; give back to the front of the line, in order, what that name had reserved.
 -- KEYS[1] the queue's list
 -- ARGV[1] consumer, [2] 16 random hex digits, [3] host, [4] pid, [5] boot id, [6] start time,
---      [7] '1' if the application notes the start of each delivery (begin)
--- returns {epoch, how many were given back, how many are left}: repeat with the same arguments until none is left.
+--      [7] '1' if the application notes the start of each delivery (begin), [8] epoch and [9] beat of the owner that
+--      the caller has found dead, both '' for a free name; [8] '*' to take it from whoever has it
+-- returns {epoch, how many were given back, how many are left}: repeat with the same arguments until none is left;
+--         or {'TAKEN'} if the owner is another one, or has shown that it lives.
 -- From here on every call with an older epoch answers FENCED. The random part makes an epoch unique even if Redis lost
 -- its data and counts from one again.
-local me, reserved = base .. ':consumer:' .. ARGV[1], base .. ':reserved:' .. ARGV[1]
-local epoch = redis.call('HGET', me, 'epoch') or '0-'
+local me = base .. ':consumer:' .. ARGV[1]
+local owner = redis.call('HMGET', me, 'epoch', 'beat')
+local epoch = owner[1] or ''
 local number, random = string.match(epoch, '^(%d+)-(.*)$')
 if random ~= ARGV[2] then
+  local found = epoch == ARGV[8] and (owner[2] or '') == ARGV[9]
+  if ARGV[8] ~= '*' and not found then return {'TAKEN'} end
   epoch = (number or 0) + 1 .. '-' .. ARGV[2]
   redis.call('HSET', me, 'epoch', epoch, 'host', ARGV[3], 'pid', ARGV[4], 'boot', ARGV[5], 'start', ARGV[6],
-    'begins', ARGV[7], 'claimed', at, 'token', '', 'count', 0)
+    'begins', ARGV[7], 'claimed', at, 'beat', 0, 'token', '', 'count', 0)
+  redis.call('PERSIST', me)
   redis.call('SADD', base .. ':consumers', ARGV[1])
 end
-local returned = 0
-while returned < 500 do
-  local id = redis.call('LINDEX', reserved, 0)
-  if not id then break end
-  local task = load(id)
-  if not task then
-    set_aside(id)
-  elseif task[HOLDER] == ARGV[1] and (task[STATE] == 'reserved' or task[STATE] == 'running') then
-    -- What had not begun has spent nothing; where nobody notes beginnings, everything may have begun.
-    local begun = task[STATE] == 'running' or ARGV[7] ~= '1'
-    if begun then task[CRASHES] = task[CRASHES] + 1 else task[ATTEMPT] = task[ATTEMPT] - 1 end
-    redis.call('RPUSH', base, id)
-    save(id, task, 'queued')
-  end
-  redis.call('LPOP', reserved)
-  returned = returned + 1
-end
-if returned > 0 then redis.call('PUBLISH', base, '') end
-return {epoch, returned, redis.call('LLEN', reserved)}
+local returned, left = give_back(ARGV[1], ARGV[7])
+return {epoch, returned, left}

@@ -1,14 +1,10 @@
 -- Move up to n tasks from the front of the line to this consumer.
 -- KEYS[1] the queue's list
 -- ARGV[1] consumer, [2] epoch, [3] token, [4] n, [5] bytes of records wanted at most (one task is always given)
--- returns {'OK', {id, record, delivery, attempt, crashes}, ...},
---         {'FENCED'} if the name was taken over, {'GONE'} if Redis has forgotten this consumer.
+-- returns {'OK', {id, record, delivery, attempt, crashes}, ...}, or as in _lease.lua.
 -- A repeat with the same token, after a lost reply, gives the same tasks again. What cannot be run is set aside.
-local me, reserved = base .. ':consumer:' .. ARGV[1], base .. ':reserved:' .. ARGV[1]
-local lease = redis.call('HMGET', me, 'epoch', 'token', 'count')
-if not lease[1] then return {'GONE'} end
-if lease[1] ~= ARGV[2] then return {'FENCED'} end
-local repeated = lease[2] == ARGV[3] and tonumber(lease[3]) or 0
+local lease = redis.call('HMGET', me, 'token', 'count')
+local repeated = lease[1] == ARGV[3] and tonumber(lease[2]) or 0
 local ids, bytes, spoilt, reply = {}, 0, 0, {'OK'}
 local function give(id, task, record)
   table.insert(ids, id)

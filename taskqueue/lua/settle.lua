@@ -1,12 +1,8 @@
 -- End deliveries: complete, retry, fail or release.
 -- KEYS[1] the queue's list
 -- ARGV[1] consumer, [2] epoch; then for each, in the order they were reserved: id, delivery, kind, delay ms, status, reason
--- returns {'OK', ids whose delivery this consumer no longer held ...}, or {'FENCED'} / {'GONE'} as in reserve.lua.
+-- returns {'OK', ids whose delivery this consumer no longer held ...}, or as in _lease.lua.
 -- A repeat after a lost reply finds the delivery ended, and changes nothing.
-local me, reserved = base .. ':consumer:' .. ARGV[1], base .. ':reserved:' .. ARGV[1]
-local epoch = redis.call('HGET', me, 'epoch')
-if not epoch then return {'GONE'} end
-if epoch ~= ARGV[2] then return {'FENCED'} end
 local reply = {'OK'}
 -- From last to first, so that what is released stands in front in the order it came.
 for i = #ARGV - 5, 3, -6 do

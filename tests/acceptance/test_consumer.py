@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -255,7 +256,8 @@ class Process:
     """``taskqueue-server --name=instance1`` as a process of its own; killed at the end if it still runs."""
 
     def __init__(self, url: str, target: Target, *options: str) -> None:
-        given = ("--name=instance1", f"--url={url}", f"--target={target.url}", "--queue=default", "--no-receipt")
+        name = () if any(option.startswith("--name") for option in options) else ("--name=instance1",)
+        given = (*name, f"--url={url}", f"--target={target.url}", "--queue=default", "--no-receipt")
         clean = {key: value for key, value in os.environ.items() if not key.startswith("TASKQUEUE")}  # noqa: TID251
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
         self._child = subprocess.Popen(
@@ -268,6 +270,13 @@ class Process:
     def __exit__(self, *_error: object) -> None:
         self.kill()
         self._log.close()
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def send(self, number: signal.Signals) -> None:
+        self._child.send_signal(number)
 
     def kill(self) -> None:
         self._child.kill()
@@ -352,7 +361,8 @@ class TestProcess:
         assert (await state_of(tq, second)).attempt == 0
         assert queue_of(client).reserved == {}
 
-    async def test_a_second_of_its_name_ends_the_first(
+    @pytest.mark.accept("CT26")
+    async def test_a_second_of_its_name_is_refused_while_the_first_lives(
         self, tq: TaskQueue, target: Target, any_server: RedisServer
     ) -> None:
         target.handler = target.gated
@@ -360,13 +370,50 @@ class TestProcess:
         with Process(any_server.url, target) as first:
             await target.started()
             with Process(any_server.url, target) as second:
+                code, log = await second.ended()
+            assert code == 69, log
+            assert f"process {first.pid} on {socket.gethostname()} runs under this name" in log
+            assert "--name" in log
+            target.gate.set()
+            assert (await reached(tq, task_id, "completed")).delivery == 1
+            assert (await first.ended(signal.SIGTERM))[0] == 0
+        assert target.paths == ["/task"]
+
+    @pytest.mark.accept("CT26")
+    async def test_a_frozen_first_is_taken_over_and_fenced(
+        self, tq: TaskQueue, target: Target, any_server: RedisServer
+    ) -> None:
+        target.handler = target.gated
+        (task_id,) = await push(tq, "/task")
+        with Process(any_server.url, target) as first:
+            await target.started()
+            first.send(signal.SIGSTOP)
+            with Process(any_server.url, target) as second:
                 await target.started(2)
-                target.gate.set()
+                first.send(signal.SIGCONT)
                 code, log = await first.ended()
                 assert code == 75, log
                 assert "another server has taken over the name" in log
+                target.gate.set()
                 assert (await reached(tq, task_id, "completed")).delivery == 2
                 assert (await second.ended(signal.SIGTERM))[0] == 0
+
+    @pytest.mark.accept("CT25")
+    async def test_what_a_dead_consumer_held_is_taken_over_by_another_name(
+        self, tq: TaskQueue, target: Target, any_server: RedisServer, client: Any
+    ) -> None:
+        target.handler = target.gated
+        held, *_ = await push(tq, "/held", "/next")
+        with Process(any_server.url, target) as first:
+            await target.started()
+            first.kill()
+        target.gate.set()
+        with Process(any_server.url, target, "--name=another", "--lease=2") as second:
+            state = await reached(tq, held, "completed")
+            assert (await second.ended(signal.SIGTERM))[0] == 0
+        assert (state.delivery, state.holder) == (2, "another")
+        assert target.paths[0] == "/held"
+        assert client.smembers(f"{BASE}:consumers") == set()
 
 
 class TestLimit:

@@ -490,7 +490,7 @@ class TestClaiming:
     async def test_a_repeated_claim_is_the_same_claim(self, broker: RedisBroker, client: Any, lease: Lease) -> None:
         await push(broker, opaque_tasks(3))
         await reserve(broker, lease, 2)
-        arguments = ("one", "0123456789abcdef", "host", 1, "boot", "start", 1)
+        arguments = ("one", "0123456789abcdef", "host", 1, "boot", "start", 1, "*", "")
         epoch, returned, left = call(client, "claim", *arguments)
         assert (returned, left) == (2, 0)
         before = everything(client)

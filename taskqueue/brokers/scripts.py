@@ -1,0 +1,49 @@
+"""The Lua scripts, each put together from the parts it begins with and its own file. See ``taskqueue/lua``."""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script and the digest Redis knows it by."""
+
+    name: str
+    source: bytes
+    sha: str
+
+
+# Whatever takes tasks out must work with a full memory (_drain); whatever puts some in must not.
+PARTS: Final[dict[str, tuple[str, ...]]] = {
+    "push": ("_task",),
+    "prepare": ("_task",),
+    "retry": ("_task",),
+    "promote": ("_task", "_drain"),
+    "discard": ("_task", "_drain"),
+    "begin": ("_task", "_drain"),
+    "due": ("_task", "_drain"),
+    "trim": ("_task", "_drain"),
+    "reset": ("_task", "_drain"),
+    "claim": ("_task", "_drain", "_return"),
+    "reclaim": ("_task", "_drain", "_return"),
+    "reserve": ("_task", "_drain", "_lease"),
+    "settle": ("_task", "_drain", "_lease"),
+    "beat": ("_task", "_drain", "_lease"),
+    "leave": ("_task", "_drain", "_lease"),
+}
+
+
+def source(name: str) -> bytes:
+    """Return the whole text of a script."""
+    folder = files("taskqueue") / "lua"
+    return b"".join((folder / f"{part}.lua").read_bytes() for part in (*PARTS[name], name))
+
+
+def _script(name: str) -> Script:
+    text = source(name)
+    return Script(name, text, hashlib.sha1(text, usedforsecurity=False).hexdigest())
+
+
+SCRIPTS: Final = {name: _script(name) for name in PARTS}

@@ -1,0 +1,113 @@
+"""A consumer among others: takes its name, shows that it lives, and takes over what the dead have left.
+
+A name is taken at once if its owner is known to be gone, after a look if it only seems so, and not if the owner lives.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from .broker import Broker, Lease, Owner, Seen
+from .errors import BrokerUnavailable, Fenced, NameInUse
+from .identity import own
+from .liveness import Heart, Watch
+
+log = logging.getLogger("taskqueue.server")
+
+# Seconds: more than two beats of an owner that lives (see liveness.beat_interval).
+LISTEN: Final = 1.2
+CALL_DEADLINE: Final = 2.0
+
+
+class Membership:
+    """One consumer's place in its queues."""
+
+    def __init__(
+        self, broker: Broker, name: str, *, lease: float, patience: float, begins: bool, wake: Callable[[], None]
+    ) -> None:
+        """Take the name to consume under; seconds: ``lease``, ``patience`` (see Heart). ``wake`` when there is news."""
+        self._broker, self._name, self._begins, self._wake = broker, name, begins, wake
+        self._lease = lease
+        self._watches: dict[str, Watch] = {}
+        self._dead: dict[tuple[str, str], Seen] = {}
+        self._fenced: Fenced | None = None
+        self._leases: dict[str, Lease] = {}
+        self._heart = Heart(
+            broker.pulse(timeout=lease / 2),
+            lease=lease,
+            patience=patience,
+            on_seen=self._on_seen,
+            on_fenced=self._on_fenced,
+        )
+
+    async def join(self, queue: str) -> Lease:
+        """Take the name in one queue and begin to beat; raises NameInUse or BrokerUnavailable."""
+        owner = await self._broker.owner(queue, self._name, deadline=_soon())
+        if not (owner.free or owner.identity.gone or owner.identity == own()):
+            owner = await self._listened(queue, owner)
+        lease, returned = await self._broker.claim(queue, self._name, dead=owner, begins=self._begins, deadline=_soon())
+        log.info("queue %s: consuming as %s, %d task(s) taken back", queue, self._name, returned)
+        self._watches[queue] = Watch(self._lease)
+        self._leases[queue] = lease
+        self._heart.beat_for(tuple(self._leases.values()))
+        return lease
+
+    async def _listened(self, queue: str, owner: Owner) -> Owner:
+        """Return the owner if it stays silent, or who has left a name free meanwhile; raise NameInUse if it lives."""
+        await asyncio.sleep(LISTEN)
+        again = await self._broker.owner(queue, self._name, deadline=_soon())
+        if not again.free and again != owner:
+            raise NameInUse(
+                f"consumer {self._name} of queue {queue}: process {again.identity.pid} on {again.identity.host} runs"
+                " under this name; stop it, or give this one another --name"
+            )
+        log.warning("queue %s: the last owner of %s has gone silent: taking the name over", queue, self._name)
+        return again
+
+    def _on_seen(self, queue: str, others: Sequence[Seen]) -> None:
+        for one in self._watches[queue].look(others, now=time.monotonic()):
+            self._dead[queue, one.consumer] = one
+            self._wake()
+
+    def _on_fenced(self, error: Fenced) -> None:
+        # One that Redis has merely forgotten takes its name again, as soon as it asks for tasks.
+        if not error.gone:
+            self._fenced = error
+            self._wake()
+
+    def require(self) -> None:
+        """Raise Fenced if another server has taken the name over."""
+        if self._fenced is not None:
+            raise self._fenced
+
+    async def take_over(self) -> bool:
+        """Give back to the line what consumers found dead had reserved; return whether there was any."""
+        found = False
+        while self._dead:
+            (queue, _), dead = self._dead.popitem()
+            try:
+                returned = await self._broker.reclaim(queue, dead, deadline=_soon())
+            except BrokerUnavailable as error:
+                log.debug("consumer %s not reclaimed yet: %s", dead.consumer, error)  # The watch will find it again.
+                return found
+            if returned:
+                log.warning("queue %s: consumer %s is dead: %d task(s) given back", queue, dead.consumer, returned)
+            found = found or returned > 0
+        return found
+
+    async def leave(self) -> None:
+        """Beat no more, and give up the name where nothing is reserved any more."""
+        await self._heart.stop()
+        if self._fenced is not None:
+            return
+        for lease in self._leases.values():
+            try:
+                await self._broker.leave(lease, deadline=_soon())
+            except (BrokerUnavailable, Fenced) as error:
+                log.debug("the name was not given up: %s", error)
+
+
+def _soon() -> float:
+    return time.monotonic() + CALL_DEADLINE
