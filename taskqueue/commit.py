@@ -29,8 +29,8 @@ async def commit(broker: Broker, tasks: Sequence[SealedTask], *, deadline: float
     """
     ids = [task.id for task in tasks]
     cancelled: asyncio.CancelledError | None = None
+    work = asyncio.create_task(_commit(broker, tasks, deadline))
     with CancelScope(shield=True):
-        work = asyncio.create_task(_commit(broker, tasks, deadline))
         while not work.done():
             try:
                 await asyncio.wait([work])

@@ -30,7 +30,7 @@ from .transaction import Entry, Scope, innermost
 
 Result = TypeVar("Result")
 
-instances: "Final[WeakSet[TaskQueue]]" = WeakSet()
+instances: Final["WeakSet[TaskQueue]"] = WeakSet()
 """Every TaskQueue of this process: how a consumer finds the one of the application it has imported."""
 
 captures: Final[list[list[Task]]] = []

@@ -90,11 +90,10 @@ def test_synchronous_code_commits_too(tq: taskqueue.TaskQueue, tasks: Tasks) -> 
 @pytest.mark.accept("CT03")
 async def test_an_exception_forgets_everything(tq: taskqueue.TaskQueue, tasks: Tasks) -> None:
     with suppress(Boom):
-        async with tq.transaction() as transaction:
+        async with tq.transaction():
             tq.add("/a")
             raise Boom
     assert tasks == []
-    assert transaction.state == "aborted"
 
 
 @pytest.mark.accept("CT03")
