@@ -1,0 +1,144 @@
+"""The copy of a body: what is in it at each moment, and what is said when it cannot be had."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from taskqueue import tee
+from taskqueue.errors import BodyUnavailable, InvalidTask
+from taskqueue.tee import SPOOL_BYTES, Tee, Whole
+
+
+opened: list[Tee] = []
+
+
+@pytest.fixture(autouse=True)
+def _close_all() -> Iterator[None]:
+    yield
+    while opened:
+        opened.pop().close()
+
+
+class Client:
+    """A client that still has these pieces to send; None: it breaks off. After the last one it says nothing more."""
+
+    def __init__(self, pieces: Sequence[bytes | None], *, ends: bool = True, limit: int = 100) -> None:
+        self.pieces, self.ends = list(pieces), ends
+        self.tee = Tee(self.pull, declared=None, limit=limit)
+        opened.append(self.tee)
+
+    async def pull(self) -> None:
+        if not self.pieces:
+            await asyncio.Event().wait()
+        piece = self.pieces.pop(0)
+        if piece is None:
+            self.tee.break_off()
+            return
+        self.tee.copy(piece)
+        if not self.pieces and self.ends:
+            self.tee.end()
+
+
+async def test_a_body_that_was_read_is_given_as_often_as_asked() -> None:
+    client = Client([b"ab", b"", b"cd"])
+    for _ in range(3):
+        await client.pull()
+    assert [await client.tee.finish(100), await client.tee.finish(100)] == [b"abcd", b"abcd"]
+
+
+async def test_an_empty_body_is_empty() -> None:
+    client = Client([b""])
+    await client.pull()
+    assert await client.tee.finish(100) == b""
+
+
+async def test_the_rest_is_read_only_once_the_handler_was_left() -> None:
+    client = Client([b"ab", b"cd"])
+    await client.pull()
+    with pytest.raises(InvalidTask, match="read it first, or give payload="):
+        await client.tee.finish(100)
+    assert client.pieces == [b"cd"]
+    client.tee.release()
+    assert await client.tee.finish(100) == b"abcd"
+
+
+async def test_the_limit_is_the_last_size_allowed() -> None:
+    client = Client([b"x" * 100], limit=100)
+    client.tee.release()
+    assert len(await client.tee.finish(100)) == 100
+    client = Client([b"x" * 100, b"y"], limit=100)
+    client.tee.release()
+    with pytest.raises(BodyUnavailable, match="over the limit of 100 bytes") as caught:
+        await client.tee.finish(100)
+    assert caught.value.status == 413
+
+
+async def test_no_more_is_read_of_a_body_that_is_too_large() -> None:
+    client = Client([b"x" * 101, b"y"], limit=100)
+    await client.pull()
+    client.tee.release()
+    with pytest.raises(BodyUnavailable):
+        await client.tee.finish(100)
+    assert client.pieces == [b"y"]
+
+
+async def test_a_lower_limit_counts() -> None:
+    client = Client([b"x" * 51], limit=100)
+    client.tee.release()
+    with pytest.raises(BodyUnavailable, match="over the limit of 50 bytes"):
+        await client.tee.finish(50)
+
+
+@pytest.mark.parametrize("read", [0, 1])
+async def test_a_client_that_breaks_off_is_told_400(read: int) -> None:
+    client = Client([b"ab", None])
+    for _ in range(read):
+        await client.pull()
+    client.tee.release()
+    with pytest.raises(BodyUnavailable, match="broke off") as caught:
+        await client.tee.finish(100)
+    assert caught.value.status == 400
+
+
+async def test_to_leave_after_the_body_was_sent_is_no_break() -> None:
+    client = Client([b"ab"])
+    await client.pull()
+    client.tee.break_off()
+    assert await client.tee.finish(100) == b"ab"
+
+
+async def test_a_client_that_sends_nothing_more_is_told_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tee, "DRAIN_SECONDS", 0.01)
+    client = Client([b"ab"], ends=False)
+    client.tee.release()
+    with pytest.raises(BodyUnavailable, match="did not come within") as caught:
+        await client.tee.finish(100)
+    assert caught.value.status == 408
+
+
+async def test_a_large_body_is_on_disk() -> None:
+    client = Client([b"x" * SPOOL_BYTES, b"y"], limit=2 * SPOOL_BYTES)
+    await client.pull()
+    assert client.tee._file is not None
+    assert not client.tee._file._rolled  # type: ignore[attr-defined]
+    await client.pull()
+    assert client.tee._file._rolled  # type: ignore[attr-defined]
+    assert await client.tee.finish(2 * SPOOL_BYTES) == b"x" * SPOOL_BYTES + b"y"
+    client.tee.close()
+    client.tee.close()
+
+
+async def test_a_body_over_the_limit_keeps_no_copy() -> None:
+    client = Client([b"x" * 60, b"y" * 60, b"z"], limit=100)
+    for _ in range(3):
+        await client.pull()
+    assert client.tee._file is None
+    with pytest.raises(BodyUnavailable):
+        await client.tee.finish(100)
+
+
+async def test_the_body_of_a_delivery_is_whole() -> None:
+    assert (Whole(b"abc").declared, await Whole(b"abc").finish(3)) == (3, b"abc")
+    with pytest.raises(BodyUnavailable, match="3 bytes, over the limit of 2"):
+        await Whole(b"abc").finish(2)
