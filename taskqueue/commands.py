@@ -313,8 +313,8 @@ def _confirmed(count: int) -> bool:
         raise UsageError(
             f"retry: {count} failed task(s) would be queued again; nobody is here to confirm, so give --yes"
         )
-    print(f"Queue {count} failed task(s) again? [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201
     try:
+        print(f"Queue {count} failed task(s) again? [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201
         return sys.stdin.readline().strip().lower() in ("y", "yes")
     except KeyboardInterrupt:
         print(file=sys.stderr)  # noqa: T201

@@ -117,7 +117,7 @@ def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TASKQUEUE_SECRET", SECRET)
     monkeypatch.setattr("taskqueue.server.TaskQueueServer", record)
-    seconds = {"timeout": 1.0, "stop_grace": 2.0, "poll_max": 3.0, "wait_broker": 4.0}
+    seconds = {"timeout": 1.0, "stop_grace": 2.0, "poll_max": 3.0, "wait_broker": 4.0, "lease": 5.0}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in seconds.items()]
     flags += [
         "--url=redis://h",
@@ -126,6 +126,7 @@ def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_
         "--concurrent-limit=5",
         "--retry-max-count=6",
         "--no-receipt",
+        "--on-failed=json:dumps",
     ]
     with pytest.raises(Recorded) as caught:
         run(server_app, [*NAMED, *flags])
@@ -134,6 +135,7 @@ def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_
         "queues": ("b", "a"),
         "concurrent_limit": 5,
         "rules": Rules(retry_max_count=6, receipt_required=False),
+        "on_failed": json.dumps,
         **seconds,
     }
 
@@ -378,7 +380,7 @@ def test_errors_alone_are_logged_if_so_chosen(style: str, begins: str, foreign_u
 def test_help_names_flag_variable_default_and_example(tmp_path: Path) -> None:
     done = ended("server_main", "--help", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "\n  --concurrent-limit INT: How many tasks may run at a time; 0: no limit." in done.stdout
+    assert "\n  --concurrent-limit STR: How many tasks may run at a time; 0: no limit." in done.stdout
     assert "[TASKQUEUE_CONCURRENT_LIMIT] (default: 1)\n" in done.stdout
     assert "[TASKQUEUE_CONFIG]" in done.stdout
     assert "\n  taskqueue-server --name=instance1\n" in done.stdout

@@ -48,6 +48,8 @@ def test_every_setting_can_come_from_a_variable_and_from_the_file(tmp_path: Path
     values: dict[str, Any] = {
         "name": "i1",
         "target": "https://app.example:8443",
+        "app": "main:app",
+        "dev": "yes",
         "url": "redis://h:1/2",
         "secret": SECRET,
         "namespace": "shop",
@@ -59,8 +61,10 @@ def test_every_setting_can_come_from_a_variable_and_from_the_file(tmp_path: Path
         "connect_timeout": 2,
         "stop_grace": 0,
         "poll_max": 3,
+        "lease": 4,
         "receipt": "no",
         "wait_broker": 60,
+        "on_failed": "tracking:note",
         "log_format": "JSON",
         "log_level": "Debug",
     }
