@@ -327,7 +327,7 @@ class Consumer:
         """Return the tasks waiting, at most that many, opened."""
         broker, deadline = self.tq.broker, asyncio.get_running_loop().time() + 10
         if self._lease is None:
-            self._lease, _ = await broker.claim("default", "tests", begins=True, deadline=deadline)
+            self._lease, _ = await broker.claim("default", "tests", dead=None, begins=True, deadline=deadline)
         self._turn += 1
         exchange = await broker.exchange(
             self._lease, [], token=f"turn{self._turn}", want=want, room=64 * 1024 * 1024, deadline=deadline

@@ -145,7 +145,8 @@ async def test_a_thread_sees_the_transaction_only_with_the_context(kind: str, tq
         with ThreadPoolExecutor(1) as pool:
             with pytest.raises(taskqueue.NoTransaction, match="copy_context"):
                 await loop.run_in_executor(pool, taskqueue.add, "/lost")
-            await loop.run_in_executor(pool, contextvars.copy_context().run, taskqueue.add, "/from-pool")
+            context = contextvars.copy_context()
+            await loop.run_in_executor(pool, lambda: context.run(taskqueue.add, "/from-pool"))
         return Reply()
 
     async with serving(kind, {"/": handler}, tq) as base:

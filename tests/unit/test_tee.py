@@ -9,7 +9,6 @@ from taskqueue import tee
 from taskqueue.errors import BodyUnavailable, InvalidTask
 from taskqueue.tee import SPOOL_BYTES, Tee, Whole
 
-
 opened: list[Tee] = []
 
 
