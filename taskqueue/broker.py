@@ -176,13 +176,14 @@ _PASSWORD: Final = re.compile(r"(://[^:/@?#]*:).*(?=@)|([?&]password=)[^&#]*")
 
 @dataclass(frozen=True, slots=True)
 class ConsumerInfo:
-    """A consumer that has claimed a queue: where it runs, and how many tasks it holds."""
+    """A consumer that has claimed a queue: where it runs, how many tasks it holds, and ``beat``, which grows."""
 
     name: str
     host: str
     pid: int
     claimed: int
     holds: int
+    beat: int = 0
 
 
 @dataclass(frozen=True, slots=True)

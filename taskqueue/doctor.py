@@ -4,17 +4,18 @@ The checks are plain functions on what was found: settings, what the store says 
 asks the store. What can only be seen from outside the application, by asking it, is in ``probe``.
 """
 
+import asyncio
 import os
 import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from .admin import gone
-from .broker import Broker, QueueStats, StoreInfo, connect
+from .broker import Broker, ConsumerInfo, Inspector, QueueStats, StoreInfo, connect
 from .errors import BrokerUnavailable, ConfigError
 from .keys import Keyring
 from .settings import Settings
@@ -29,6 +30,8 @@ FULL: Final = 0.95
 # Seconds: delays are off by as much; signatures are refused from 30 on.
 CLOCK_OFF: Final = 2.0
 CLOCK_WRONG: Final = 30.0
+# Seconds to listen for the beat of a consumer, which comes twice a second.
+LISTEN: Final = 3.0
 # The store decides after 60 s; a little later somebody should have asked it to.
 IN_DOUBT_MS: Final = 75_000
 LOOKED_AT: Final = 200
@@ -132,15 +135,17 @@ def check_clock(info: StoreInfo) -> Finding:
 # Queues.
 
 
-def check_consumers(stats: QueueStats, *, host: str, runs: Callable[[int], bool]) -> Finding:
-    """Look whether somebody takes tasks off this queue."""
+def check_consumers(
+    stats: QueueStats, *, host: str, runs: Callable[[int], bool], silent: Collection[str] = ()
+) -> Finding:
+    """Look whether somebody takes tasks off this queue; ``silent`` are the names whose beat was not heard."""
     check = f"consumers of {stats.queue}"
-    ended = [consumer for consumer in stats.consumers if gone(consumer, host=host, runs=runs)]
+    ended = [one for one in stats.consumers if one.name in silent or gone(one, host=host, runs=runs)]
     left = [consumer.name for consumer in stats.consumers if consumer not in ended]
     if left:
         return Finding(check, "ok", f"{', '.join(left)}; {stats.queued} task(s) wait")
-    dead = ", ".join(f"{consumer.name} (process {consumer.pid})" for consumer in ended)
-    what = f"no longer running: {dead}" if dead else "there has never been one"
+    dead = ", ".join(f"{consumer.name} (process {consumer.pid} on {consumer.host})" for consumer in ended)
+    what = f"no longer running, or hung: {dead}" if dead else "there has never been one"
     held = stats.queued + stats.reserved
     if not held:
         return Finding(check, "warning", what, _start(ended[0].name if ended else "instance1", stats.queue))
@@ -234,14 +239,28 @@ async def _queue(broker: Broker, queue: str, *, now: int, host: str, runs: Calla
         # Every kind of key is touched once, so that a key of somebody else's is found.
         await broker.get(queue, "doctor", deadline=deadline)
         await inspector.record(queue, "doctor", deadline=deadline)
+        perhaps = [one for one in stats.consumers if not gone(one, host=host, runs=runs)]
+        silent = await _silent(inspector, queue, perhaps) if stats.queued + stats.reserved else set()
     except (BrokerUnavailable, ConfigError) as error:
         return [of_error(f"keys of {queue}", error, "set TASKQUEUE_NAMESPACE to a prefix that nobody else uses")]
     return [
         Finding(f"keys of {queue}", "ok", "ours"),
-        check_consumers(stats, host=host, runs=runs),
+        check_consumers(stats, host=host, runs=runs, silent=silent),
         check_doubt(queue, prepared, now=now),
         check_failed(stats, latest),
     ]
+
+
+async def _silent(inspector: Inspector, queue: str, consumers: Sequence[ConsumerInfo]) -> set[str]:
+    """Return those of whom no beat is heard; the others have beaten, or have left in good order."""
+    until = time.monotonic() + LISTEN
+    beats = {consumer.name: consumer.beat for consumer in consumers}
+    while beats and time.monotonic() < until:
+        await asyncio.sleep(LISTEN / 20)
+        again = await inspector.stats(queue, deadline=_soon())
+        now = {consumer.name: consumer.beat for consumer in again.consumers}
+        beats = {name: beat for name, beat in beats.items() if now.get(name) == beat}
+    return set(beats)
 
 
 def running(pid: int) -> bool:

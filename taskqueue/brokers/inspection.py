@@ -78,12 +78,12 @@ class RedisInspector:
 
     async def _consumer(self, key: str, name: str, *, deadline: float) -> ConsumerInfo:
         fields, holds = await self._ask(
-            ("HMGET", f"{key}:consumer:{name}", "host", "pid", "claimed"),
+            ("HMGET", f"{key}:consumer:{name}", "host", "pid", "claimed", "beat"),
             ("LLEN", f"{key}:reserved:{name}"),
             deadline=deadline,
         )
-        host, pid, claimed = fields
-        return ConsumerInfo(name, (host or b"").decode(), int(pid or 0), int(claimed or 0), holds)
+        host, pid, claimed, beat = fields
+        return ConsumerInfo(name, (host or b"").decode(), int(pid or 0), int(claimed or 0), holds, int(beat or 0))
 
     async def tasks(self, queue: str, state: StateName, *, limit: int, offset: int, deadline: float) -> list[TaskState]:
         """See Inspector."""
