@@ -16,7 +16,8 @@ from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast
 
 from .errors import BodyUnavailable, BrokerUnavailable, CommitUncertain, ConfigError, InvalidTask, SignatureError
 from .headers import check_host
-from .producer import TaskQueue, captures
+from .keys import Keyring
+from .producer import TaskQueue, captures, drains
 from .record import CARRY_A_BODY
 from .request import Body, CurrentRequest, CurrentTask, Handover
 from .signature import LIFETIME, SKEW, HeaderPairs, Proof, is_claimed, receipt, verify
@@ -190,11 +191,15 @@ class Door(Generic[Subject]):
             return admission
         return replace(refusal, headers=refusal.headers + admission.headers)
 
+    @property
+    def _keyring(self) -> Keyring:
+        return drains[-1] if drains else self.tq.keyring
+
     def _proof(self, arrival: Arrival, body: bytes) -> Proof:
         if arrival.handover is not None:
             return arrival.handover.proof
         return verify(
-            self.tq.keyring,
+            self._keyring,
             method=arrival.method,
             authority=arrival.authority,
             targets=arrival.targets,
@@ -227,7 +232,7 @@ class Door(Generic[Subject]):
         if arrival.handover is not None:
             arrival.handover.admitted, arrival.handover.logged_in = True, logged_in
             return Admission(task, content, None)
-        value = receipt(self.tq.keyring.current, task_id=task.id, delivery=task.delivery, logged_in=logged_in)
+        value = receipt(self._keyring.current, task_id=task.id, delivery=task.delivery, logged_in=logged_in)
         return Admission(task, content, value)
 
 

@@ -72,6 +72,10 @@ class Fenced(TaskQueueError):
     """Another consumer has taken over this name: whatever this one still does changes nothing.
 
     ``gone``: nobody has; the broker lost its data and with it the lease. The name may be claimed again.
+class AppFailed(TaskQueueError):
+    """The application is to be called in this process, and its own startup has failed."""
+
+
     """
 
     def __init__(self, message: str, *, gone: bool = False) -> None:

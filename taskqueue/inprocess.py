@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import unquote
 
-from .errors import ConfigError
+from .errors import AppFailed, ConfigError
 from .keys import Keyring
 from .policy import TIMEOUT, Answered, Broken, Outcome
-from .replay import Delivery, HttpReplayer, request_headers
+from .replay import KEPT_BYTES, Delivery, HttpReplayer, request_headers
 from .request import HANDOVER, Handover
 from .signature import Proof
 
@@ -43,14 +43,18 @@ class AsgiReplayer:
 
     address: str = "the application in this process (ASGI)"
 
-    def __init__(self, app: AsgiApp, *, cancellable: bool = True) -> None:
-        """Take the application; ``cancellable`` false: a replay past its deadline is waited for, then a time-out."""
-        self._app, self._cancellable = app, cancellable
+    def __init__(self, app: AsgiApp, *, started: bool = False, cancellable: bool = True) -> None:
+        """Take the application; one that somebody else has ``started`` is neither started nor stopped again.
+
+        ``cancellable`` false: a replay past its deadline is waited for, then a time-out.
+        """
+        self._app, self._started, self._cancellable = app, started, cancellable
         self._lifespan = Lifespan(app)
 
     async def __aenter__(self) -> Self:
-        """Run the application's startup; raises ConfigError if that fails."""
-        await self._lifespan.startup()
+        """Run the application's startup; raises AppFailed if that fails."""
+        if not self._started:
+            await self._lifespan.startup()
         return self
 
     async def __aexit__(
@@ -65,11 +69,15 @@ class AsgiReplayer:
         call = _Call(self._app, self._scope(delivery, handover), delivery.task.body)
         started = time.monotonic()
         raised = False
+        limit = asyncio.timeout(delivery.timeout if self._cancellable else None)
         try:
-            async with asyncio.timeout(delivery.timeout if self._cancellable else None) as limit:
+            async with limit:
                 await call.run()
-        except Exception:  # noqa: BLE001 - the application's own error: the door has logged it, it counts as a 500
+        except Exception:
             raised = True
+            if not limit.expired():
+                # A server would log it, and here is none.
+                log.exception("task %s: the application raised", delivery.task.id)
         # A thread cannot be stopped: as long as it works its slot is taken, and only then it is a time-out.
         if limit.expired() or (not self._cancellable and time.monotonic() - started > delivery.timeout):
             return Broken(TIMEOUT)
@@ -82,6 +90,8 @@ class AsgiReplayer:
             retry_after=call.headers.get("retry-after"),
             task_retry=call.headers.get("x-task-retry"),
             refused=call.headers.get("x-task-refused"),
+            headers=tuple(call.headers.items()) if call.status >= 300 else (),
+            content=call.kept,
         )
 
     def _scope(self, delivery: Delivery, handover: Handover) -> Scope:
@@ -133,6 +143,7 @@ class _Call:
         self._sent = False
         self.status = 500
         self.headers: dict[str, str] = {}
+        self.kept = b""
 
     async def run(self) -> None:
         await self._app(self._scope, self._receive, self._send)
@@ -151,6 +162,8 @@ class _Call:
             self.headers = {
                 name.decode("latin-1").lower(): value.decode("latin-1") for name, value in message.get("headers", ())
             }
+        elif self.status >= 300 and len(self.kept) < KEPT_BYTES:
+            self.kept += message.get("body", b"")[: KEPT_BYTES - len(self.kept)]
 
 
 class Lifespan:
@@ -166,24 +179,33 @@ class Lifespan:
         self._known = False
 
     async def startup(self) -> None:
-        """Return when the application is ready; raises ConfigError with its message if it is not."""
+        """Return when the application is ready; raises AppFailed with its message if it is not."""
         self._job = asyncio.create_task(self._run())
         await self._to_app.put({"type": "lifespan.startup"})
         answer = await self._from_app.get()
         self._known = answer["type"] == "lifespan.startup.complete"
         if answer["type"] == "lifespan.startup.failed":
-            raise ConfigError(f"app: its startup failed: {answer.get('message') or 'see its log'}")
+            # Some give a whole traceback as the message; its last line says what it was.
+            message = str(answer.get("message") or "").strip().rpartition("\n")[2]
+            raise AppFailed(f"app: its startup failed: {message or 'it does not say why'}") from await self._end()
 
     async def shutdown(self) -> None:
         """Let the application shut down, for at most 10 s."""
         if self._job is None:
             return
         await self._to_app.put({"type": "lifespan.shutdown"})
+        failure = await self._end()
+        if self._known and failure is not None:
+            log.error("app: its shutdown failed", exc_info=failure)
+
+    async def _end(self) -> Exception | None:
+        """Give the application its time to end; return what it raised."""
+        if self._job is None:
+            return None
         await asyncio.wait([self._job], timeout=LIFESPAN_END)
         self._job.cancel()
         (failure,) = await asyncio.gather(self._job, return_exceptions=True)
-        if self._known and isinstance(failure, Exception):
-            log.error("app: its shutdown failed", exc_info=failure)
+        return failure if isinstance(failure, Exception) else None
 
     async def _run(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
@@ -216,23 +238,31 @@ class AiohttpReplayer:
 
     address: str = "the application in this process (aiohttp)"
 
-    def __init__(self, app: "web.Application", keyring: Keyring) -> None:
-        """Take the application, not running yet."""
-        self._app, self._keyring = app, keyring
+    def __init__(self, app: "web.Application", keyring: Keyring, *, started: bool = False) -> None:
+        """Take the application; one that somebody else has ``started`` is neither started nor stopped again."""
+        self._app, self._keyring, self._started = app, keyring, started
         self._stack = AsyncExitStack()
         self._http: HttpReplayer | None = None
 
     async def __aenter__(self) -> Self:
-        """Start the application; what its startup raises is raised."""
+        """Start the application; raises AppFailed if that fails."""
         from aiohttp import web  # noqa: PLC0415 - only who has such an application pays for it
 
         async with AsyncExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="taskqueue-"))
             socket = str(Path(folder) / "app.sock")
             # A replay past its deadline hangs up, and then the handler must end too, as it does in ASGI.
-            runner = web.AppRunner(self._app, access_log=None, handler_cancellation=True, shutdown_timeout=LIFESPAN_END)
-            await runner.setup()
+            options: dict[str, Any] = {"access_log": None, "handler_cancellation": True}
+            runner: web.BaseRunner = (
+                web.ServerRunner(self._app._make_handler(**options), shutdown_timeout=LIFESPAN_END)
+                if self._started
+                else web.AppRunner(self._app, shutdown_timeout=LIFESPAN_END, **options)
+            )
             stack.push_async_callback(runner.cleanup)
+            try:
+                await runner.setup()
+            except Exception as error:
+                raise AppFailed(f"app: its startup failed: {type(error).__name__}: {error}") from error
             await web.UnixSite(runner, socket).start()
             self._http = await stack.enter_async_context(
                 HttpReplayer(f"http://{HOST}", self._keyring, unix_socket=socket)

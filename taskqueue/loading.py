@@ -78,13 +78,16 @@ def kind_of(app: object) -> Kind | None:
     return "wsgi" if count == 2 and not inspect.iscoroutinefunction(app) else None
 
 
-def replayer_for(app: Application, keyring: Keyring, *, concurrent_limit: int) -> Replayer:
-    """Return the way to call this application, with as many threads as tasks may run if it needs threads."""
+def replayer_for(app: Application, keyring: Keyring, *, concurrent_limit: int, started: bool = False) -> Replayer:
+    """Return the way to call this application, with as many threads as tasks may run if it needs threads.
+
+    ``started``: somebody else starts and stops it.
+    """
     if app.kind == "aiohttp":
-        return AiohttpReplayer(app.call, keyring)
+        return AiohttpReplayer(app.call, keyring, started=started)
     if app.kind == "wsgi":
         return WsgiReplayer(app.call, threads=concurrent_limit or MOST_THREADS)
-    return AsgiReplayer(app.call)
+    return AsgiReplayer(app.call, started=started)
 
 
 def task_queue() -> TaskQueue:

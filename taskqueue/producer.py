@@ -36,6 +36,9 @@ instances: Final["WeakSet[TaskQueue]"] = WeakSet()
 captures: Final[list[list[Task]]] = []
 """Where commits go instead of the broker while ``taskqueue.capture()`` is active; the last one counts."""
 
+drains: Final[list[Keyring]] = []
+"""What proves deliveries to every door while captured tasks are drained, as tests need no secret; the last counts."""
+
 
 class TaskQueue:
     """The queues of one application: where they are, the secret that protects them, and what may go in."""

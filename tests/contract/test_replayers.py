@@ -12,7 +12,7 @@ from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from taskqueue.errors import ConfigError, InvalidTask
+from taskqueue.errors import AppFailed, InvalidTask
 from taskqueue.inprocess import AiohttpReplayer, AsgiReplayer, WsgiReplayer
 from taskqueue.keys import Keyring
 from taskqueue.policy import TIMEOUT, Answered, Broken
@@ -269,7 +269,7 @@ async def test_a_failed_startup_says_why() -> None:
         await receive()
         await send({"type": "lifespan.startup.failed", "message": "no database"})
 
-    with pytest.raises(ConfigError, match="no database"):
+    with pytest.raises(AppFailed, match="no database"):
         async with AsgiReplayer(app):
             pass
 
