@@ -14,11 +14,11 @@ local function new(due, method, path, label)
   return {'', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', method, path, label}
 end
 
--- Returns nil for an id without state, and for a state that something else than these scripts has written.
+-- Returns nil for an id without state, and for a state that something else than these scripts has written: what cannot be
+-- unpacked comes back from pcall as the text of an error.
 local function load(id)
-  local raw = redis.call('HGET', base .. ':state', id)
-  local ok, task = pcall(cmsgpack.unpack, raw or '')
-  if not raw or not ok or type(task) ~= 'table' or #task ~= LABEL then return end
+  local _, task = pcall(cmsgpack.unpack, redis.call('HGET', base .. ':state', id))
+  if type(task) ~= 'table' or #task ~= LABEL then return end
   for i = DELIVERY, STATUS do
     if type(task[i]) ~= 'number' then return end
   end

@@ -7,8 +7,8 @@ local me = base .. ':consumer:' .. ARGV[1]
 local owner = redis.call('HMGET', me, 'epoch', 'beat', 'begins')
 local number, random = string.match(owner[1] or '', '^(%d+)-(.*)$')
 if random ~= ARGV[2] then
-  if owner[1] ~= ARGV[3] or owner[2] ~= ARGV[4] then return {0, 0} end
-  redis.call('HSET', me, 'epoch', number + 1 .. '-' .. ARGV[2], 'token', '', 'count', 0)
+  if owner[1] ~= ARGV[3] or (owner[2] or '') ~= ARGV[4] then return {0, 0} end
+  redis.call('HSET', me, 'epoch', (number or 0) + 1 .. '-' .. ARGV[2], 'token', '', 'count', 0)
 end
 local returned, left = give_back(ARGV[1], owner[3])
 if left == 0 then

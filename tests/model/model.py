@@ -1,8 +1,8 @@
-"""A queue as the scripts of taskqueue/lua should keep it: every reply, every key and every hint, said once more in Python.
+"""A queue as the scripts of taskqueue/lua should keep it: every reply, every key and every hint, told again in Python.
 
-One method a script, with the same arguments and the same reply. The lines stand here as people see them, the front first
-and what was reserved first first; only ``keys`` knows how Redis holds them. What the scripts must survive although they
-never write it (states that cannot be read, ids in two places) is modelled too.
+One method a script, with the same arguments and the same reply. The lines stand here as people see them, the front
+first, what was reserved first first; only ``keys`` knows how Redis holds them. What the scripts must survive although
+they never write it (states that cannot be read, ids in two places) is modelled too.
 """
 
 import itertools
@@ -18,6 +18,7 @@ GIVEN_BACK_AT_ONCE: Final = 500
 MOVED_AT_ONCE: Final = 100
 SPOILT_AT_ONCE: Final = 100
 INDEXES: Final = (b"scheduled", b"prepared", b"failed", b"finished")
+EXPIRES: Final = b"(expires)"
 HELD: Final = (b"reserved", b"running")
 
 Value: TypeAlias = bytes | int
@@ -56,7 +57,7 @@ class Outcome(NamedTuple):
     """What a step has led to: the reply, the hints sent, and all keys after it."""
 
     reply: Any
-    hints: int
+    hints: list[bytes]
     keys: dict[bytes, Any]
 
 
@@ -88,7 +89,7 @@ class Model:
 
     def __init__(self) -> None:
         self.now = 0
-        self._hints = 0
+        self._hints: list[bytes] = []
         self._empty()
 
     def _empty(self) -> None:
@@ -99,12 +100,13 @@ class Model:
         self.records: dict[bytes, bytes] = {}
         self.logs: defaultdict[bytes, dict[bytes, Any]] = defaultdict(dict)
         self.leases: defaultdict[bytes, dict[bytes, bytes]] = defaultdict(dict)
+        self.expiring: set[bytes] = set()
         self.consumers: set[bytes] = set()
         self.emptied: dict[bytes, Task | bytes] = {}
 
     def apply(self, step: Step) -> Outcome:
         """Let a step happen."""
-        self.now, self._hints = step.clock // 1000, 0
+        self.now, self._hints = step.clock // 1000, []
         reply = getattr(self, step.name)(*step.arguments)
         return Outcome(reply, self._hints, self.keys())
 
@@ -120,7 +122,8 @@ class Model:
         held |= {b":" + name: index.copy() for name, index in self.indexes.items()}
         held |= {b":reserved:" + name: ids[::-1] for name, ids in self.reserved.items()}
         held |= {b":log:" + task_id: log.copy() for task_id, log in self.logs.items()}
-        held |= {b":consumer:" + name: lease.copy() for name, lease in self.leases.items()}
+        for name, lease in self.leases.items():
+            held[b":consumer:" + name] = lease | ({EXPIRES: b"24 h"} if name in self.expiring else {})
         return {key: value for key, value in held.items() if value}
 
     # ---- what every script may do
@@ -155,6 +158,9 @@ class Model:
         self.indexes[b"failed"][task_id] = self.now
         self._save(task_id, (task or self._new(0))._replace(reason=reason), b"failed")
 
+    def _hint(self) -> None:
+        self._hints.append(b"")
+
     def _oldest(self, index: bytes, until: float = float("inf")) -> list[bytes]:
         ordered = sorted((score, task_id) for task_id, score in self.indexes[index].items())
         return [task_id for score, task_id in ordered if score <= until]
@@ -174,7 +180,7 @@ class Model:
             if task_id not in self.states:
                 self.records[task_id] = record
                 self._enqueue(task_id, self._new(*fields))
-        self._hints += 1
+        self._hint()
         return b"OK"
 
     def prepare(self, not_after: int, *tasks: Any) -> bytes:
@@ -199,7 +205,7 @@ class Model:
             elif task and task.state == b"failed" and task.reason == b"in-doubt":
                 self._enqueue(task_id, task._replace(reason=b""))
                 self.indexes[b"failed"].pop(task_id, None)
-        self._hints += 1
+        self._hint()
         return 0
 
     def discard(self, *ids: bytes) -> int:
@@ -215,16 +221,46 @@ class Model:
     # ---- the consumer's scripts
 
     def claim(
-        self, consumer: bytes, random: bytes, host: bytes, pid: int, boot: bytes, start: bytes, begins: int
+        self,
+        consumer: bytes,
+        random: bytes,
+        host: bytes,
+        pid: int,
+        boot: bytes,
+        start: bytes,
+        begins: int,
+        epoch_found: bytes,
+        beat_found: bytes,
     ) -> list[Value]:
-        epoch = self.leases.get(consumer, {}).get(b"epoch", b"0-")
-        match = re.fullmatch(rb"(\d+)-(.*)", epoch, re.DOTALL)
-        if match is None or match[2] != random:
-            epoch = b"%d-%s" % ((int(match[1]) if match else 0) + 1, random)
-            fields = (epoch, host, b"%d" % pid, boot, start, b"%d" % begins, b"%d" % self.now, b"", b"0")
-            names = (b"epoch", b"host", b"pid", b"boot", b"start", b"begins", b"claimed", b"token", b"count")
-            self.leases[consumer] |= zip(names, fields, strict=True)
+        lease = self.leases[consumer]
+        epoch = lease.get(b"epoch", b"")
+        if _random_part(epoch) != random:
+            if epoch_found not in (b"*", epoch) or (epoch_found != b"*" and lease.get(b"beat", b"") != beat_found):
+                return [b"TAKEN"]
+            epoch = _next_epoch(epoch, random)
+            names = (b"epoch", b"host", b"pid", b"boot", b"start", b"begins", b"claimed", b"beat", b"token", b"count")
+            fields = (epoch, host, b"%d" % pid, boot, start, b"%d" % begins, b"%d" % self.now, b"0", b"", b"0")
+            lease |= zip(names, fields, strict=True)
+            self.expiring.discard(consumer)
             self.consumers.add(consumer)
+        return [epoch, *self._return(consumer, begins=begins == 1)]
+
+    def reclaim(self, consumer: bytes, random: bytes, epoch_found: bytes, beat_found: bytes) -> list[int]:
+        lease = self.leases[consumer]
+        epoch = lease.get(b"epoch")
+        if epoch is None:
+            return [0, 0]
+        if _random_part(epoch) != random:
+            if (epoch, lease.get(b"beat", b"")) != (epoch_found, beat_found):
+                return [0, 0]
+            lease |= {b"epoch": _next_epoch(epoch, random), b"token": b"", b"count": b"0"}
+        returned, left = self._return(consumer, begins=lease.get(b"begins") == b"1")
+        if not left:
+            self.expiring.add(consumer)
+            self.consumers.discard(consumer)
+        return [returned, left]
+
+    def _return(self, consumer: bytes, *, begins: bool) -> tuple[int, int]:
         held = self.reserved[consumer]
         returned = held[: -GIVEN_BACK_AT_ONCE - 1 : -1]
         for task_id in returned:
@@ -233,13 +269,35 @@ class Model:
             if not task:
                 self._fail(task_id, None, b"format")
             elif task.holder == consumer and task.state in HELD:
-                if task.state == b"running" or begins != 1:
+                if task.state == b"running" or not begins:
                     task = task._replace(crashes=task.crashes + 1)
                 else:
                     task = task._replace(attempt=task.attempt - 1)
                 self._give_back(task_id, task)
-        self._hints += bool(returned)
-        return [epoch, len(returned), len(held)]
+        if returned:
+            self._hint()
+        return len(returned), len(held)
+
+    def beat(self, consumer: bytes, epoch: bytes) -> list[bytes]:
+        if refusal := self._refusal(consumer, epoch):
+            return refusal
+        lease = self.leases[consumer]
+        lease[b"beat"] = b"%d" % (int(lease.get(b"beat", b"0")) + 1)
+        reply = [b"OK"]
+        for name in sorted(self.consumers - {consumer}):
+            other = self.leases[name]
+            if b"epoch" in other:
+                reply += (name, other[b"epoch"], other.get(b"beat", b""))
+        return reply
+
+    def leave(self, consumer: bytes, epoch: bytes) -> list[bytes]:
+        if refusal := self._refusal(consumer, epoch):
+            return refusal
+        if not self.reserved[consumer]:
+            del self.leases[consumer]
+            self.consumers.discard(consumer)
+            self.expiring.discard(consumer)
+        return [b"OK"]
 
     def due(self, in_doubt_after: int) -> int:
         for task_id in self._oldest(b"scheduled", self.now)[:MOVED_AT_ONCE]:
@@ -351,13 +409,13 @@ class Model:
     def reset(self) -> bytes:
         if self.emptied:
             return b"AGAIN"
-        logs, leases, consumers, states = self.logs, self.leases, self.consumers, self.states
+        logs, leases, expiring, states = self.logs, self.leases, self.expiring, self.states
+        consumers = self.consumers
         strangers = {name: ids for name, ids in self.reserved.items() if name not in consumers}
         self._empty()
-        self.logs, self.leases, self.consumers, self.emptied = logs, leases, consumers, states
+        self.logs, self.leases, self.expiring, self.emptied = logs, leases, expiring, states
+        self.consumers = consumers
         self.reserved.update(strangers)
-        for consumer in consumers:
-            self.leases[consumer][b"count"] = b"0"
         return b"OK"
 
     def retry(self, *tasks: bytes) -> int:
@@ -369,7 +427,8 @@ class Model:
                 self.records[task_id] = record or self.records[task_id]
                 self._enqueue(task_id, task._replace(attempt=0, crashes=0, due=0, status=0, reason=b""))
                 self.indexes[b"failed"].pop(task_id, None)
-        self._hints += bool(queued)
+        if queued:
+            self._hint()
         return queued
 
     # ---- what is no script
@@ -398,12 +457,28 @@ class Model:
         elif command == b"ZADD":
             self.indexes[kind][values[1]] = values[0]
         elif kind == b"consumer":
-            self.leases[name] = {} if command == b"DEL" else self.leases[name] | dict(grouped(values, 2))
+            if command == b"HSET":
+                self.leases[name] |= grouped(values, 2)
+            elif command == b"HDEL":
+                self.leases[name].pop(values[0], None)
+            else:
+                self.leases[name] = {}
+                self.expiring.discard(name)
         elif command == b"HDEL":
             (self.states if kind == b"state" else self.records).pop(values[0], None)
         else:
             assert (command, kind) == (b"HSET", b"state"), f"not modelled: {command!r} {key!r}"
             self.states[values[0]] = task_of(values[1])
+
+
+def _random_part(epoch: bytes) -> bytes | None:
+    match = re.fullmatch(rb"\d+-(.*)", epoch, re.DOTALL)
+    return match[1] if match else None
+
+
+def _next_epoch(epoch: bytes, random: bytes) -> bytes:
+    match = re.match(rb"(\d+)-", epoch)
+    return b"%d-%s" % ((int(match[1]) if match else 0) + 1, random)
 
 
 def grouped(flat: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:

@@ -38,9 +38,9 @@ class Episode:
 
 
 def episodes(seed: str, steps: int) -> Iterator[Episode]:
-    """Yield walks of so many steps together: of six, three are clean, two spoilt, and one has a crowd in it."""
+    """Yield walks of so many steps together: of five, two are clean, two spoilt, and one has a crowd in it."""
     for number in itertools.count():
-        profile = (CLEAN, SPOILT, CLEAN, SPOILT, CLEAN, (CROWDED, OVERRUN)[number // 6 % 2])[number % 6]
+        profile = (CLEAN, SPOILT, (CROWDED, OVERRUN)[number // 5 % 2], CLEAN, SPOILT)[number % 5]
         length = min(steps, CROWDED_EPISODE if profile.ids > 100 else EPISODE)
         if length <= 0:
             return
@@ -82,7 +82,7 @@ def described(wanted: Outcome, found: Outcome) -> str:
     if wanted.reply != found.reply:
         lines.append(f"reply: the model says {wanted.reply!r}, the server {found.reply!r}")
     if wanted.hints != found.hints:
-        lines.append(f"hints: the model sends {wanted.hints}, the server {found.hints}")
+        lines.append(f"hints: the model sends {wanted.hints!r}, the server {found.hints!r}")
     for key in sorted(wanted.keys.keys() | found.keys.keys()):
         lines += _unequal(key, wanted.keys.get(key), found.keys.get(key))
     return "\n".join(lines)

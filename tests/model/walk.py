@@ -1,18 +1,18 @@
 """A random walk through all that may happen to a queue: what clients do, what they do wrongly, and what befalls them.
 
-The walk looks at the model to make calls that matter, and mixes in those that must not: repeated after lost replies, with
-stale epochs and deliveries, under names and tokens of others, for tasks that are elsewhere, a millisecond too late.
+The walk looks at the model to make calls that matter, and mixes in those that must not: repeated after lost replies,
+with stale epochs and deliveries, under names and tokens of others, for tasks that are elsewhere, a moment too late.
 """
 
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import msgpack
 
-from tests.model.model import HELD, Model, Step, Task
+from tests.model.model import HELD, INDEXES, Model, Step, Task
 
 T = TypeVar("T")
 
@@ -20,14 +20,17 @@ START: Final = 1_700_000_000_000_000
 MINUTE: Final = 60_000
 DAY: Final = 24 * 60 * MINUTE
 CONSUMERS: Final = (b"one", b"two", b"three")
+# How the random part of an epoch begins here: taken by its owner, or by who found the owner dead.
+CLAIMED, RECLAIMED = b"c", b"r"
 STRANGER: Final = b"nobody"
 SEALED: Final = (b"", b"s", b"\xff\x00", b"ten bytes.", b"as long as twenty is")
 
 # How often each step is taken; the names are those of the methods of Walk that choose the arguments.
 CALLS: Final = {
-    **{"push": 14, "prepare": 7, "promote": 7, "discard": 3, "retry": 4, "trim": 4, "reset": 0.4},
-    **{"claim": 4, "reserve": 18, "begin": 12, "settle": 18, "due": 9, "again": 9, "flush": 1, "lost": 0.2},
-}
+    "push": 14, "prepare": 7, "promote": 7, "discard": 3, "retry": 4, "trim": 4, "reset": 0.4, "due": 9,
+    "claim": 5, "reclaim": 3, "beat": 5, "leave": 1.5, "reserve": 18, "begin": 12, "settle": 18,
+    "again": 9, "flush": 1, "lost": 0.2,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,18 @@ class Profile:
     sizes: Sequence[int] = (0, 1, 1, 1, 2, 3, 5)
     garbage: float = 0.0
     strays: int = 1
+    calls: Mapping[str, float] = field(default_factory=lambda: CALLS)
 
 
+# Where there is a crowd, it is the limits of one call that matter.
+_LARGE: Final = {
+    "push": 10, "prepare": 4, "promote": 2, "retry": 1, "trim": 2, "due": 5,
+    "claim": 4, "reclaim": 4, "reserve": 12, "settle": 3, "again": 4,
+}  # fmt: skip
 CLEAN: Final = Profile("clean")
 SPOILT: Final = Profile("spoilt", garbage=0.08)
-CROWDED: Final = Profile("crowded", ids=1300, sizes=(1, 40, 99, 100, 101, 499, 500, 501, 700))
-OVERRUN: Final = Profile("overrun", ids=400, sizes=(1, 40, 120, 250), garbage=0.1, strays=130)
+CROWDED: Final = Profile("crowded", ids=1300, sizes=(1, 100, 101, 499, 500, 501, 700), calls=_LARGE)
+OVERRUN: Final = Profile("overrun", ids=400, sizes=(1, 120), garbage=0.3, strays=103, calls=_LARGE)
 
 
 class Walk:
@@ -69,7 +78,7 @@ class Walk:
             if self._model.emptied and self._random.random() < 0.4:
                 yield Step(self._clock, "forget")
                 continue
-            (name,) = self._random.choices(list(CALLS), list(CALLS.values()))
+            (name,) = self._random.choices(list(self._profile.calls), list(self._profile.calls.values()))
             step = Step(self._clock, name, getattr(self, "_" + name)()) if name != "again" else self._again()
             yield step
             self._past.append(step)
@@ -101,7 +110,7 @@ class Walk:
         return [name for name, task in self._model.states.items() if isinstance(task, Task) and task.state in states]
 
     def _pause(self) -> int:
-        """Return microseconds to pass: mostly few, sometimes just so many that something falls due, rarely below none."""
+        """Return microseconds to pass: mostly few, sometimes until something falls due, rarely less than none."""
         chance = self._random.random()
         if chance < 0.5:
             return 0
@@ -144,7 +153,7 @@ class Walk:
 
     def _retry(self) -> tuple[Any, ...]:
         ids = self._some(self._in_state(b"failed"))
-        return tuple(field for task_id in ids for field in (task_id, self._one(b"", b"", b"sealed again")))
+        return tuple(field for task_id in ids for field in (task_id, self._one(b"", b"", b"again", *ids[:3])))
 
     def _trim(self) -> tuple[Any, ...]:
         limits: list[Any] = []
@@ -169,19 +178,41 @@ class Walk:
 
     def _claim(self) -> tuple[Any, ...]:
         name = self._one(*CONSUMERS)
-        self._count += 1
-        self._epochs.append(self._model.leases.get(name, {}).get(b"epoch", b""))
-        random_part = b"%x" % self._count
-        if self._random.random() < 0.3:
-            # More may be left than one call gives back: the caller comes again with the same arguments.
-            random_part = self._epochs[-1].partition(b"-")[2] or random_part
+        found = self._one(self._found(name), self._found(name), (b"*", b""), (b"", b""))
         begins = self._one(1, 1, 0)
-        return (name, random_part, self._one(b"host", b"other"), self._count, b"boot", b"%d" % self._count, begins)
+        who = (self._one(b"host", b"other"), self._count, b"boot", b"%d" % self._count)
+        return (name, self._random_part(name, CLAIMED), *who, begins, *found)
+
+    def _reclaim(self) -> tuple[Any, ...]:
+        name = self._one(*CONSUMERS, *CONSUMERS, *CONSUMERS, STRANGER)
+        return (name, self._random_part(name, RECLAIMED), *self._found(name))
+
+    def _found(self, name: bytes) -> tuple[bytes, bytes]:
+        """Return epoch and beat at which somebody may have found this consumer dead: mostly those it has."""
+        lease = self._model.leases.get(name, {})
+        epoch, beat = lease.get(b"epoch", b""), lease.get(b"beat", b"")
+        if b"-" + CLAIMED in epoch:
+            self._epochs.append(epoch)
+        chance = self._random.random()
+        return self._one(*self._epochs) if chance < 0.1 else epoch, b"%d" % self._count if chance > 0.9 else beat
+
+    def _random_part(self, name: bytes, kind: bytes) -> bytes:
+        """Return a new one; or that of before, as more may be left than one call gives back."""
+        self._count += 1
+        old = self._model.leases.get(name, {}).get(b"epoch", b"").partition(b"-")[2]
+        return old if old.startswith(kind) and self._random.random() < 0.3 else b"%s%x" % (kind, self._count)
+
+    def _beat(self) -> tuple[Any, ...]:
+        return self._lease()
+
+    _leave = _beat
 
     def _lease(self) -> tuple[bytes, bytes]:
         name = self._one(*CONSUMERS, *CONSUMERS, *CONSUMERS, *CONSUMERS, STRANGER)
         current = self._model.leases.get(name, {}).get(b"epoch", b"")
-        return name, current if self._random.random() < 0.9 else self._one(*self._epochs)
+        # The epoch that a reclaim leaves behind is nobody's; only who reads Redis can use it.
+        owned = self._profile.garbage or b"-" + RECLAIMED not in current
+        return name, current if owned and self._random.random() < 0.9 else self._one(*self._epochs)
 
     def _reserve(self) -> tuple[Any, ...]:
         name, epoch = self._lease()
@@ -228,33 +259,39 @@ class Walk:
         task_id, name = self._any_id(), self._one(*CONSUMERS)
         choice = self._random.random()
         if choice < 0.25:
-            strays = [self._any_id() for _ in range(self._profile.strays)]
+            strays = [self._one(self._any_id(), b"stray-%d" % number) for number in range(self._profile.strays)]
             return self._one(b"LPUSH", b"RPUSH"), self._one(b"", b":reserved:" + name), *strays
         if choice < 0.55:
             return b"HSET", b":state", task_id, self._spoilt(self._model.states.get(task_id))
         if choice < 0.75:
             return b"HDEL", self._one(b":state", b":records"), task_id
         if choice < 0.9:
-            score = self._clock // 1000 + self._one(-MINUTE, 0, 1000)
-            return b"ZADD", self._one(b":scheduled", b":prepared", b":failed", b":finished"), score, task_id
+            index = self._one(*INDEXES)
+            there = self._sample(list(self._model.indexes[index]))
+            score = self._one(-1, self._clock // 1000 + self._one(-MINUTE, 0, 1000))
+            return b"ZADD", b":" + index, score, self._one(task_id, *there)
         lease = b":consumer:" + name
         field, value = self._one(
             *((b"epoch", value) for value in (b"", b"7", b"7-", b"-a", b"x7-a", b"3-a-b")),
             *((b"count", value) for value in (b"", b"x", b"0", b"1", b"9")),
         )
-        return self._one((b"DEL", lease), (b"HSET", lease, field, value), (b"HSET", lease, field, value))
+        return self._one(
+            (b"DEL", lease), (b"HDEL", lease, b"beat"), (b"HSET", lease, field, value), (b"HSET", lease, field, value)
+        )
 
     def _spoilt(self, task: Task | bytes | None) -> bytes:
         """Return something to stand in the place of a task's state: unreadable, of another shape, or untrue."""
         fields = list(task) if isinstance(task, Task) else list(Task(b"queued", 1, 1, 0, 0, 0, 0, 0, 0, 0))
         whole = _packed(fields)
-        untrue = self._one(b"queued", b"scheduled", b"prepared", b"reserved", b"running", b"failed", b"completed", b"", 7)
-        position = self._random.randrange(1, 10)
+        untrue = self._one(
+            b"queued", b"scheduled", b"prepared", b"reserved", b"running", b"failed", b"completed", b"", 7
+        )
+        position, later = self._random.randrange(1, 10), self._clock // 1000 + 5000
         return self._one(
             *(b"", b"x", b"\xc1", b"\xc0", b"\x07", b"\x90", whole[:-1], whole[:20], whole + b"\xc1", whole + b"\x00"),
             *(_packed(fields[:15]), _packed([*fields, b""])),
-            *(_packed([*fields[:position], value, *fields[position + 1 :]]) for value in (b"1", True, [], 1.5)),
-            *(_packed([value, *fields[1:]]) for value in (untrue, untrue, [b"queued"])),
+            *(_packed([*fields[:position], wrong, *fields[position + 1 :]]) for wrong in (b"1", True, [], 1.5, later)),
+            *(_packed([wrong, *fields[1:]]) for wrong in (untrue, untrue, [b"queued"])),
             _packed([*fields[:11], self._one(*CONSUMERS, 3), *fields[12:]]),
         )
 

@@ -1,0 +1,43 @@
+"""Mutants that nothing can tell from the scripts as they are, each with the reason why.
+
+By script, line and changed line, so that an entry lives as long as the line does; tests/model/test_mutants.py sees to
+it that none outlives its line.
+"""
+
+from typing import Final
+
+_NAMES: Final = (
+    "local STATE, DELIVERY, ATTEMPT, CRASHES, ADDED, DUE, RESERVED, BEGUN, CHANGED = 1, 2, 3, 4, {}, 6, 7, 8, 9"
+)
+_MORE_NAMES: Final = "local STATUS, REASON, HOLDER, TOKEN, METHOD, PATH, LABEL = 10, 11, 12, 13, {}, 16"
+_UNREAD: Final = "it stands there for the reader: no script uses the name of what is only set by new()"
+_SAVED: Final = "save() sets the state of every task that new() makes"
+_SECOND: Final = "only the first of what Redis answers is read"
+_FULL: Final = "it matters only while the memory is full, and then it is the command that counts, not the field"
+_SIXES: Final = "the arguments come in sixes, so that the step before the last ends below either bound"
+
+EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
+    **{("_task", _NAMES.format("5"), _NAMES.format(other)): _UNREAD for other in ("6", "(5 - 1)")},
+    **{
+        ("_task", _MORE_NAMES.format("14, 15"), _MORE_NAMES.format(other)): _UNREAD
+        for other in ("15, 15", "(14 - 1), 15", "14, 16", "14, (15 - 1)")
+    },
+    (
+        "_task",
+        "return {'', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', method, path, label}",
+        "return {'other', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', method, path, label}",
+    ): _SAVED,
+    **{
+        (
+            "due",
+            "local next_due = redis.call('ZRANGE', base .. ':scheduled', 0, 0, 'WITHSCORES')[2]",
+            f"local next_due = redis.call('ZRANGE', base .. ':scheduled', 0, {other}, 'WITHSCORES')[2]",
+        ): _SECOND
+        for other in ("1", "(0 - 1)")
+    },
+    **{
+        ("_drain", "redis.call('HDEL', base .. ':control', '')", other): _FULL
+        for other in ("", "redis.call('HDEL', base .. ':control', 'other')")
+    },
+    ("settle", "for i = #ARGV - 5, 3, -6 do", "for i = #ARGV - 5, (3 - 1), -6 do"): _SIXES,
+}

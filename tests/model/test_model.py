@@ -1,0 +1,111 @@
+"""Model and server, step by step: each reply, each key and each hint. ``make model STEPS=1000000`` walks further."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import pytest
+
+from tests.model.model import Model, Outcome, Step
+from tests.model.proof import described, difference, fewest, first_difference, report, violation
+from tests.model.real import Real, sources
+from tests.model.walk import CALLS
+from tests.servers import RedisServer
+
+STEPS: Final = int(os.environ.get("STEPS", "20000"))  # noqa: TID251  the tests' own switch, no setting of the library
+SEED: Final = os.environ.get("SEED", "1")  # noqa: TID251  as STEPS
+AT: Final = 1_700_000_000_000_000
+TASK: Final = (b"id", b"record", 0, b"GET", b"/", b"")
+
+# What a walk has found once, in the fewest steps.
+SEQUENCES: Final[dict[str, list[Step]]] = {
+    "an id twice in one promotion": [
+        Step(AT, "prepare", (AT, *TASK)),
+        Step(AT, "promote", (b"id", b"id")),
+    ],
+    "a lease without a number, found dead": [
+        Step(AT, "write", (b"HSET", b":consumer:one", b"epoch", b"spoilt")),
+        Step(AT, "reclaim", (b"one", b"r1", b"spoilt", b"")),
+    ],
+}
+
+
+@pytest.fixture
+def real(redis_server: RedisServer) -> Iterator[Real]:
+    real = Real(redis_server, sources())
+    yield real
+    real.close()
+
+
+@pytest.mark.timeout(60 + STEPS / 100)
+def test_a_server_does_what_the_model_does(real: Real) -> None:
+    found = first_difference(real, SEED, STEPS)
+    if found:
+        pytest.fail(f"SEED={SEED} STEPS={STEPS}\n{report(real, found)}")
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_what_was_found_once_stays_mended(real: Real, name: str) -> None:
+    found = difference(real, lambda _: SEQUENCES[name])
+    assert found is None, found.what
+
+
+class TestTheProof:
+    """A comparison that never differs would prove nothing."""
+
+    @pytest.fixture
+    def one(self, any_server: RedisServer) -> Iterator[Real]:
+        real = Real(any_server, sources())
+        yield real
+        real.close()
+
+    def test_a_model_that_is_wrong_is_found_out_by_the_fewest_steps(
+        self, one: Real, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def to_the_back(model: Model, task_id: bytes, task: object) -> None:
+            model.waiting.append(task_id)
+            model._save(task_id, task, b"queued")  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Model, "_give_back", to_the_back)
+        found = first_difference(one, SEED, 5000)
+        assert found
+        text = report(one, found)
+        assert "Step(" in text
+        # Two tasks, a consumer, what it takes and what it gives back: hardly any other step is needed.
+        assert text.count("Step(") <= 6
+
+    @pytest.mark.parametrize(
+        ("found", "words"),
+        [
+            (Outcome(2, [b""], {b":state": {b"a": b"x"}}), "reply"),
+            (Outcome(1, [], {b":state": {b"a": b"x"}}), "hints"),
+            (Outcome(1, [b""], {b":state": {b"a": b"y"}}), ":state a"),
+            (Outcome(1, [b""], {b":state": {b"a": b"x"}, b"outside:k": [b"1"]}), "outside:k"),
+        ],
+    )
+    def test_each_part_of_an_outcome_counts(self, found: Outcome, words: str) -> None:
+        wanted = Outcome(1, [b""], {b":state": {b"a": b"x"}})
+        assert described(wanted, wanted) == ""
+        assert words in described(wanted, found)
+
+    def test_a_broken_invariant_is_told(self) -> None:
+        assert "places and states" in violation({b"": [b"id"]})
+        assert violation({}) == ""
+
+    def test_a_script_that_survives_a_flush_is_told(self, one: Real) -> None:
+        one.run([Step(AT, "flush"), Step(AT, "due", (1,))])
+        one._loaded.clear()  # as if the flush had come, but the server had kept the script
+        (outcome,) = one.run([Step(AT, "due", (1,))])
+        assert outcome.reply[0] == "not forgotten"
+
+    def test_every_script_is_walked(self) -> None:
+        assert set(sources()) <= set(CALLS)
+
+    @pytest.mark.parametrize("needed", [[], [3], [0, 9], [2, 3, 8]])
+    def test_what_need_not_be_there_is_left_out(self, needed: list[int]) -> None:
+        steps = [Step(number, "due") for number in range(10)]
+
+        def fails(some: Sequence[Step]) -> bool:
+            return {steps[number] for number in needed} <= set(some)
+
+        assert fewest(steps, fails) == [steps[number] for number in needed]
