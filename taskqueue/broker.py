@@ -19,6 +19,17 @@ from .task import Reservation, SealedTask, Settlement, StateName, TaskState
 
 
 @dataclass(frozen=True, slots=True)
+class Capacity:
+    """What one queue may hold before a push is refused: tasks (failed ones left out), bytes of records; 0: no limit."""
+
+    tasks: int = 0
+    bytes: int = 0
+
+
+UNLIMITED: Final = Capacity()
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """A consumer's right to act on one queue under its name; ``epoch`` is what a takeover changes."""
 
@@ -74,11 +85,14 @@ class Broker(Protocol):
     """A store of tasks. Raises BrokerUnavailable (ReplyLost if a command had been sent) when a deadline passes."""
 
     async def push(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
-        """Store these tasks and queue them, all or none; must refuse if carried out after the deadline."""
+        """Store these tasks and queue them, all or none; must refuse if carried out after the deadline.
+
+        Raises QueueFull if the queue would then hold more than the capacity the broker was connected with.
+        """
         ...
 
     async def prepare(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
-        """Store these tasks without queueing them, all or none; must refuse if carried out after the deadline."""
+        """Store these tasks without queueing them, all or none; else as push."""
         ...
 
     async def promote(self, queue: str, ids: Sequence[str], *, deadline: float) -> None:
@@ -272,7 +286,7 @@ _BROKERS: Final = {
 }
 
 
-def connect(url: str, *, namespace: str) -> Broker:
+def connect(url: str, *, namespace: str, capacity: Capacity = UNLIMITED) -> Broker:
     """Return the broker for a URL, without any I/O yet; raise ConfigError for a URL that names none.
 
     Known schemes: ``redis://host:port/db``, ``rediss://`` (TLS), ``unix:///path/to.sock``; ``embedded:///directory``
@@ -285,7 +299,7 @@ def connect(url: str, *, namespace: str) -> Broker:
             f" {', '.join(f'{name}://' for name in _BROKERS)}, for example redis://127.0.0.1:6379/0"
         )
     module = importlib.import_module(_BROKERS[scheme], __package__)
-    broker: Broker = module.open_broker(url, namespace=namespace)
+    broker: Broker = module.open_broker(url, namespace=namespace, capacity=capacity)
     return broker
 
 

@@ -127,6 +127,8 @@ def serve(**flags: Any) -> int:
     chosen.required_target()
     style = _log_style(chosen)
     logs.setup(style, chosen.log_level, colour=settings.colours(sys.stderr))
+    if chosen.app:
+        settings.announce(dev=chosen.dev, config=config)
     try:
         asyncio.run(_consume(chosen, style))
     except TaskQueueError as error:
@@ -172,22 +174,22 @@ async def _server(chosen: Settings) -> tuple[Any, str]:
     from .server import TaskQueueServer  # noqa: PLC0415
 
     if chosen.app:
-        if chosen.dev:
-            settings.announce_dev()
         application = await loading.load(chosen.app)
         tq = loading.task_queue()
+        queues = _narrowed(tq.queues, chosen)
         replayer = loading.replayer_for(application, tq.keyring, concurrent_limit=chosen.concurrent_limit)
     else:
         from .replay import HttpReplayer  # noqa: PLC0415
 
-        tq = TaskQueue(chosen.required_url(), secret=chosen.secrets, queues=chosen.queues, namespace=chosen.namespace)
+        queues = chosen.queues
+        tq = TaskQueue(chosen.required_url(), secret=chosen.secrets, queues=queues, namespace=chosen.namespace)
         replayer = HttpReplayer(chosen.required_target(), tq.keyring, connect_timeout=chosen.connect_timeout)
     server = TaskQueueServer(
         tq.broker,
         replayer,
         tq.keyring,
         name=chosen.required_name(),
-        queues=tq.queues if chosen.origin("queues") == "default" else chosen.queues,
+        queues=queues,
         concurrent_limit=chosen.concurrent_limit,
         rules=Rules(retry_max_count=chosen.retry_max_count, receipt_required=chosen.receipt),
         timeout=chosen.timeout,
@@ -198,6 +200,16 @@ async def _server(chosen: Settings) -> tuple[Any, str]:
         on_failed=loading.function("on_failed", chosen.on_failed) if chosen.on_failed else None,
     )
     return server, tq.url
+
+
+def _narrowed(queues: Sequence[str], chosen: Settings) -> Sequence[str]:
+    """Return those of the application's queues that --queue asks for, or all."""
+    if chosen.origin("queues") != "flag":
+        return queues
+    for name in chosen.queues:
+        if name not in queues:
+            raise UsageError(f"--queue: {name!r} is none of the application's queues: {', '.join(queues)}")
+    return chosen.queues
 
 
 async def _consume(chosen: Settings, style: str) -> None:
@@ -211,8 +223,15 @@ async def _consume(chosen: Settings, style: str) -> None:
         asked += 1
         server.stop(now=asked > 1)
 
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stop)
+    for number, act in (
+        (signal.SIGUSR2, server.pause),
+        (signal.SIGCONT, server.resume),
+        (signal.SIGUSR1, server.report),
+    ):
+        loop.add_signal_handler(number, act)
     await server.run()
 
 

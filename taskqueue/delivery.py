@@ -1,6 +1,7 @@
 """One delivery from reservation to verdict: open the record, replay it, decide, and tell people in one log line."""
 
 import logging
+import os
 import random
 import time
 from collections.abc import Callable
@@ -12,14 +13,16 @@ from .hooks import FailedTask, failed_task
 from .keys import Keyring
 from .policy import BROKEN, Answered, Broken, Outcome, Rules, Unreadable, decide, warning
 from .replay import Delivery, Replayer
-from .seal import unseal
-from .task import Reservation, Task, Verdict
+from .seal import NONCE_BYTES, seal_response, unseal
+from .task import Reservation, Response, Settlement, Task, Verdict
 
 log = logging.getLogger("taskqueue.server")
 
 LEVELS: Final = {"complete": logging.INFO, "retry": logging.WARNING, "fail": logging.ERROR, "release": logging.DEBUG}
 # Seconds. A record this release cannot open is parked, so that those behind it are served meanwhile.
 PARKED: Final = 60.0
+# With so many consumers that died while it ran, a task runs alone; if that one dies too, it was the task.
+SUSPECT_AFTER: Final = 2
 
 
 def _ids(reservation: Reservation) -> dict[str, object]:
@@ -48,8 +51,17 @@ class Courier:
         self.target_down: str | None = None
         """Why the target is to be left alone for a moment, or None while it answers."""
 
-    async def deliver(self, reservation: Reservation) -> Verdict:
+    async def deliver(self, reservation: Reservation) -> Settlement:
         """Replay one task and return what becomes of it; raises nothing but a cancellation."""
+        verdict, outcome = await self._judged(reservation)
+        response = b""
+        if verdict.kind in ("retry", "fail") and isinstance(outcome, Answered):
+            kept = Response(outcome.status, outcome.headers, outcome.content)
+            nonce = os.urandom(NONCE_BYTES)
+            response = seal_response(self._keyring, reservation.queue, reservation.id, kept, nonce=nonce)
+        return Settlement(reservation.id, reservation.delivery, verdict, response)
+
+    async def _judged(self, reservation: Reservation) -> tuple[Verdict, Outcome | None]:
         try:
             task = unseal(self._keyring, queue=reservation.queue, task_id=reservation.id, record=reservation.record)
         except RecordError as error:
@@ -57,13 +69,13 @@ class Courier:
             log.log(LEVELS["fail"], "%s: %s", verdict.kind, error, extra=_ids(reservation))
             if verdict.kind == "fail":
                 self._failed(failed_task(reservation, None, verdict))
-            return replace(verdict, delay=PARKED)
+            return replace(verdict, delay=PARKED), None
         retries = self._rules.retry_max_count if task.retry_max_count is None else task.retry_max_count
         started = time.monotonic()
         outcome: Outcome | None = None
         if time.time() * 1000 > task.expires:
             verdict = Verdict("fail", "expired")
-        elif reservation.attempt > retries + 1:
+        elif reservation.attempt > retries + 1 or reservation.crashes > SUSPECT_AFTER:
             verdict = Verdict("fail", "crashed")
         else:
             outcome = await self._replay(task, reservation, retries)
@@ -72,7 +84,7 @@ class Courier:
         self._tell(task, reservation, outcome, verdict, time.monotonic() - started)
         if verdict.kind == "fail":
             self._failed(failed_task(reservation, task, verdict))
-        return verdict
+        return verdict, outcome
 
     async def _replay(self, task: Task, reservation: Reservation, retries: int) -> Outcome:
         delivery = Delivery(

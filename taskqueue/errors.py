@@ -53,6 +53,10 @@ class BrokerUnavailable(TaskQueueError):
     """The broker could not be reached, or refused, before the deadline: the tasks will not run."""
 
 
+class QueueFull(BrokerUnavailable):
+    """A queue holds as much as it may: the tasks will not run. Try again later."""
+
+
 class ReplyLost(BrokerUnavailable):
     """A command was sent and no reply came before the deadline: it may or may not have been carried out."""
 
@@ -68,14 +72,14 @@ class CommitUncertain(TaskQueueError):
         )
 
 
-class Fenced(TaskQueueError):
-    """Another consumer has taken over this name: whatever this one still does changes nothing.
-
-    ``gone``: nobody has; the broker lost its data and with it the lease. The name may be claimed again.
 class AppFailed(TaskQueueError):
     """The application is to be called in this process, and its own startup has failed."""
 
 
+class Fenced(TaskQueueError):
+    """Another consumer has taken over this name: whatever this one still does changes nothing.
+
+    ``gone``: nobody has; the broker lost its data and with it the lease. The name may be claimed again.
     """
 
     def __init__(self, message: str, *, gone: bool = False) -> None:

@@ -59,6 +59,7 @@ class Answered:
 
     ``receipted``: it carries a valid receipt for this delivery, ``logged_in`` being what that says of the user. The
     others are header values as received: ``Location``, ``Retry-After``, ``X-Task-Retry``, ``X-Task-Refused``.
+    ``headers`` and the beginning of the ``content`` are kept of an answer that is no success, for people.
     """
 
     status: int
@@ -68,6 +69,8 @@ class Answered:
     retry_after: str | None = None
     task_retry: str | None = None
     refused: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    content: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,8 @@ class Rules:
     ``retry_max_count``: retries after the first attempt, 0 for none. ``backoff_min``, ``backoff_max``: seconds.
     ``receipt_required``: false for an application without the door; then statuses alone decide.
     ``misrouted_max``: up to which attempt an answer without receipt is retried, as long as retries are left at all.
-    ``retry_after_max``: the most seconds that a Retry-After is believed; more is taken as this.
+    ``retry_after_max``: the most seconds that a Retry-After is believed; more is taken as this. ``slow_max``: the most
+    seconds that one of a 429 or 503 slows down the whole queue.
     """
 
     retry_max_count: int = 10
@@ -110,6 +114,7 @@ class Rules:
     receipt_required: bool = True
     misrouted_max: int = 3
     retry_after_max: float = 24 * 3600.0
+    slow_max: float = 600.0
 
 
 def decide(
@@ -149,7 +154,9 @@ class _Retrying:
             return Verdict("fail", EXHAUSTED, status)
         delay = backoff(self.attempt, self.rules, jitter=self.jitter)
         asked = min(_seconds_asked(retry_after, now=self.now), self.rules.retry_after_max)
-        return Verdict("retry", reason, status, max(delay, asked))
+        # Too many requests, or no service: that is said of the application, not of this task alone.
+        slow = min(asked, self.rules.slow_max) if status in (429, 503) else 0.0
+        return Verdict("retry", reason, status, max(delay, asked), max(0.0, slow))
 
 
 def _judge_unreceipted(answer: Answered, retrying: _Retrying, *, target_known: bool) -> Verdict | None:

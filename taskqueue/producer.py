@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from . import settings
-from .broker import Broker, connect, kept_secret
+from .broker import Broker, Capacity, connect, kept_secret
 from .commit import commit
 from .errors import BodyUnavailable, ConfigError, InvalidTask, NoTransaction
 from .headers import check_host
@@ -53,18 +53,24 @@ class TaskQueue:
         public_url: str | None = None,
         limits: Limits | None = None,
         commit_deadline: float = 2.0,
+        max_tasks: int = 1_000_000,
+        max_bytes: int = 0,
     ) -> None:
         """Take where the queues are; nothing is connected, and nothing missing is missed, before first use.
 
         ``url`` is ``redis://host:port/db``, ``rediss://``, ``unix://`` or ``embedded:///directory`` (keeps a secret of
         its own); ``secret`` 32 bytes or more, or several with the newest first; ``queues`` the names that ``add``
         accepts; ``public_url`` names scheme and host for tasks added outside a request; ``commit_deadline`` is how many
-        seconds a commit may take. What is None comes from ``TASKQUEUE_*`` variables, then from ``taskqueue.toml``, then
-        from the defaults. Raises ConfigError.
+        seconds a commit may take; a queue that holds ``max_tasks`` tasks, failed ones left out, or ``max_bytes`` bytes
+        of records takes no more (QueueFull; 0: no limit). What is None comes from ``TASKQUEUE_*`` variables, then from
+        ``taskqueue.toml``, then from the defaults. Raises ConfigError.
         """
         if not 0 < commit_deadline < math.inf:
             raise ConfigError(f"commit_deadline: {commit_deadline!r} must be seconds above 0, for example 2.0")
         self._url, self._secret, self._namespace, self._public_url = url, secret, namespace, public_url
+        if max_tasks < 0 or max_bytes < 0:
+            raise ConfigError(f"max_tasks, max_bytes: {max_tasks}, {max_bytes} must be 0 (no limit) or more")
+        self._capacity = Capacity(max_tasks, max_bytes)
         self._queues = None if queues is None else _checked_queues(queues)
         self.limits: Final = limits or Limits()
         instances.add(self)
@@ -98,7 +104,7 @@ class TaskQueue:
     @cached_property
     def broker(self) -> Broker:
         """The broker behind the URL, not connected yet."""
-        return connect(self.url, namespace=self.namespace)
+        return connect(self.url, namespace=self.namespace, capacity=self._capacity)
 
     @cached_property
     def _public(self) -> tuple[str, str]:

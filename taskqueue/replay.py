@@ -30,6 +30,8 @@ USER_AGENT: Final = f"taskqueue/{VERSION}"
 # Seconds an idle connection is kept: less than what common servers do (gunicorn 2, uvicorn 5), or a request would now
 # and then meet a connection that is just being closed, and nobody could tell whether it was carried out.
 KEEP_ALIVE: Final = 1.5
+# How much of an answer that is no success is kept, for people.
+KEPT_BYTES: Final = 16 * 1024
 _AUTOMATIC: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
@@ -160,9 +162,12 @@ class HttpReplayer:
             data=io.BytesIO(task.body) if task.body else None,  # of bytes it would warn when they are many
             allow_redirects=False,
         ) as response:
-            async for _ in response.content.iter_any():
-                pass  # Read to its end, or the application may be cut off in its work; kept by nobody.
-            return answered(self._keyring, delivery, response.status, response.headers)
+            # Read to its end, or the application may be cut off in its work; kept only of what is no success.
+            kept = b""
+            async for piece in response.content.iter_any():
+                if response.status >= 300 and len(kept) < KEPT_BYTES:
+                    kept += piece[: KEPT_BYTES - len(kept)]
+            return answered(self._keyring, delivery, response.status, response.headers, kept)
 
 
 def request_headers(delivery: Delivery, target_host: str, *, now: float) -> tuple[str, list[tuple[str, str]]]:
@@ -184,8 +189,8 @@ def request_headers(delivery: Delivery, target_host: str, *, now: float) -> tupl
     return task.host or target_host, headers
 
 
-def answered(keyring: Keyring, delivery: Delivery, status: int, headers: Mapping[str, str]) -> Answered:
-    """Return the outcome for a response that was read to its end; ``headers`` by lower-case name, or caseless."""
+def answered(keyring: Keyring, delivery: Delivery, status: int, headers: Mapping[str, str], kept: bytes) -> Answered:
+    """Return the outcome for a response that was read to its end; ``headers`` caseless, ``kept`` of its content."""
     receipt = check_receipt(
         keyring, headers.get("x-task-receipt"), task_id=delivery.task.id, delivery=delivery.delivery
     )
@@ -197,6 +202,8 @@ def answered(keyring: Keyring, delivery: Delivery, status: int, headers: Mapping
         retry_after=headers.get("retry-after"),
         task_retry=headers.get("x-task-retry"),
         refused=headers.get("x-task-refused"),
+        headers=tuple(headers.items()) if status >= 300 else (),
+        content=kept,
     )
 
 

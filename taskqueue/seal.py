@@ -8,12 +8,13 @@ many tasks one secret seals.
 import hmac
 from typing import Final
 
+import msgpack
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from .errors import RecordError
 from .keys import Keyring, SubKeys
-from .task import SealedTask, Task
+from .task import Response, SealedTask, Task
 
 VERSION: Final = 1
 NONCE_BYTES: Final = 12
@@ -41,6 +42,30 @@ def seal(keyring: Keyring, task: Task, *, nonce: bytes) -> SealedTask:
     sealed = _cipher(keys, context).encrypt(nonce, task.encode(), context)
     record = b"".join((bytes((VERSION,)), bytes.fromhex(keys.key_id), nonce, sealed))
     return SealedTask(task.id, task.queue, record, task.due, task.method, task.path, task.label)
+
+
+def seal_response(keyring: Keyring, queue: str, task_id: str, response: Response, *, nonce: bytes) -> bytes:
+    """Take the last response to a task and 12 random bytes; return it sealed, to be kept beside the task."""
+    keys = keyring.current
+    context = _context(queue, task_id) + b"\0response"
+    raw = msgpack.packb((response.status, response.headers, response.content))
+    return b"".join(
+        (bytes((VERSION,)), bytes.fromhex(keys.key_id), nonce, _cipher(keys, context).encrypt(nonce, raw, context))
+    )
+
+
+def unseal_response(keyring: Keyring, queue: str, task_id: str, sealed: bytes) -> Response | None:
+    """Return a kept response; None if none of this process's secrets opens it, or it was altered."""
+    keys = keyring.find(sealed[1:5].hex())
+    if keys is None or sealed[0] != VERSION:
+        return None
+    context = _context(queue, task_id) + b"\0response"
+    try:
+        raw = _cipher(keys, context).decrypt(sealed[5:_HEAD], sealed[_HEAD:], context)
+    except InvalidTag:
+        return None
+    status, headers, content = msgpack.unpackb(raw, use_list=False)
+    return Response(status, headers, content)
 
 
 def unseal(keyring: Keyring, *, queue: str, task_id: str, record: bytes) -> Task:

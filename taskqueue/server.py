@@ -11,12 +11,13 @@ import logging
 import random
 import secrets
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from .broker import Broker, Lease
-from .delivery import Courier
+from .delivery import SUSPECT_AFTER, Courier
 from .errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError
 from .hooks import FailedTask, OnFailed, tell
 from .keys import Keyring
@@ -99,7 +100,9 @@ class TaskQueueServer:
             broker, name, lease=lease, patience=timeout, begins=self._rules.receipt_required, wake=self._wake_up
         )
         self._lines: list[_Line] = []
-        self._running: dict[asyncio.Task[Verdict], Reservation] = {}
+        self._running: dict[asyncio.Task[Settlement], Reservation] = {}
+        self._suspects: list[tuple[_Line, Reservation]] = []
+        self._paused = False
         self._in_flight = 0
         self._wake = asyncio.Event()
         self._poll = POLL_MIN
@@ -115,6 +118,28 @@ class TaskQueueServer:
             log.info("stopping: %d task(s) running", len(self._running))
             self._stop_at = time.monotonic() + (0.0 if now else self._stop_grace)
         self._wake.set()
+
+    def pause(self) -> None:
+        """Start no more tasks until ``resume``; those that run go on."""
+        log.info("paused: %d task(s) running", len(self._running))
+        self._paused = True
+
+    def resume(self) -> None:
+        """Start tasks again."""
+        if self._paused:
+            log.info("resumed")
+            self._paused = False
+            self._look_everywhere()
+            self._wake.set()
+
+    def report(self) -> None:
+        """Log what runs, and where in the code each task is."""
+        log.warning("%d task(s) running, %d held back", len(self._running), len(self._suspects))
+        for job, reservation in self._running.items():
+            stack = "".join(
+                traceback.format_list(traceback.StackSummary.extract((f, f.f_lineno) for f in job.get_stack()))
+            )
+            log.warning("task %s, delivery %d:\n%s", reservation.id, reservation.delivery, stack)
 
     async def run(self) -> None:
         """Consume until stopped.
@@ -152,7 +177,7 @@ class TaskQueueServer:
             await self._rest()
 
     def _finished(self) -> bool:
-        if self._stop_at is None or self._running:
+        if self._stop_at is None or self._running or self._suspects:
             return False
         if not any(line.settlements or line.unsure for line in self._lines):
             return True
@@ -169,6 +194,8 @@ class TaskQueueServer:
     async def _turn(self, group: asyncio.TaskGroup) -> None:
         """Tell the broker what has ended, take what there is room for."""
         self._wake.clear()
+        if self._suspects and (not self._running or self._stop_at is not None):
+            self._start(group, *self._suspects.pop(0))
         if self._stop_at is not None and time.monotonic() >= self._stop_at and not self._released:
             self._released = True
             self._cancel_running()
@@ -223,7 +250,9 @@ class TaskQueueServer:
 
     def _free(self) -> int:
         """Return how many tasks may be reserved now."""
-        if self._stop_at is not None or time.monotonic() < self._paused_until or self._in_flight >= IN_FLIGHT_BYTES:
+        if self._stop_at is not None or self._paused or self._suspects or self._in_flight >= IN_FLIGHT_BYTES:
+            return 0
+        if time.monotonic() < self._paused_until or any(map(_is_suspect, self._running.values())):
             return 0
         # A target that was down is tried with one task before it gets the full load again.
         limit = 1 if self._courier.target_down else self._limit
@@ -269,24 +298,27 @@ class TaskQueueServer:
         if self._stop_at is not None:
             line.settlements.append(Settlement(reservation.id, reservation.delivery, STOPPED))
             return
+        if _is_suspect(reservation) and self._running:
+            self._suspects.append((line, reservation))
+            return
         job = group.create_task(self._courier.deliver(reservation))
         self._running[job] = reservation
         self._in_flight += len(reservation.record)
         job.add_done_callback(lambda ended: self._end(line, ended))
 
-    def _end(self, line: _Line, job: asyncio.Task[Verdict]) -> None:
+    def _end(self, line: _Line, job: asyncio.Task[Settlement]) -> None:
         """Note how a delivery ended, also one that was cancelled before it began."""
         reservation = self._running.pop(job)
         self._in_flight -= len(reservation.record)
         self._wake.set()
         if job.cancelled():
-            verdict = STOPPED
+            settlement = Settlement(reservation.id, reservation.delivery, STOPPED)
         elif job.exception() is None:
-            verdict = job.result()
+            settlement = job.result()
         else:
             return  # The task group ends run() with it.
-        line.settlements.append(Settlement(reservation.id, reservation.delivery, verdict))
-        if verdict.kind == "release":
+        line.settlements.append(settlement)
+        if settlement.verdict.kind == "release":
             line.promising = True
             if self._courier.target_down:
                 self._paused_until = time.monotonic() + TARGET_PAUSE
@@ -351,3 +383,8 @@ class TaskQueueServer:
         if self._lost_since is not None:
             log.warning("broker back after %.1f s", time.monotonic() - self._lost_since)
             self._lost_since, self._reminded = None, 0.0
+
+
+def _is_suspect(reservation: Reservation) -> bool:
+    """Tell whether so many consumers died with this task that it must run alone, or it condemns its neighbours."""
+    return reservation.crashes >= SUSPECT_AFTER

@@ -158,22 +158,34 @@ class Reservation:
 class Verdict:
     """What an outcome means: ``complete``, ``retry`` in ``delay`` seconds, ``fail`` because of ``reason``, ``release``.
 
-    ``status`` is the response's, or 0 when there was none.
+    ``status`` is the response's, or 0 when there was none; ``slow`` is for how many seconds the application asked that
+    the whole queue be left alone.
     """
 
     kind: Literal["complete", "retry", "fail", "release"]
     reason: str = ""
     status: int = 0
     delay: float = 0.0
+    slow: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What the application last answered to a task that failed or is retried: the first 16 KiB of its content."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The end of one delivery, as told to the broker."""
+    """The end of one delivery, as told to the broker; ``response`` is the last one, sealed, kept with a failure."""
 
     id: str
     delivery: int
     verdict: Verdict
+    response: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,15 @@ PLACES: Final = {
 
 @dataclass
 class Queue:
-    """One queue as found: ids by place, packed states, records, logs, consumers."""
+    """One queue as found: ids by place, packed states, sizes of records and their sum as counted, logs, consumers."""
 
     waiting: list[bytes] = field(default_factory=list)
     indexes: dict[str, dict[bytes, float]] = field(default_factory=dict)
     reserved: dict[str, list[bytes]] = field(default_factory=dict)
     states: dict[bytes, list[Any]] = field(default_factory=dict)
     records: set[bytes] = field(default_factory=set)
+    stored: int = 0
+    weighed: int = 0
     logs: set[bytes] = field(default_factory=set)
     leases: set[str] = field(default_factory=set)
     consumers: set[str] = field(default_factory=set)
@@ -61,7 +63,10 @@ def _read(client: Any, key: bytes, queue: Queue, kind: str, name: str | None) ->
     elif (kind, name) == ("state", None):
         queue.states = {task_id: msgpack.unpackb(raw) for task_id, raw in client.hgetall(key).items()}
     elif (kind, name) == ("records", None):
-        queue.records = set(client.hkeys(key))
+        records = client.hgetall(key)
+        queue.records, queue.stored = set(records), sum(map(len, records.values()))
+    elif (kind, name) == ("control", None):
+        queue.weighed = int(client.hget(key, "bytes") or 0)
     elif (kind, name) == ("consumers", None):
         queue.consumers = {member.decode() for member in client.smembers(key)}
     elif kind == "reserved" and name:
@@ -103,3 +108,4 @@ def check_queue(queue: Queue) -> None:
             assert task_id in queue.records or not needs_record, f"{task_id!r} ({state}) has no record"
     kept = {task_id for task_id in seen if queue.states[task_id][0] != "completed"}
     assert queue.records <= kept, "a record of no task, or of a completed one"
+    assert queue.weighed == queue.stored, "the bytes counted are not those stored"

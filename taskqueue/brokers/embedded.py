@@ -18,6 +18,7 @@ from redis import Redis
 from redis.asyncio.connection import ConnectionPool, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from ..broker import UNLIMITED, Capacity
 from ..errors import BrokerUnavailable, ConfigError
 from .link import client_options, pool_options
 from .redis import RedisBroker
@@ -79,9 +80,9 @@ class StoreConnection(UnixDomainSocketConnection):
 class EmbeddedBroker(RedisBroker):
     """A Broker in the store of a directory, shared with every other process that names the same one."""
 
-    def __init__(self, url: str, *, namespace: str) -> None:
+    def __init__(self, url: str, *, namespace: str, capacity: Capacity = UNLIMITED) -> None:
         """Take the URL and the prefix of all keys; raise ConfigError for a URL that names no absolute directory."""
-        super().__init__("unix://", namespace=namespace)
+        super().__init__("unix://", namespace=namespace, capacity=capacity)
         directory, server, idle = place(url)
         self.store: Final = Store(directory, server=server, idle=idle)
         self._pool = ConnectionPool(StoreConnection, store=self.store, **pool_options())
@@ -109,9 +110,9 @@ class EmbeddedBroker(RedisBroker):
                 log.warning("embedded store in %s: the server is slow to stop", self.store.directory)
 
 
-def open_broker(url: str, *, namespace: str) -> EmbeddedBroker:
+def open_broker(url: str, *, namespace: str, capacity: Capacity = UNLIMITED) -> EmbeddedBroker:
     """Return the broker for an ``embedded://`` URL; see ``taskqueue.broker.connect``."""
-    return EmbeddedBroker(url, namespace=namespace)
+    return EmbeddedBroker(url, namespace=namespace, capacity=capacity)
 
 
 def kept_secret(url: str) -> str:

@@ -49,6 +49,8 @@ class RedisPulse:
 def require_lease(answer: bytes, lease: Lease) -> None:
     """Raise Fenced unless a script that checks the lease said OK."""
     if answer == b"GONE":
-        raise Fenced(f"consumer {lease.consumer} of queue {lease.queue}: redis has lost its data, or was emptied", gone=True)
+        raise Fenced(
+            f"consumer {lease.consumer} of queue {lease.queue}: redis has lost its data, or was emptied", gone=True
+        )
     if answer == b"FENCED":
         raise Fenced(f"consumer {lease.consumer} of queue {lease.queue}: another server has taken over the name")

@@ -19,8 +19,8 @@ from redis import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, OutOfMemoryError, RedisError, ResponseError
 
-from ..broker import Exchange, Lease, Owner, Seen
-from ..errors import BrokerUnavailable, ConfigError, NameInUse
+from ..broker import UNLIMITED, Capacity, Exchange, Lease, Owner, Seen
+from ..errors import BrokerUnavailable, ConfigError, NameInUse, QueueFull
 from ..identity import Identity, own
 from ..task import Reservation, SealedTask, Settlement, TaskState
 from .inspection import RedisInspector, state_of
@@ -37,13 +37,16 @@ IN_DOUBT_AFTER_MS: Final = 60_000
 class RedisBroker:
     """A Broker in Redis 6.2 or newer, or Valkey: one connection per event loop, none before first use."""
 
-    def __init__(self, url: str, *, namespace: str) -> None:
-        """Take the URL and the prefix of all keys; raise ConfigError for a URL that redis-py cannot read."""
+    def __init__(self, url: str, *, namespace: str, capacity: Capacity = UNLIMITED) -> None:
+        """Take the URL, the prefix of all keys and what a queue may hold.
+
+        Raises ConfigError for a URL that redis-py cannot read.
+        """
         try:
             self._url, self._pool = url, pool_of(url)
         except ValueError as error:
             raise ConfigError(f"url: {error}") from None
-        self._namespace = namespace
+        self._namespace, self._capacity = namespace, capacity
         self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, Link] = WeakKeyDictionary()
 
     @property
@@ -63,16 +66,22 @@ class RedisBroker:
             return await self._link.call(SCRIPTS[name], [self.key(queue)], arguments, deadline=deadline)
 
     async def _store(self, name: str, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
-        link = self._link
+        link, capacity = self._link, self._capacity
         flat: list[str | bytes | int] = []
         for task in tasks:
             flat += (task.id, task.record, task.due, task.method, task.path, task.label)
 
         def arguments() -> Arguments:
-            return [link.redis_ms(deadline - LATE_MARGIN), *flat]
+            return [link.redis_ms(deadline - LATE_MARGIN), capacity.tasks, capacity.bytes, *flat]
 
-        if await self.script(name, queue, arguments, deadline=deadline) == b"LATE":
+        answer = await self.script(name, queue, arguments, deadline=deadline)
+        if answer == b"LATE":
             raise BrokerUnavailable("redis came to the command only after the deadline, and refused it")
+        if answer == b"FULL":
+            raise QueueFull(
+                f"queue {queue}: it holds all it may ({capacity.tasks or 'any number of'} tasks,"
+                f" {capacity.bytes or 'any number of'} bytes); wait for its consumers, or raise max_tasks, max_bytes"
+            )
 
     async def push(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
         """See Broker."""
@@ -147,11 +156,12 @@ class RedisBroker:
         self, lease: Lease, settlements: Sequence[Settlement], *, token: str, want: int, room: int, deadline: float
     ) -> Exchange:
         """See Broker. Both scripts travel in one round trip."""
-        ended: list[str | int] = [lease.consumer, lease.epoch]
+        slow = max((round(item.verdict.slow * 1000) for item in settlements), default=0)
+        ended: list[str | bytes | int] = [lease.consumer, lease.epoch, slow]
         for item in settlements:
             verdict = item.verdict
             delay = round(verdict.delay * 1000)
-            ended += (item.id, item.delivery, verdict.kind, delay, verdict.status, verdict.reason)
+            ended += (item.id, item.delivery, verdict.kind, delay, verdict.status, verdict.reason, item.response)
         wanted = (lease.consumer, lease.epoch, token, want, room)
         calls = [self.script("reserve", lease.queue, lambda: wanted, deadline=deadline)]
         if settlements:
@@ -233,9 +243,9 @@ class RedisBroker:
             await link.aclose()
 
 
-def open_broker(url: str, *, namespace: str) -> RedisBroker:
+def open_broker(url: str, *, namespace: str, capacity: Capacity = UNLIMITED) -> RedisBroker:
     """Return the broker for a ``redis://``, ``rediss://`` or ``unix://`` URL; see ``taskqueue.broker.connect``."""
-    return RedisBroker(url, namespace=namespace)
+    return RedisBroker(url, namespace=namespace, capacity=capacity)
 
 
 async def _all(calls: Sequence[Any]) -> list[Any]:

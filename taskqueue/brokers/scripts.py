@@ -17,8 +17,8 @@ class Script:
 
 # Whatever takes tasks out must work with a full memory (_drain); whatever puts some in must not.
 PARTS: Final[dict[str, tuple[str, ...]]] = {
-    "push": ("_task",),
-    "prepare": ("_task",),
+    "push": ("_task", "_admit"),
+    "prepare": ("_task", "_admit"),
     "retry": ("_task",),
     "promote": ("_task", "_drain"),
     "discard": ("_task", "_drain"),

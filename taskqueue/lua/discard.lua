@@ -7,7 +7,7 @@ for _, id in ipairs(ARGV) do
   local task = load(id)
   if task and task[STATE] == 'prepared' then
     redis.call('ZREM', base .. ':prepared', id)
-    redis.call('HDEL', base .. ':records', id)
+    drop_record(id)
     redis.call('HDEL', base .. ':state', id)
     forgotten = forgotten + 1
   end

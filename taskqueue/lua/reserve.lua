@@ -16,7 +16,9 @@ for i = repeated - 1, 0, -1 do
   local task, record = id and load(id), id and redis.call('HGET', base .. ':records', id)
   if task and record then give(id, task, record) end
 end
-while repeated == 0 and #ids < tonumber(ARGV[4]) and spoilt < 100 do
+-- An application that asked for patience (Retry-After) is left alone until then.
+local slowed = at < tonumber(redis.call('HGET', base .. ':control', 'slowed') or 0)
+while repeated == 0 and not slowed and #ids < tonumber(ARGV[4]) and spoilt < 100 do
   local id = redis.call('LINDEX', base, -1)
   if not id then break end
   local task, record = load(id), redis.call('HGET', base .. ':records', id)

@@ -7,6 +7,7 @@ for _, consumer in ipairs(redis.call('SMEMBERS', base .. ':consumers')) do
   redis.call('UNLINK', base .. ':reserved:' .. consumer)
 end
 if redis.call('EXISTS', base .. ':state') == 1 then redis.call('RENAME', base .. ':state', base .. ':emptied') end
+redis.call('HDEL', base .. ':control', 'bytes')
 redis.call('UNLINK', base, base .. ':records', base .. ':scheduled', base .. ':prepared', base .. ':failed',
   base .. ':finished')
 return 'OK'

@@ -7,7 +7,11 @@ for i = 1, #ARGV, 2 do
   local id, record = ARGV[i], ARGV[i + 1]
   local task = load(id)
   if task and task[STATE] == 'failed' and redis.call('HEXISTS', base .. ':records', id) == 1 then
-    if record ~= '' then redis.call('HSET', base .. ':records', id, record) end
+    if record ~= '' then
+      local grows = #record - redis.call('HSTRLEN', base .. ':records', id)
+      redis.call('HSET', base .. ':records', id, record)
+      redis.call('HINCRBY', base .. ':control', 'bytes', grows)
+    end
     task[ATTEMPT], task[CRASHES], task[DUE], task[STATUS], task[REASON] = 0, 0, 0, 0, ''
     enqueue(id, task)
     redis.call('ZREM', base .. ':failed', id)

@@ -1,11 +1,13 @@
 -- End deliveries: complete, retry, fail or release.
 -- KEYS[1] the queue's list
--- ARGV[1] consumer, [2] epoch; then for each, in the order they were reserved: id, delivery, kind, delay ms, status, reason
+-- ARGV[1] consumer, [2] epoch, [3] ms for which the queue is to be slowed down; then for each, in the order they were
+--      reserved: id, delivery, kind, delay ms, status, reason, sealed response ('' for none)
 -- returns {'OK', ids whose delivery this consumer no longer held ...}, or as in _lease.lua.
 -- A repeat after a lost reply finds the delivery ended, and changes nothing.
 local reply = {'OK'}
+if ARGV[3] ~= '0' then redis.call('HSET', base .. ':control', 'slowed', at + ARGV[3]) end
 -- From last to first, so that what is released stands in front in the order it came.
-for i = #ARGV - 5, 3, -6 do
+for i = #ARGV - 6, 4, -7 do
   local id, delivery, kind = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2]
   local task = load(id)
   local held = task and task[DELIVERY] == delivery and task[HOLDER] == ARGV[1]
@@ -14,7 +16,7 @@ for i = #ARGV - 5, 3, -6 do
     if kind == 'complete' then
       redis.call('ZADD', base .. ':finished', at, id)
       save(id, task, 'completed')
-      redis.call('HDEL', base .. ':records', id)
+      drop_record(id)
     elseif kind == 'release' then
       task[ATTEMPT], task[DUE] = task[ATTEMPT] - 1, at + tonumber(ARGV[i + 3])
       if task[DUE] > at then
@@ -26,6 +28,7 @@ for i = #ARGV - 5, 3, -6 do
     else
       redis.call('HSET', base .. ':log:' .. id, delivery, cmsgpack.pack(
         {task[ATTEMPT], task[RESERVED], task[BEGUN], at, task[STATUS], task[REASON], ARGV[1], kind}))
+      if ARGV[i + 6] ~= '' then redis.call('HSET', base .. ':log:' .. id, 'response', ARGV[i + 6]) end
       if kind == 'retry' then
         task[DUE] = at + tonumber(ARGV[i + 3])
         redis.call('ZADD', base .. ':scheduled', task[DUE], id)

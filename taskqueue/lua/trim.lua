@@ -11,7 +11,7 @@ for i = 2, #ARGV, 3 do
   for _, id in ipairs(old) do
     redis.call('ZREM', index, id)
     redis.call('HDEL', base .. ':state', id)
-    redis.call('HDEL', base .. ':records', id)
+    drop_record(id)
     redis.call('UNLINK', base .. ':log:' .. id)
   end
   left = left - #old

@@ -550,6 +550,7 @@ class TestOutcomes:
         client.hset(records, altered, record[:-1] + bytes([record[-1] ^ 1]))
         client.hset(records, swapped, client.hget(records, good))
         client.hset(records, short, b"\x01")
+        client.hset(f"{BASE}:control", "bytes", sum(map(len, client.hvals(records))))
         async with running(consumer(any_server.url, target)):
             await reached(tq, good, "completed")
         assert target.paths == ["/good"]

@@ -705,6 +705,7 @@ class TestPoison:
     async def test_a_task_without_record_is_set_aside(self, broker: RedisBroker, client: Any, lease: Lease) -> None:
         await push(broker, [opaque("id"), opaque("good")])
         client.hdel(f"{BASE}:records", "id")
+        client.hincrby(f"{BASE}:control", "bytes", -len(opaque("id").record))
         assert ids(await reserve(broker, lease, 3)) == ["good"]
         assert (await state_of(broker, "id")).reason == "format"
 
