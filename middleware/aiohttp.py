@@ -293,7 +293,10 @@ async def _read(request: web.Request, limit: int) -> bytes | Answer:
         return Answer(415, "A task with Content-Encoding needs web.AppRunner(..., auto_decompress=False).\n")
     body, source = bytearray(), request.content
     while max(len(body), request.content_length or 0) <= limit:
-        piece = await source.readany()
+        try:
+            piece = await source.readany()
+        except (ConnectionError, web.RequestPayloadError):
+            return Answer(400, "The body was broken off.\n")
         if not piece:
             return bytes(body)
         body += piece

@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
@@ -311,6 +310,20 @@ async def test_without_a_broker_no_delivery_starts(kind: str, private_server: Re
     assert seen.tasks == []
 
 
+async def test_a_delivery_broken_off_is_nobodys(
+    kind: str, tq: taskqueue.TaskQueue, seen: Seen, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(kind, {"/": seen.handler}, tq) as base:
+        _, writer = await asyncio.open_connection("127.0.0.1", urlsplit(base).port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nX-Task-Id: 1\r\nContent-Length: 9\r\n\r\nhalf")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        assert (await fetch("GET", base + "/")).status == 200
+    assert seen.tasks == [None]
+    assert caplog.text == ""
+
+
 # ---- views for tasks alone
 
 
@@ -331,65 +344,3 @@ async def test_a_path_for_tasks_is_not_there_for_others(kind: str, tq: taskqueue
     assert isinstance(outcome, Answered)
     assert (outcome.status, outcome.receipted) == (200, True)
     assert len(seen.tasks) == 2
-
-
-# ---- whose task, and what travels with it
-
-
-async def awaited_user(_request: object) -> str:
-    await asyncio.sleep(0)
-    return "ada"
-
-
-@pytest.mark.parametrize("user_id", [awaited_user, lambda _request: "ada"])
-async def test_the_user_is_who_user_id_names(kind: str, tq: taskqueue.TaskQueue, user_id: Any) -> None:
-    async def handler(_view: View) -> Reply:
-        taskqueue.add("/own")
-        taskqueue.add("/other", user_id="grete")
-        taskqueue.add("/nobody", user_id=None)
-        return Reply()
-
-    async with serving(kind, {"/": handler}, tq, user_id=user_id) as base:
-        await fetch("GET", base + "/")
-        tasks = await Consumer(tq).tasks()
-    assert [task.user_id for task in tasks] == ["ada", "grete", None]
-
-
-async def test_a_user_id_that_must_be_awaited_says_so(
-    kind: str, tq: taskqueue.TaskQueue, caplog: pytest.LogCaptureFixture
-) -> None:
-    plain = partial(lambda later, request: later(request), awaited_user)  # no coroutine function, but returns one
-    async with serving(kind, {"/": adding("/build")}, tq, user_id=plain) as base:
-        assert (await fetch("GET", base + "/")).status == 500
-        assert await tq.size() == 0
-    assert "write it as `async def`" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("door", "travel"),
-    [
-        ({}, True),
-        ({"load_user": load_user}, False),
-        ({"load_user": load_user, "credentials": "copy"}, True),
-        ({"credentials": "drop"}, False),
-    ],
-)
-async def test_credentials_travel_only_where_they_are_needed(
-    kind: str,
-    tq: taskqueue.TaskQueue,
-    door: dict[str, Any],
-    travel: bool,  # noqa: FBT001
-) -> None:
-    async with serving(kind, {"/": adding("/build")}, tq, **door) as base:
-        await fetch("GET", base + "/", headers={"Cookie": "session=1", "Authorization": "Bearer x", "X-Mine": "1"})
-        (task,) = await Consumer(tq).tasks()
-    names = {name for name, _ in task.headers}
-    assert "x-mine" in names
-    assert ({"cookie", "authorization"} <= names, "cookie" in names) == (travel, travel)
-
-
-async def test_a_host_that_is_none_is_not_recorded(kind: str, tq: taskqueue.TaskQueue) -> None:
-    async with serving(kind, {"/": adding("/build")}, tq) as base:
-        for host in ("example.org:8080", "user@evil"):
-            await fetch("GET", base + "/", headers={"Host": host})
-        assert [task.host for task in await Consumer(tq).tasks()] == ["example.org:8080", ""]

@@ -1,0 +1,67 @@
+"""A consumer in the application's own process and the door: each is what the other takes it for."""
+
+import pytest
+
+import taskqueue
+from taskqueue.inprocess import AiohttpReplayer, AsgiReplayer
+from taskqueue.middleware import aiohttp as aiohttp_door
+from taskqueue.middleware.asgi import TaskQueueMiddleware
+from taskqueue.policy import Answered, Outcome
+from taskqueue.replay import Delivery, Replayer
+from tests.doors import ASGI_APPS, KINDS, Consumer, Handlers, Reply, View, aiohttp_app, delivery_of
+from tests.tasks import KEYRING
+
+pytestmark = pytest.mark.parametrize("kind", KINDS)
+
+
+def in_process(kind: str, handlers: Handlers, tq: taskqueue.TaskQueue) -> Replayer:
+    """Return a replayer for these handlers in this framework behind its door."""
+    if kind == "aiohttp":
+        app = aiohttp_app(handlers)
+        aiohttp_door.setup(app, tq, load_user=str.upper)
+        return AiohttpReplayer(app, KEYRING)
+    return AsgiReplayer(TaskQueueMiddleware(ASGI_APPS[kind](handlers), tq, load_user=str.upper))
+
+
+async def deliveries(tq: taskqueue.TaskQueue, target: str) -> Delivery:
+    """Queue a task and return its delivery."""
+    await tq.push(target, method="POST", payload=b"body", user_id="ada")
+    ((reservation, task),) = await Consumer(tq).reserve()
+    return delivery_of(reservation, task)
+
+
+async def replayed(replayer: Replayer, *made: Delivery) -> list[Outcome]:
+    """Return what comes of these deliveries."""
+    async with replayer:
+        return [await replayer.replay(delivery) for delivery in made]
+
+
+async def test_a_task_runs_once_as_its_user_and_adds_another(kind: str, tq: taskqueue.TaskQueue) -> None:
+    seen: list[object] = []
+
+    async def build(view: View) -> Reply:
+        seen.append((view.user, await view.body()))
+        taskqueue.add("/next", method="POST")
+        return Reply()
+
+    delivery = await deliveries(tq, "/build")
+    first, again = await replayed(in_process(kind, {"/build": build}, tq), delivery, delivery)
+    assert isinstance(first, Answered)
+    assert isinstance(again, Answered)
+    assert (first.status, first.receipted, first.logged_in) == (200, True, True)
+    assert (again.status, again.receipted, again.refused) == (403, False, "replayed")
+    assert seen == [("ADA", b"body")]
+    (task,) = (task for task in await Consumer(tq).tasks() if task.id != delivery.task.id)
+    assert (task.path, task.body, task.user_id) == ("/next", b"body", "ada")
+
+
+async def test_a_task_that_fails_is_a_500_with_receipt(kind: str, tq: taskqueue.TaskQueue) -> None:
+    async def build(_view: View) -> Reply:
+        taskqueue.add("/next")
+        raise RuntimeError("on purpose")
+
+    delivery = await deliveries(tq, "/build")
+    (outcome,) = await replayed(in_process(kind, {"/build": build}, tq), delivery)
+    assert isinstance(outcome, Answered)
+    assert (outcome.status, outcome.receipted) == (500, True)
+    assert await tq.size() == 0
