@@ -33,7 +33,8 @@ class Body(Protocol):
     async def finish(self, limit: int) -> bytes:
         """Return all of it, reading what the application left unread once its handler has been left.
 
-        Raises BodyUnavailable if it is over ``limit`` bytes, was broken off, or is still being read by the handler.
+        Raises BodyUnavailable if it is over ``limit`` bytes, was broken off or not sent in time; InvalidTask while the
+        handler may still be reading it.
         """
         ...
 
