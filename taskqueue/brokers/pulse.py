@@ -26,7 +26,7 @@ class RedisPulse:
         try:
             if self._client is None:
                 self._client = self._connect()
-            execute: Callable[..., list[Any]] = self._client.execute_command
+            execute: Callable[..., Any] = self._client.execute_command
             try:
                 reply = execute("EVALSHA", script.sha, *arguments)
             except NoScriptError:

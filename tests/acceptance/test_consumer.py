@@ -541,6 +541,7 @@ class TestOutcomes:
             await reached(tq, second, "completed")
         assert "the replay itself failed" in caplog.text
 
+    @pytest.mark.accept("CT33")
     async def test_an_altered_record_is_set_aside_and_not_sent(
         self, tq: TaskQueue, target: Target, any_server: RedisServer, client: Any
     ) -> None:
@@ -694,6 +695,7 @@ class TestStopping:
 
 
 class TestBrokerTrouble:
+    @pytest.mark.accept("CT31")
     async def test_a_restart_in_the_middle_loses_and_repeats_nothing(
         self, target: Target, private_server: RedisServer
     ) -> None:

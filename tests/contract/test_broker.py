@@ -11,7 +11,8 @@ import pytest
 
 from taskqueue.broker import Exchange, Lease
 from taskqueue.brokers import redis as redis_broker
-from taskqueue.brokers.redis import SCRIPTS, RedisBroker
+from taskqueue.brokers.redis import RedisBroker
+from taskqueue.brokers.scripts import SCRIPTS
 from taskqueue.errors import BrokerUnavailable, ConfigError, Fenced
 from taskqueue.task import Reservation, SealedTask, Settlement, TaskState, Verdict
 from tests.invariants import Queue, assert_invariants

@@ -10,7 +10,8 @@ from typing import Any, Final
 import pytest
 
 from taskqueue.brokers import link
-from taskqueue.brokers.redis import SCRIPTS, RedisBroker
+from taskqueue.brokers.redis import RedisBroker
+from taskqueue.brokers.scripts import SCRIPTS
 from taskqueue.errors import BrokerUnavailable, ConfigError, ReplyLost
 from tests.invariants import assert_invariants
 from tests.proxy import Fault, Proxy, proxied

@@ -7,4 +7,6 @@ PART_1: Final = frozenset(
     for row in (1, 2, 3, 4, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16, 20, 21, 22, 23, 24, 27, 28, 32, 34, 39, 40)
 )
 
-OWED: Final[frozenset[str]] = frozenset()
+PART_2: Final = frozenset(f"CT{row:02}" for row in (9, 18, 29, 30, 31, 33, 37, 38))
+
+OWED: Final = PART_1 | PART_2

@@ -11,8 +11,7 @@ from typing import Final
 
 import pytest
 
-from taskqueue import testing
-from taskqueue.producer import instances
+from taskqueue.producer import captures, instances
 from tests.acceptance.test_examples import answers, started
 from tests.house import readme, tree
 from tests.servers import RedisServer, free_port
@@ -57,7 +56,7 @@ def test_a_snippet_runs(block: readme.Block) -> None:
         if name.startswith("test_") and callable(value):
             value()
     assert set(names) - {"__name__", "__builtins__"}
-    assert not testing.captures
+    assert not captures
     del names
     assert set(instances) >= before
 
