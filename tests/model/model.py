@@ -8,7 +8,7 @@ they never write it (states that cannot be read, ids in two places) is modelled 
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -102,6 +102,7 @@ class Model:
         self.leases: defaultdict[bytes, dict[bytes, bytes]] = defaultdict(dict)
         self.expiring: set[bytes] = set()
         self.consumers: set[bytes] = set()
+        self.control: dict[bytes, int] = {}
         self.emptied: dict[bytes, Task | bytes] = {}
 
     def apply(self, step: Step) -> Outcome:
@@ -118,6 +119,7 @@ class Model:
             b":records": self.records.copy(),
             b":consumers": self.consumers.copy(),
             b":emptied": self.emptied.copy(),
+            b":control": {name: b"%d" % value for name, value in self.control.items()},
         }
         held |= {b":" + name: index.copy() for name, index in self.indexes.items()}
         held |= {b":reserved:" + name: ids[::-1] for name, ids in self.reserved.items()}
@@ -161,6 +163,10 @@ class Model:
     def _hint(self) -> None:
         self._hints.append(b"")
 
+    def _hinted(self, reply: bytes) -> bytes:
+        self._hint()
+        return reply
+
     def _oldest(self, index: bytes, until: float = float("inf")) -> list[bytes]:
         ordered = sorted((score, task_id) for task_id, score in self.indexes[index].items())
         return [task_id for score, task_id in ordered if score <= until]
@@ -173,25 +179,43 @@ class Model:
 
     # ---- the producer's scripts
 
-    def push(self, not_after: int, *tasks: Any) -> bytes:
-        if self.now > not_after and tasks[0] not in self.states:
-            return b"LATE"
-        for task_id, record, *fields in grouped(tasks, 6):
-            if task_id not in self.states:
-                self.records[task_id] = record
-                self._enqueue(task_id, self._new(*fields))
-        self._hint()
-        return b"OK"
+    def push(self, not_after: int, most: int, most_bytes: int, *tasks: Any) -> bytes:
+        return self._store(not_after, most, most_bytes, tasks, self._enqueue) or self._hinted(b"OK")
 
-    def prepare(self, not_after: int, *tasks: Any) -> bytes:
-        if self.now > not_after and tasks[0] not in self.states:
-            return b"LATE"
-        for task_id, record, *fields in grouped(tasks, 6):
+    def prepare(self, not_after: int, most: int, most_bytes: int, *tasks: Any) -> bytes:
+        def prepared(task_id: bytes, task: Task) -> None:
+            self.indexes[b"prepared"][task_id] = self.now
+            self._save(task_id, task, b"prepared")
+
+        return self._store(not_after, most, most_bytes, tasks, prepared) or b"OK"
+
+    def _store(
+        self, not_after: int, most: int, most_bytes: int, tasks: Any, put: Callable[[bytes, Task], None]
+    ) -> bytes | None:
+        fresh: dict[bytes, Any] = {}
+        for task_id, *rest in grouped(tasks, 6):
             if task_id not in self.states:
-                self.records[task_id] = record
-                self.indexes[b"prepared"][task_id] = self.now
-                self._save(task_id, self._new(*fields), b"prepared")
-        return b"OK"
+                fresh.setdefault(task_id, rest)
+        size = sum(len(record) for record, *_ in fresh.values())
+        if fresh and self.now > not_after:
+            return b"LATE"
+        if fresh and most and len(self.records) - len(self.indexes[b"failed"]) + len(fresh) > most:
+            return b"FULL"
+        if fresh and most_bytes and self.control.get(b"bytes", 0) + size > most_bytes:
+            return b"FULL"
+        for task_id, (record, *fields) in fresh.items():
+            self.records[task_id] = record
+            self._weigh(len(record))
+            put(task_id, self._new(*fields))
+        return None
+
+    def _weigh(self, size: int) -> int:
+        self.control[b"bytes"] = self.control.get(b"bytes", 0) + size
+        return self.control[b"bytes"]
+
+    def _drop_record(self, task_id: bytes) -> None:
+        if task_id in self.records and self._weigh(-len(self.records.pop(task_id))) <= 0:
+            del self.control[b"bytes"]
 
     def promote(self, *ids: bytes) -> int:
         unknown = sum(self._load(task_id) is None for task_id in ids)
@@ -214,8 +238,9 @@ class Model:
             task = self._load(task_id)
             if task and task.state == b"prepared":
                 forgotten += 1
-                for place in (self.indexes[b"prepared"], self.records, self.states):
-                    place.pop(task_id, None)
+                self._drop_record(task_id)
+                del self.states[task_id]
+                self.indexes[b"prepared"].pop(task_id, None)
         return forgotten
 
     # ---- the consumer's scripts
@@ -322,7 +347,8 @@ class Model:
         if repeated:
             given = [task_id for task_id in held[-repeated:] if self._load(task_id) and task_id in self.records]
         else:
-            given = self._take(consumer, count, room)
+            slowed = self.now < self.control.get(b"slowed", 0)
+            given = [] if slowed else self._take(consumer, count, room)
             lease |= {b"token": token, b"count": b"%d" % len(given)}
         return [b"OK", *(self._given(task_id) for task_id in given)]
 
@@ -362,31 +388,36 @@ class Model:
         self._save(task_id, task._replace(begun=self.now, token=token), b"running")
         return 1
 
-    def settle(self, consumer: bytes, epoch: bytes, *endings: Any) -> list[bytes]:
+    def settle(self, consumer: bytes, epoch: bytes, slow: int, *endings: Any) -> list[bytes]:
         if refusal := self._refusal(consumer, epoch):
             return refusal
+        if slow:
+            self.control[b"slowed"] = self.now + slow
         stale = []
-        for task_id, delivery, kind, delay, status, reason in reversed(list(grouped(endings, 6))):
+        for task_id, delivery, kind, delay, status, reason, response in reversed(list(grouped(endings, 7))):
             task = self._load(task_id)
             if not task or (task.delivery, task.holder) != (delivery, consumer):
                 stale.append(task_id)
             elif task.state in HELD:
-                self._end(task_id, task._replace(status=status, reason=reason), consumer, kind, self.now + delay)
+                task = task._replace(status=status, reason=reason)
+                self._end(task_id, task, consumer, kind, self.now + delay, response)
                 if task_id in self.reserved[consumer]:
                     self.reserved[consumer].remove(task_id)
         return [b"OK", *stale]
 
-    def _end(self, task_id: bytes, task: Task, consumer: bytes, kind: bytes, due: int) -> None:
+    def _end(self, task_id: bytes, task: Task, consumer: bytes, kind: bytes, due: int, response: bytes) -> None:
         if kind == b"complete":
             self.indexes[b"finished"][task_id] = self.now
             self._save(task_id, task, b"completed")
-            self.records.pop(task_id, None)
+            self._drop_record(task_id)
         elif kind == b"release":
             task = task._replace(attempt=task.attempt - 1, due=due)
             (self._schedule if due > self.now else self._give_back)(task_id, task)
         else:
             line = (task.attempt, task.reserved, task.begun, self.now, task.status, task.reason, consumer, kind)
             self.logs[task_id][b"%d" % task.delivery] = line
+            if response:
+                self.logs[task_id][b"response"] = response
             if kind == b"retry":
                 self._schedule(task_id, task._replace(due=due))
             else:
@@ -402,20 +433,20 @@ class Model:
             surplus = max(len(old), len(everything) - count, 0)
             for task_id in everything[: min(surplus, left)]:
                 left -= 1
-                for place in (self.indexes[index], self.states, self.records, self.logs):
+                self._drop_record(task_id)
+                for place in (self.indexes[index], self.states, self.logs):
                     place.pop(task_id, None)
         return most - left
 
     def reset(self) -> bytes:
         if self.emptied:
             return b"AGAIN"
-        logs, leases, expiring, states = self.logs, self.leases, self.expiring, self.states
-        consumers = self.consumers
-        strangers = {name: ids for name, ids in self.reserved.items() if name not in consumers}
-        self._empty()
-        self.logs, self.leases, self.expiring, self.emptied = logs, leases, expiring, states
-        self.consumers = consumers
-        self.reserved.update(strangers)
+        self.emptied, self.states, self.records, self.waiting = self.states, {}, {}, []
+        self.control.pop(b"bytes", None)
+        for index in self.indexes.values():
+            index.clear()
+        for consumer in self.consumers:
+            self.reserved.pop(consumer, None)
         return b"OK"
 
     def retry(self, *tasks: bytes) -> int:
@@ -424,7 +455,9 @@ class Model:
             task = self._load(task_id)
             if task and task.state == b"failed" and task_id in self.records:
                 queued += 1
-                self.records[task_id] = record or self.records[task_id]
+                if record:
+                    self._weigh(len(record) - len(self.records[task_id]))
+                    self.records[task_id] = record
                 self._enqueue(task_id, task._replace(attempt=0, crashes=0, due=0, status=0, reason=b""))
                 self.indexes[b"failed"].pop(task_id, None)
         if queued:
@@ -456,6 +489,8 @@ class Model:
             line[:] = line + list(values) if command == b"LPUSH" else list(reversed(values)) + line
         elif command == b"ZADD":
             self.indexes[kind][values[1]] = values[0]
+        elif kind == b"control":
+            self.control = self.control | {values[0]: values[1]} if command == b"HSET" else {}
         elif kind == b"consumer":
             if command == b"HSET":
                 self.leases[name] |= grouped(values, 2)

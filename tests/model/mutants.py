@@ -114,11 +114,11 @@ class Bench:
     ) -> None:
         self._server.__exit__(kind, error, trace)
 
-    def sound(self) -> bool:
+    def sound(self, *, steps: int = STEPS) -> bool:
         """Tell whether the scripts as they are survive; if not, no mutant's death means anything."""
         real = Real(self._server, sources(), patience=PATIENCE)
         try:
-            return first_difference(real, "mutants", STEPS) is None
+            return first_difference(real, "mutants", steps) is None
         finally:
             real.close()
 

@@ -110,6 +110,8 @@ def violation(keys: dict[bytes, Any]) -> str:
         reserved={name.decode(): ids for name, ids in named.get(b"reserved", {}).items()},
         states={task_id: _readable(task) for task_id, task in keys.get(b":state", {}).items()},
         records=set(keys.get(b":records", ())),
+        stored=sum(map(len, keys.get(b":records", {}).values())),
+        weighed=int(keys.get(b":control", {}).get(b"bytes", 0)),
         logs=set(named.get(b"log", ())),
         leases={name.decode() for name in named.get(b"consumer", ())},
         consumers={name.decode() for name in keys.get(b":consumers", ())},

@@ -104,12 +104,13 @@ class Real:
     def refused(self) -> dict[str, str]:
         """Return why the server cannot compile scripts, by their names."""
         replies = {name: self._line.ask("SCRIPT", "LOAD", source) for name, (source, _) in self._scripts.items()}
-        self._line.ask("SCRIPT", "FLUSH")
         return {name: str(reply) for name, reply in replies.items() if isinstance(reply, hiredis.ReplyError)}
 
     def clean(self) -> None:
-        """Remove all data."""
+        """Remove all data and scripts."""
         self._line.ask("FLUSHALL")
+        self._line.ask("SCRIPT", "FLUSH")
+        self._loaded.clear()
 
     def run(self, steps: Sequence[Step]) -> list[Outcome]:
         """Let steps happen, in one round trip."""
@@ -183,5 +184,5 @@ def _decoded(key: bytes, kind: bytes, value: Any, left: int) -> tuple[bytes, Any
     if part in (b":state", b":emptied"):
         return part, {task_id: task_of(raw) for task_id, raw in pairs.items()}
     if part.startswith(b":log:"):
-        return part, {delivery: unpacked(raw) for delivery, raw in pairs.items()}
+        return part, {name: raw if name == b"response" else unpacked(raw) for name, raw in pairs.items()}
     return part, pairs

@@ -20,7 +20,7 @@ TASK: Final = (b"id", b"record", 0, b"GET", b"/", b"")
 # What a walk has found once, in the fewest steps.
 SEQUENCES: Final[dict[str, list[Step]]] = {
     "an id twice in one promotion": [
-        Step(AT, "prepare", (AT, *TASK)),
+        Step(AT, "prepare", (AT, 0, 0, *TASK)),
         Step(AT, "promote", (b"id", b"id")),
     ],
     "a lease without a number, found dead": [
@@ -93,7 +93,8 @@ class TestTheProof:
         assert violation({}) == ""
 
     def test_a_script_that_survives_a_flush_is_told(self, one: Real) -> None:
-        one.run([Step(AT, "flush"), Step(AT, "due", (1,))])
+        one.clean()
+        one.run([Step(AT, "due", (1,))])
         one._loaded.clear()  # as if the flush had come, but the server had kept the script
         (outcome,) = one.run([Step(AT, "due", (1,))])
         assert outcome.reply[0] == "not forgotten"

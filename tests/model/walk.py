@@ -118,6 +118,7 @@ class Walk:
             return self._random.randrange(50_000)
         if chance < 0.9:
             instants = [*self._model.indexes[b"scheduled"].values()]
+            instants += [self._model.control.get(b"slowed", 0)]
             instants += [at + MINUTE for at in self._model.indexes[b"prepared"].values()]
             ahead = [int(at) * 1000 - self._clock for at in instants if int(at) * 1000 > self._clock]
             return min(ahead) + self._one(-1000, -1, 0, 999, 1000) if ahead else 0
@@ -129,7 +130,16 @@ class Walk:
 
     def _push(self) -> tuple[Any, ...]:
         late = self._one(2000, 2000, 2000, 2000, 1, 0, -1)
-        return (self._clock // 1000 + late, *(field for task_id in self._new_ids() for field in self._new(task_id)))
+        tasks = tuple(field for task_id in self._new_ids() for field in self._new(task_id))
+        return (self._clock // 1000 + late, *self._caps(tasks), *tasks)
+
+    def _caps(self, tasks: Sequence[Any]) -> tuple[int, int]:
+        """Return how many tasks and bytes the queue may hold: mostly any number, else about what it will."""
+        if self._random.random() < 0.8:
+            return 0, 0
+        held = len(self._model.records) - len(self._model.indexes[b"failed"]) + len(tasks) // 6
+        stored = self._model.control.get(b"bytes", 0) + sum(map(len, tasks[1::6]))
+        return max(0, self._one(0, held - 1, held, held + 1)), max(0, self._one(0, stored - 1, stored, stored + 1))
 
     _prepare = _push
 
@@ -244,7 +254,8 @@ class Walk:
             kind = self._one(b"complete", b"retry", b"fail", b"release")
             delay = self._one(0, 0, 1, 1000, MINUTE, -5)
             flat += task_id, self._delivery(task_id), kind, delay, self._one(0, 200, 503), self._one(b"", b"status")
-        return (name, epoch, *flat)
+            flat.append(self._one(b"", b"", b"sealed response", b"\x01"))
+        return (name, epoch, self._one(*[0] * 14, 1, 1000), *flat)
 
     def _again(self) -> Step:
         """Return a step of before, as after a lost reply: most often the last one."""
@@ -259,8 +270,9 @@ class Walk:
         task_id, name = self._any_id(), self._one(*CONSUMERS)
         choice = self._random.random()
         if choice < 0.25:
-            strays = [self._one(self._any_id(), b"stray-%d" % number) for number in range(self._profile.strays)]
-            return self._one(b"LPUSH", b"RPUSH"), self._one(b"", b":reserved:" + name), *strays
+            line, there = self._one((b"", []), (b":reserved:" + name, self._model.reserved.get(name, [])))
+            strays = [self._one(task_id, b"stray-%d" % number, *there) for number in range(self._profile.strays)]
+            return self._one(b"LPUSH", b"RPUSH"), line, *strays
         if choice < 0.55:
             return b"HSET", b":state", task_id, self._spoilt(self._model.states.get(task_id))
         if choice < 0.75:
@@ -270,6 +282,8 @@ class Walk:
             there = self._sample(list(self._model.indexes[index]))
             score = self._one(-1, self._clock // 1000 + self._one(-MINUTE, 0, 1000))
             return b"ZADD", b":" + index, score, self._one(task_id, *there)
+        if choice < 0.93:
+            return self._one((b"DEL", b":control"), (b"HSET", b":control", b"bytes", self._one(-5, 0, 7)))
         lease = b":consumer:" + name
         field, value = self._one(
             *((b"epoch", value) for value in (b"", b"7", b"7-", b"-a", b"x7-a", b"3-a-b")),
@@ -287,10 +301,11 @@ class Walk:
             b"queued", b"scheduled", b"prepared", b"reserved", b"running", b"failed", b"completed", b"", 7
         )
         position, later = self._random.randrange(1, 10), self._clock // 1000 + 5000
+        shapes: Sequence[object] = (b"1", True, [], 1.5, later)
         return self._one(
             *(b"", b"x", b"\xc1", b"\xc0", b"\x07", b"\x90", whole[:-1], whole[:20], whole + b"\xc1", whole + b"\x00"),
             *(_packed(fields[:15]), _packed([*fields, b""])),
-            *(_packed([*fields[:position], wrong, *fields[position + 1 :]]) for wrong in (b"1", True, [], 1.5, later)),
+            *(_packed([*fields[:position], wrong, *fields[position + 1 :]]) for wrong in shapes),
             *(_packed([wrong, *fields[1:]]) for wrong in (untrue, untrue, [b"queued"])),
             _packed([*fields[:11], self._one(*CONSUMERS, 3), *fields[12:]]),
         )
