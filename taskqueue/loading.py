@@ -47,7 +47,7 @@ async def load(name: str) -> Application:
         kind = kind_of(found)
     if kind is None:
         raise AppNotFound(
-            f"app: {name} is a {type(found).__name__}: neither an ASGI, WSGI or aiohttp application nor a factory"
+            f"app: {name} is {_what(found)}: neither an ASGI, WSGI or aiohttp application nor a factory"
             " without arguments that makes one"
         )
     return Application(name, kind, found)
@@ -61,7 +61,7 @@ def function(setting: str, name: str) -> Callable[..., Any]:
     except AppNotFound as error:
         raise AppNotFound(f"{setting}: {str(error).removeprefix('app: ')}") from error
     if not callable(found):
-        raise AppNotFound(f"{setting}: {name} is a {type(found).__name__}, and must be a function")
+        raise AppNotFound(f"{setting}: {name} is {_what(found)}, and must be a function")
     return cast("Callable[..., Any]", found)
 
 
@@ -72,10 +72,11 @@ def kind_of(app: object) -> Kind | None:
         return "aiohttp"
     if not callable(app) or inspect.isclass(app):
         return None
-    count = _required_arguments(app)
-    if count == 3 and (inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(app.__call__)):
+    names = _required_arguments(app)
+    is_async = inspect.iscoroutinefunction(app) or inspect.iscoroutinefunction(app.__call__)
+    if names is not None and len(names) == 3 and (is_async or names == ["scope", "receive", "send"]):
         return "asgi"
-    return "wsgi" if count == 2 and not inspect.iscoroutinefunction(app) else None
+    return "wsgi" if names is not None and len(names) == 2 and not is_async else None
 
 
 def replayer_for(app: Application, keyring: Keyring, *, concurrent_limit: int, started: bool = False) -> Replayer:
@@ -134,14 +135,18 @@ def _or(candidates: list[str], words: str) -> str:
     return f"; {words} {', '.join(candidates)}" if candidates else ""
 
 
+def _what(found: object) -> str:
+    return f"the class {found.__name__}" if inspect.isclass(found) else f"of type {type(found).__name__}"
+
+
 def _is_factory(found: object) -> bool:
-    return callable(found) and not inspect.isclass(found) and _required_arguments(found) == 0
+    return callable(found) and not inspect.isclass(found) and _required_arguments(found) == []
 
 
-def _required_arguments(function: Callable[..., Any]) -> int | None:
+def _required_arguments(function: Callable[..., Any]) -> list[str] | None:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return None
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(one.kind in kinds and one.default is one.empty for one in parameters)
+    return [one.name for one in parameters if one.kind in kinds and one.default is one.empty]

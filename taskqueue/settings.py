@@ -61,7 +61,8 @@ class Settings:
     dev: Annotated[
         bool,
         Option(
-            help=f"For development: where no url is set, a store of its own in ./{STORE}, with a secret of its own.",
+            help=f"For development: where no url is set, a store of its own in ./{STORE}, with a secret of its own;"
+            " where no name is, the name dev.",
             parse=options.truth,
         ),
     ] = False
@@ -178,9 +179,16 @@ class Settings:
         return self.name or _missing("name", "instance1", UsageError)
 
     def required_target(self) -> str:
-        """Return where the application answers; raise UsageError if neither that nor an app was said, or both were."""
+        """Return where the application answers, or the app; raise UsageError for none, both, or what an app decides."""
         if self.app and self.target:
             raise UsageError("target: --app calls the application in this process; give one of the two")
+        for name in ("url", "namespace", "secret_file") if self.app else ():
+            if self.origin(name) == "flag":
+                row = ROWS[name]
+                raise UsageError(
+                    f"{row.flag}: with --app this comes from the application's TaskQueue; leave the flag out, and set"
+                    f" it there, or for both by {row.variable} or {FILE}"
+                )
         return self.app or self.target or _missing("target", "http://127.0.0.1:8000", UsageError)
 
     def required_url(self) -> str:
@@ -249,13 +257,15 @@ def load(
             chosen.pop("secrets", None)
             chosen.pop("secret_file", None)
         chosen |= given
-    values = {item.name: item.parsed() for item in chosen.values()}
+    values: dict[str, Any] = {item.name: item.parsed() for item in chosen.values()}
     origins = {item.name: item.origin for item in chosen.values()}
     if "secret_file" in chosen:
         values["secrets"] = _secrets_in(chosen["secret_file"])
         origins["secrets"] = origins["secret_file"]
-    if values.get("dev") and not values.get("url"):
-        values["url"], origins["url"] = f"embedded://{quote(str((directory / STORE).absolute()))}", "dev"
+    if values.get("dev"):
+        of_dev = {"url": f"embedded://{quote(str((directory / STORE).absolute()))}", "name": "dev"}
+        origins = dict.fromkeys(of_dev, "dev") | origins
+        values = of_dev | values
     return Settings(**values, origins=MappingProxyType(origins))
 
 
@@ -353,9 +363,12 @@ def _missing(name: str, example: str, kind: type[ConfigError]) -> str:
     )
 
 
-def announce_dev() -> None:
-    """Tell whatever this process imports from now on that ``--dev`` was given."""
-    os.environ[f"{PREFIX}DEV"] = "1"
+def announce(*, dev: bool, config: str | None) -> None:
+    """Tell whatever this process imports from now on what ``--dev`` and ``--config`` have said."""
+    if dev:
+        os.environ[f"{PREFIX}DEV"] = "1"
+    if config:
+        os.environ[CONFIG] = str(Path(config).absolute())
 
 
 def colours(stream: TextIO) -> bool:

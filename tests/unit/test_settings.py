@@ -347,6 +347,49 @@ def test_what_is_there_is_returned(tmp_path: Path) -> None:
     assert (chosen.required_name(), chosen.required_target(), chosen.required_url()) == ("i", "http://h", "redis://h")
 
 
+def test_an_app_is_a_target_and_decides_where_the_queues_are(tmp_path: Path) -> None:
+    assert load(tmp_path, {"app": "main:app"}, TASKQUEUE_URL="redis://h").required_target() == "main:app"
+    for flags, told in (
+        ({"target": "http://h"}, "target: --app calls the application in this process; give one of the two"),
+        ({"url": "redis://h"}, "--url: with --app this comes from the application's TaskQueue; .*TASKQUEUE_URL or"),
+        ({"namespace": "shop"}, "--namespace: with --app this comes .*TASKQUEUE_NAMESPACE or taskqueue.toml"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            load(tmp_path, {"app": "main:app", **flags}).required_target()
+
+
+# In development.
+
+
+@pytest.mark.parametrize("say", [{"TASKQUEUE_DEV": "1"}, {}])
+def test_dev_gives_a_store_in_the_folder_and_a_name(say: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "a b").mkdir()
+    chosen = load(tmp_path / "a b", None if say else {"dev": True}, **say)
+    assert (chosen.url, chosen.name) == (f"embedded://{tmp_path}/a%20b/.taskqueue", "dev")
+    assert [chosen.origin(name) for name in ("url", "name", "dev")] == ["dev", "dev", *(say or ["flag"])]
+
+
+def test_dev_changes_nothing_that_was_chosen(tmp_path: Path) -> None:
+    chosen = load(tmp_path, {"name": "i1"}, TASKQUEUE_DEV="1", TASKQUEUE_URL="redis://h")
+    assert (chosen.url, chosen.name) == ("redis://h", "i1")
+    assert [chosen.origin(name) for name in ("url", "name")] == ["TASKQUEUE_URL", "flag"]
+    assert load(tmp_path, TASKQUEUE_DEV="0").url is None
+
+
+def test_what_was_said_to_a_command_is_announced_to_what_it_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TASKQUEUE_DEV", "TASKQUEUE_CONFIG"):
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.toml").write_text('namespace = "shop"\n')
+    settings.announce(dev=False, config=None)
+    assert settings.load() == settings.load(environ={})
+    settings.announce(dev=True, config="other.toml")
+    monkeypatch.chdir("/")
+    assert (settings.load().dev, settings.load().namespace) == (True, "shop")
+
+
 # The documentation's table.
 
 
