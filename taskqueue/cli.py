@@ -85,6 +85,8 @@ def server_main() -> None:
 
 def main() -> None:
     """Run ``taskqueue`` with the arguments of this process, and exit."""
+    # What a server says of its store at every start would be noise in front of every answer.
+    logging.getLogger("taskqueue.brokers").setLevel(logging.ERROR)
     sys.exit(run(app, sys.argv[1:]))
 
 
@@ -126,11 +128,11 @@ def serve(**flags: Any) -> int:
     chosen.required_name()
     chosen.required_target()
     style = _log_style(chosen)
-    logs.setup(style, chosen.log_level, colour=settings.colours(sys.stderr))
+    handler = logs.setup(style, chosen.log_level, colour=settings.colours(sys.stderr))
     if chosen.app:
         settings.announce(dev=chosen.dev, config=config)
     try:
-        asyncio.run(_consume(chosen, style))
+        asyncio.run(_consume(chosen, style, handler))
     except TaskQueueError as error:
         log.critical("%s%s", error, _advice(error, chosen), exc_info=error.__cause__ if chosen.app else None)
         return exit_code(error)
@@ -212,9 +214,10 @@ def _narrowed(queues: Sequence[str], chosen: Settings) -> Sequence[str]:
     return chosen.queues
 
 
-async def _consume(chosen: Settings, style: str) -> None:
+async def _consume(chosen: Settings, style: str, handler: logging.Handler) -> None:
     """Run the server; the first signal lets running tasks end, a second one gives them back at once."""
     server, url = await _server(chosen)
+    logs.keep(handler)
     _announce(chosen, url, server.queues, style)
     asked = 0
 

@@ -83,16 +83,31 @@ STYLES: Final[Mapping[str, Callable[[], logging.Formatter]]] = {
 }
 
 
-def setup(style: str, level: str, *, stream: TextIO | None = None, colour: bool = False) -> None:
+def setup(style: str, level: str, *, stream: TextIO | None = None, colour: bool = False) -> logging.Handler:
     """Send everything from ``level`` on to ``stream`` (standard error) in one of STYLES, uncaught exceptions included.
 
-    ``colour`` is for the console style. Whatever handlers the process had are replaced.
+    ``colour`` is for the console style. Whatever handlers the process had are replaced. Returns the handler, for
+    ``keep``.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setLevel(level.upper())
     handler.setFormatter(ConsoleFormatter(colour=colour) if style == "console" else STYLES[style]())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
+    return handler
+
+
+def keep(handler: logging.Handler) -> None:
+    """Let our own entries go on to this handler, after an application was imported that has set up logging its way."""
+    ours = logging.getLogger("taskqueue")
+    if handler not in logging.getLogger().handlers:
+        ours.addHandler(handler)
+        ours.setLevel(handler.level)
+        ours.propagate = False
+    for name in tuple(logging.root.manager.loggerDict):
+        if name == ours.name or name.startswith(f"{ours.name}."):
+            logging.getLogger(name).disabled = False
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -118,6 +118,8 @@ class RedisInspector:
         flat = await self._broker.command("HGETALL", f"{self._broker.key(queue)}:log:{task_id}", deadline=deadline)
         lines = []
         for delivery, raw in zip(flat[::2], flat[1::2], strict=True):
+            if not delivery.isdigit():
+                continue  # The last response stands beside the deliveries.
             attempt, reserved, begun, ended, status, reason, consumer, verdict = msgpack.unpackb(raw)
             lines.append(Ended(int(delivery), attempt, reserved, begun, ended, status, reason, consumer, verdict))
         return sorted(lines, key=lambda line: line.delivery)

@@ -1,5 +1,6 @@
 import json
 import logging
+import logging.config
 from typing import Final
 
 import pytest
@@ -98,3 +99,30 @@ def test_a_traceback_follows_in_every_format() -> None:
     entry = json.loads(JsonFormatter().format(failing()))
     assert entry["exception"].splitlines() == console[1:]
     assert LogfmtFormatter().format(failing()).endswith(r'exception="ValueError: two\nlines \\x1b[2J"')
+
+
+@pytest.mark.parametrize("disabling", [True, False])
+def test_our_entries_keep_their_handler_when_an_application_sets_up_logging_its_way(*, disabling: bool) -> None:
+    root, ours = logging.getLogger(), logging.getLogger("taskqueue")
+    before = (root.handlers[:], root.level, ours.handlers[:], ours.level, ours.propagate)
+    stream = io.StringIO()
+    try:
+        handler = logs.setup("json", "info", stream=stream)
+        logging.getLogger("taskqueue.server").info("before")
+        logging.config.dictConfig(
+            {
+                "version": 1,
+                "disable_existing_loggers": disabling,
+                "handlers": {"null": {"class": "logging.NullHandler"}},
+                "root": {"handlers": ["null"], "level": "ERROR"},
+            }
+        )
+        logs.keep(handler)
+        logging.getLogger("taskqueue.server").info("after")
+        logging.getLogger("taskqueue.server").debug("too fine")
+        assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["before", "after"]
+    finally:
+        root.handlers[:], ours.handlers[:], ours.propagate = before[0], before[2], before[4]
+        root.setLevel(before[1])
+        ours.setLevel(before[3])
+        logging.captureWarnings(capture=False)
