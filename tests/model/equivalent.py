@@ -14,6 +14,8 @@ _UNREAD: Final = "it stands there for the reader: no script uses the name of wha
 _SAVED: Final = "save() sets the state of every task that new() makes"
 _SECOND: Final = "only the first of what Redis answers is read"
 _FULL: Final = "it matters only while the memory is full, and then it is the command that counts, not the field"
+_SLOWED: Final = "local slowed = at < tonumber(redis.call('HGET', base .. ':control', 'slowed') or {})"
+_LONG_AGO: Final = "a millisecond before or after the beginning of 1970 is as far from now"
 _NO_EPOCH: Final = "neither is an epoch, so that the pattern finds nothing in it"
 _DAY: Final = (
     "a day less a millisecond is as good, and passes in real time, which the model does not look at so closely"
@@ -49,5 +51,6 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         "local number, random = string.match(owner[1] or 'other', '^(%d+)-(.*)$')",
     ): _NO_EPOCH,
     ("reclaim", "redis.call('PEXPIRE', me, 86400000)", "redis.call('PEXPIRE', me, (86400000 - 1))"): _DAY,
+    **{("reserve", _SLOWED.format("0"), _SLOWED.format(other)): _LONG_AGO for other in ("1", "(0 - 1)")},
     ("settle", "for i = #ARGV - 6, 4, -7 do", "for i = #ARGV - 6, (4 - 1), -7 do"): _SEVENS,
 }

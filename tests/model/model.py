@@ -5,14 +5,11 @@ first, what was reserved first first; only ``keys`` knows how Redis holds them. 
 they never write it (states that cannot be read, ids in two places) is modelled too.
 """
 
-import itertools
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any, Final
 
-import msgpack
+from tests.model.values import Outcome, Step, Task, Value, grouped, next_epoch, random_part, task_of
 
 GIVEN_BACK_AT_ONCE: Final = 500
 MOVED_AT_ONCE: Final = 100
@@ -20,68 +17,6 @@ SPOILT_AT_ONCE: Final = 100
 INDEXES: Final = (b"scheduled", b"prepared", b"failed", b"finished")
 EXPIRES: Final = b"(expires)"
 HELD: Final = (b"reserved", b"running")
-
-Value: TypeAlias = bytes | int
-
-
-class Task(NamedTuple):
-    """The state of a task, in the order in which it is packed."""
-
-    state: Any
-    delivery: float
-    attempt: float
-    crashes: float
-    added: float
-    due: float
-    reserved: float
-    begun: float
-    changed: float
-    status: float
-    reason: Any = b""
-    holder: Any = b""
-    token: Any = b""
-    method: Any = b""
-    path: Any = b""
-    label: Any = b""
-
-
-class Step(NamedTuple):
-    """One thing that happens: a script is called, or something else writes or flushes; ``clock`` in microseconds."""
-
-    clock: int
-    name: str
-    arguments: tuple[Value, ...] = ()
-
-
-class Outcome(NamedTuple):
-    """What a step has led to: the reply, the hints sent, and all keys after it."""
-
-    reply: Any
-    hints: list[bytes]
-    keys: dict[bytes, Any]
-
-
-@lru_cache(maxsize=100_000)
-def unpacked(raw: bytes) -> Any:
-    """Return the first value packed here, a list as a tuple; the bytes themselves if any of it cannot be read."""
-    try:
-        value = msgpack.unpackb(raw, raw=True, strict_map_key=False)
-    except msgpack.ExtraData as error:
-        value = raw if unpacked(error.extra) is error.extra else error.unpacked
-    except ValueError:
-        return raw
-    return tuple(value) if isinstance(value, list) else value
-
-
-@lru_cache(maxsize=100_000)
-def task_of(raw: bytes) -> Task | bytes:
-    """Return the task packed here, or the bytes themselves if the scripts must not take them for one."""
-    fields = unpacked(raw)
-    if not isinstance(fields, tuple) or len(fields) != len(Task._fields):
-        return raw
-    if not all(type(number) in (int, float) for number in fields[1:10]):
-        return raw
-    return Task(*fields)
 
 
 class Model:
@@ -259,10 +194,10 @@ class Model:
     ) -> list[Value]:
         lease = self.leases[consumer]
         epoch = lease.get(b"epoch", b"")
-        if _random_part(epoch) != random:
+        if random_part(epoch) != random:
             if epoch_found not in (b"*", epoch) or (epoch_found != b"*" and lease.get(b"beat", b"") != beat_found):
                 return [b"TAKEN"]
-            epoch = _next_epoch(epoch, random)
+            epoch = next_epoch(epoch, random)
             names = (b"epoch", b"host", b"pid", b"boot", b"start", b"begins", b"claimed", b"beat", b"token", b"count")
             fields = (epoch, host, b"%d" % pid, boot, start, b"%d" % begins, b"%d" % self.now, b"0", b"", b"0")
             lease |= zip(names, fields, strict=True)
@@ -275,10 +210,10 @@ class Model:
         epoch = lease.get(b"epoch")
         if epoch is None:
             return [0, 0]
-        if _random_part(epoch) != random:
+        if random_part(epoch) != random:
             if (epoch, lease.get(b"beat", b"")) != (epoch_found, beat_found):
                 return [0, 0]
-            lease |= {b"epoch": _next_epoch(epoch, random), b"token": b"", b"count": b"0"}
+            lease |= {b"epoch": next_epoch(epoch, random), b"token": b"", b"count": b"0"}
         returned, left = self._return(consumer, begins=lease.get(b"begins") == b"1")
         if not left:
             self.expiring.add(consumer)
@@ -504,19 +439,3 @@ class Model:
         else:
             assert (command, kind) == (b"HSET", b"state"), f"not modelled: {command!r} {key!r}"
             self.states[values[0]] = task_of(values[1])
-
-
-def _random_part(epoch: bytes) -> bytes | None:
-    match = re.fullmatch(rb"\d+-(.*)", epoch, re.DOTALL)
-    return match[1] if match else None
-
-
-def _next_epoch(epoch: bytes, random: bytes) -> bytes:
-    match = re.match(rb"(\d+)-", epoch)
-    return b"%d-%s" % ((int(match[1]) if match else 0) + 1, random)
-
-
-def grouped(flat: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
-    """Return consecutive values in groups."""
-    values = iter(flat)
-    return zip(*itertools.repeat(values, size), strict=True)

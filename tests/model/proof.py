@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.invariants import Queue, check_queue
-from tests.model.model import INDEXES, Model, Outcome, Step, Task
+from tests.model.model import INDEXES, Model
 from tests.model.real import Real
+from tests.model.values import Outcome, Step, Task
 from tests.model.walk import CLEAN, CROWDED, OVERRUN, SPOILT, Profile, Walk
 
 WINDOW: Final = 25

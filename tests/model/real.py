@@ -14,7 +14,8 @@ from typing import Any, Final
 import hiredis
 
 from taskqueue.brokers.scripts import SCRIPTS
-from tests.model.model import EXPIRES, Outcome, Step, task_of, unpacked
+from tests.model.model import EXPIRES
+from tests.model.values import Outcome, Step, task_of, unpacked
 from tests.servers import RedisServer
 
 BASE: Final = b"taskqueue:{default}"

@@ -6,9 +6,10 @@ from typing import Final
 
 import pytest
 
-from tests.model.model import Model, Outcome, Step
+from tests.model.model import Model
 from tests.model.proof import described, difference, fewest, first_difference, report, violation
 from tests.model.real import Real, sources
+from tests.model.values import Outcome, Step
 from tests.model.walk import CALLS
 from tests.servers import RedisServer
 

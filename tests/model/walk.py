@@ -12,7 +12,8 @@ from typing import Any, Final, TypeVar
 
 import msgpack
 
-from tests.model.model import HELD, INDEXES, Model, Step, Task
+from tests.model.model import HELD, INDEXES, Model
+from tests.model.values import Step, Task
 
 T = TypeVar("T")
 
@@ -269,20 +270,20 @@ class Walk:
     def _garbage(self) -> tuple[Any, ...]:
         task_id, name = self._any_id(), self._one(*CONSUMERS)
         choice = self._random.random()
-        if choice < 0.25:
+        if choice < 0.22:
             line, there = self._one((b"", []), (b":reserved:" + name, self._model.reserved.get(name, [])))
             strays = [self._one(task_id, b"stray-%d" % number, *there) for number in range(self._profile.strays)]
             return self._one(b"LPUSH", b"RPUSH"), line, *strays
-        if choice < 0.55:
+        if choice < 0.47:
             return b"HSET", b":state", task_id, self._spoilt(self._model.states.get(task_id))
-        if choice < 0.75:
+        if choice < 0.62:
             return b"HDEL", self._one(b":state", b":records"), task_id
-        if choice < 0.9:
+        if choice < 0.77:
             index = self._one(*INDEXES)
             there = self._sample(list(self._model.indexes[index]))
             score = self._one(-1, self._clock // 1000 + self._one(-MINUTE, 0, 1000))
             return b"ZADD", b":" + index, score, self._one(task_id, *there)
-        if choice < 0.93:
+        if choice < 0.82:
             return self._one((b"DEL", b":control"), (b"HSET", b":control", b"bytes", self._one(-5, 0, 7)))
         lease = b":consumer:" + name
         field, value = self._one(

@@ -1,0 +1,89 @@
+"""What goes into the model and comes out of it: steps and outcomes, and tasks as they are packed."""
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
+
+import msgpack
+
+Value: TypeAlias = bytes | int
+
+
+class Task(NamedTuple):
+    """The state of a task, in the order in which it is packed."""
+
+    state: Any
+    delivery: float
+    attempt: float
+    crashes: float
+    added: float
+    due: float
+    reserved: float
+    begun: float
+    changed: float
+    status: float
+    reason: Any = b""
+    holder: Any = b""
+    token: Any = b""
+    method: Any = b""
+    path: Any = b""
+    label: Any = b""
+
+
+class Step(NamedTuple):
+    """One thing that happens: a script is called, or something else writes or flushes; ``clock`` in microseconds."""
+
+    clock: int
+    name: str
+    arguments: tuple[Value, ...] = ()
+
+
+class Outcome(NamedTuple):
+    """What a step has led to: the reply, the hints sent, and all keys after it."""
+
+    reply: Any
+    hints: list[bytes]
+    keys: dict[bytes, Any]
+
+
+@lru_cache(maxsize=100_000)
+def unpacked(raw: bytes) -> Any:
+    """Return the first value packed here, a list as a tuple; the bytes themselves if any of it cannot be read."""
+    try:
+        value = msgpack.unpackb(raw, raw=True, strict_map_key=False)
+    except msgpack.ExtraData as error:
+        value = raw if unpacked(error.extra) is error.extra else error.unpacked
+    except ValueError:
+        return raw
+    return tuple(value) if isinstance(value, list) else value
+
+
+@lru_cache(maxsize=100_000)
+def task_of(raw: bytes) -> Task | bytes:
+    """Return the task packed here, or the bytes themselves if the scripts must not take them for one."""
+    fields = unpacked(raw)
+    if not isinstance(fields, tuple) or len(fields) != len(Task._fields):
+        return raw
+    if not all(type(number) in (int, float) for number in fields[1:10]):
+        return raw
+    return Task(*fields)
+
+
+def random_part(epoch: bytes) -> bytes | None:
+    """Return what tells one owner of a name from all others; nothing if this is no epoch."""
+    match = re.fullmatch(rb"\d+-(.*)", epoch, re.DOTALL)
+    return match[1] if match else None
+
+
+def next_epoch(epoch: bytes, random: bytes) -> bytes:
+    """Return the epoch that follows one."""
+    match = re.match(rb"(\d+)-", epoch)
+    return b"%d-%s" % ((int(match[1]) if match else 0) + 1, random)
+
+
+def grouped(flat: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    """Return consecutive values in groups."""
+    values = iter(flat)
+    return zip(*itertools.repeat(values, size), strict=True)
