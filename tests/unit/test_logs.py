@@ -1,3 +1,4 @@
+import io
 import json
 import logging
 import logging.config
@@ -5,6 +6,7 @@ from typing import Final
 
 import pytest
 
+from taskqueue import logs
 from taskqueue.logs import ConsoleFormatter, JournalFormatter, JsonFormatter, LogfmtFormatter
 
 MESSAGE: Final = "GET /a complete 200"
