@@ -8,6 +8,7 @@ from typing import Any, Final
 from tests.invariants import Queue, check_queue
 from tests.model.model import INDEXES, Model
 from tests.model.real import Real
+from tests.model.sequences import SEQUENCES
 from tests.model.values import Outcome, Step, Task
 from tests.model.walk import CLEAN, CROWDED, OVERRUN, SPOILT, Profile, Walk
 
@@ -49,6 +50,11 @@ def episodes(seed: str, steps: int) -> Iterator[Episode]:
         steps -= length
 
 
+def exactly(steps: Sequence[Step]) -> Callable[[Model], Iterable[Step]]:
+    """Return these steps, whatever the model is like."""
+    return lambda _: steps
+
+
 def difference(real: Real, steps_for: Callable[[Model], Iterable[Step]], *, check: bool = False) -> Difference | None:
     """Let steps happen to a new model and a cleaned server; ``check`` the invariants as well."""
     model = Model()
@@ -67,7 +73,11 @@ def difference(real: Real, steps_for: Callable[[Model], Iterable[Step]], *, chec
 
 
 def first_difference(real: Real, seed: str, steps: int) -> Difference | None:
-    """Walk until model and server differ, or for so many steps."""
+    """Take the known sequences, then walk, until model and server differ, or for so many steps."""
+    for known in SEQUENCES.values():
+        found = difference(real, exactly(known))
+        if found:
+            return found
     for episode in episodes(seed, steps):
         found = difference(real, episode.steps, check=not episode.profile.garbage)
         if found:
@@ -146,12 +156,12 @@ def report(real: Real, found: Difference) -> str:
     """Say what differs after the fewest steps, and how to see it again."""
 
     def fails(steps: Sequence[Step]) -> bool:
-        return difference(real, lambda _: steps, check=found.check) is not None
+        return difference(real, exactly(steps), check=found.check) is not None
 
     if not fails(found.steps):
         return f"after {len(found.steps)} steps:\n{found.what}"
     steps = fewest(found.steps, fails)
-    again = difference(real, lambda _: steps, check=found.check)
+    again = difference(real, exactly(steps), check=found.check)
     assert again
     listed = "\n".join(f"    Step({step.clock}, {step.name!r}, {step.arguments!r})," for step in steps)
-    return f"{again.what}\nafter (put this into SEQUENCES of tests/model/test_model.py):\n[\n{listed}\n]"
+    return f"{again.what}\nafter (put this into tests/model/sequences.py):\n[\n{listed}\n]"

@@ -7,28 +7,15 @@ from typing import Final
 import pytest
 
 from tests.model.model import Model
-from tests.model.proof import described, difference, fewest, first_difference, report, violation
+from tests.model.proof import described, difference, exactly, fewest, first_difference, report, violation
 from tests.model.real import Real, sources
+from tests.model.sequences import AT, SEQUENCES
 from tests.model.values import Outcome, Step
 from tests.model.walk import CALLS
 from tests.servers import RedisServer
 
 STEPS: Final = int(os.environ.get("STEPS", "20000"))  # noqa: TID251  the tests' own switch, no setting of the library
 SEED: Final = os.environ.get("SEED", "1")  # noqa: TID251  as STEPS
-AT: Final = 1_700_000_000_000_000
-TASK: Final = (b"id", b"record", 0, b"GET", b"/", b"")
-
-# What a walk has found once, in the fewest steps.
-SEQUENCES: Final[dict[str, list[Step]]] = {
-    "an id twice in one promotion": [
-        Step(AT, "prepare", (AT, 0, 0, *TASK)),
-        Step(AT, "promote", (b"id", b"id")),
-    ],
-    "a lease without a number, found dead": [
-        Step(AT, "write", (b"HSET", b":consumer:one", b"epoch", b"spoilt")),
-        Step(AT, "reclaim", (b"one", b"r1", b"spoilt", b"")),
-    ],
-}
 
 
 @pytest.fixture
@@ -46,8 +33,8 @@ def test_a_server_does_what_the_model_does(real: Real) -> None:
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
-def test_what_was_found_once_stays_mended(real: Real, name: str) -> None:
-    found = difference(real, lambda _: SEQUENCES[name])
+def test_a_known_sequence_ends_as_in_the_model(real: Real, name: str) -> None:
+    found = difference(real, exactly(SEQUENCES[name]))
     assert found is None, found.what
 
 

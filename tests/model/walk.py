@@ -28,7 +28,7 @@ SEALED: Final = (b"", b"s", b"\xff\x00", b"ten bytes.", b"as long as twenty is")
 
 # How often each step is taken; the names are those of the methods of Walk that choose the arguments.
 CALLS: Final = {
-    "push": 14, "prepare": 7, "promote": 7, "discard": 3, "retry": 4, "trim": 4, "reset": 0.4, "due": 9,
+    "push": 14, "prepare": 7, "promote": 7, "discard": 3, "retry": 4, "trim": 4, "reset": 0.7, "due": 9,
     "claim": 5, "reclaim": 3, "beat": 5, "leave": 1.5, "reserve": 18, "begin": 12, "settle": 18,
     "again": 9, "flush": 1, "lost": 0.2,
 }  # fmt: skip

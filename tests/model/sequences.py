@@ -1,0 +1,38 @@
+"""What a walk comes upon too rarely, and what one has found once, in the fewest steps."""
+
+from typing import Final
+
+from tests.model.values import Step
+
+AT: Final = 1_700_000_000_000_000
+TASK: Final = (b"id", b"record", 0, b"GET", b"/", b"")
+
+
+def _claim(name: bytes) -> Step:
+    return Step(AT, "claim", (name, b"c-" + name, b"host", 1, b"boot", b"1", 1, b"", b""))
+
+
+SEQUENCES: Final[dict[str, list[Step]]] = {
+    "an id twice in one promotion": [
+        Step(AT, "prepare", (AT, 0, 0, *TASK)),
+        Step(AT, "promote", (b"id", b"id")),
+    ],
+    "a lease whose epoch is none, found dead": [
+        Step(AT, "write", (b"HSET", b":consumer:one", b"epoch", b"spoilt")),
+        Step(AT, "reclaim", (b"one", b"r1", b"spoilt", b"")),
+    ],
+    "a lease without a beat, seen by another and found dead": [
+        _claim(b"one"),
+        _claim(b"two"),
+        Step(AT, "write", (b"HDEL", b":consumer:one", b"beat")),
+        Step(AT, "beat", (b"two", b"1-c-two")),
+        Step(AT, "reclaim", (b"one", b"r1", b"1-c-one", b"")),
+    ],
+    "a reset when nothing waits": [
+        Step(AT, "push", (AT, 0, 0, *TASK)),
+        _claim(b"one"),
+        Step(AT, "reserve", (b"one", b"1-c-one", b"token", 1, 100)),
+        Step(AT, "reset"),
+        Step(AT, "forget"),
+    ],
+}
