@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final
 
@@ -40,6 +41,9 @@ EXIT_CODES: Final[Mapping[type[TaskQueueError], int]] = {
     ConfigError: 78,
     TaskQueueError: 1,
 }
+
+# Seconds for a thread that has nothing left to do.
+THREAD_END: Final = 1.0
 
 
 def _version() -> str:
@@ -80,7 +84,21 @@ commands.register(app)
 
 def server_main() -> None:
     """Run ``taskqueue-server`` with the arguments of this process, and exit."""
-    sys.exit(run(server_app, sys.argv[1:]))
+    code = run(server_app, sys.argv[1:])
+    _leave_threads_behind(code)
+    sys.exit(code)
+
+
+def _leave_threads_behind(code: int) -> None:
+    """Exit at once if a WSGI application still works in a thread: its task was given back and may run elsewhere."""
+    threads = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    for thread in threads:
+        if not thread.daemon:
+            thread.join(THREAD_END)
+            if thread.is_alive():
+                log.warning("left before the application did: thread %s still works", thread.name)
+                logging.shutdown()
+                os._exit(code)
 
 
 def main() -> None:

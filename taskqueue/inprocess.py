@@ -10,6 +10,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -231,6 +232,14 @@ class WsgiReplayer(AsgiReplayer):
             ) from None
         called: Any = WSGIMiddleware(app, workers=threads)  # its own types of scope and message
         super().__init__(called, cancellable=False)
+        self._threads: Executor = called.executor
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Let the threads end that have nothing to do; one that works cannot be stopped, and is not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await super().__aexit__(kind, error, traceback)
 
 
 class AiohttpReplayer:
