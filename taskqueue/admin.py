@@ -16,8 +16,8 @@ from .broker import Broker, ConsumerInfo, Ended, QueueStats
 from .errors import RecordError
 from .keys import Keyring
 from .record import EXPIRES_AFTER
-from .seal import NONCE_BYTES, seal, unseal
-from .task import StateName, Task, TaskState
+from .seal import NONCE_BYTES, seal, unseal, unseal_response
+from .task import Response, StateName, Task, TaskState
 
 STATES: Final[tuple[StateName, ...]] = (
     "queued",
@@ -218,6 +218,11 @@ class Admin:
         """Return the recorded request, None if it is stored no more; raises RecordError if it cannot be opened."""
         record = await self._inspector.record(task.queue, task.id, deadline=_soon())
         return None if record is None else unseal(keyring, queue=task.queue, task_id=task.id, record=record)
+
+    async def response(self, task: TaskState, keyring: Keyring) -> Response | None:
+        """Return the last response to a failure of a task; None if none is kept, or it cannot be opened."""
+        sealed = await self._inspector.response(task.queue, task.id, deadline=_soon())
+        return None if sealed is None else unseal_response(keyring, task.queue, task.id, sealed)
 
     async def stats(self) -> list[QueueStats]:
         """Count, queue by queue."""

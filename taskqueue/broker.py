@@ -202,7 +202,11 @@ class ConsumerInfo:
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """How many tasks of a queue are where; ``oldest`` is how many ms the first in line has waited."""
+    """How many tasks of a queue are where.
+
+    ``oldest`` is how many ms the first in line has waited; ``slowed`` for how many ms more none will be given out,
+    because the application has asked for patience (Retry-After).
+    """
 
     queue: str
     queued: int
@@ -212,6 +216,7 @@ class QueueStats:
     failed: int
     completed: int
     oldest: int
+    slowed: int
     consumers: Sequence[ConsumerInfo]
 
 
@@ -263,6 +268,10 @@ class Inspector(Protocol):
 
     async def record(self, queue: str, task_id: str, *, deadline: float) -> bytes | None:
         """Return a task's sealed record, or None once it is gone."""
+        ...
+
+    async def response(self, queue: str, task_id: str, *, deadline: float) -> bytes | None:
+        """Return the sealed last response to a task that failed or is retried, or None if none is kept."""
         ...
 
     async def retry(self, queue: str, tasks: Sequence[tuple[str, bytes]], *, deadline: float) -> int:

@@ -7,7 +7,6 @@ and Cookie and Authorization never.
 """
 
 import asyncio
-import base64
 import json
 import socket
 import sys
@@ -21,21 +20,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
 from . import doctor as checks
-from . import settings
+from . import settings, showing
 from .admin import STATES, Admin, Filter, Step, outcome, unserved
 from .broker import ConsumerInfo, QueueStats, connect, kept_secret
 from .doctor import Finding
 from .errors import ConfigError, RecordError, UsageError
 from .keys import Keyring
 from .settings import ROWS, Settings
-from .tables import COLOURS, aligned, moment, printable, span, timestamp, write_pairs, write_table
+from .tables import COLOURS, aligned, moment, printable, span, timestamp, write_table
 from .target import Limits
-from .task import StateName, Task, TaskState
+from .task import StateName, TaskState
 
 Result = TypeVar("Result")
 
-MASKED: Final = frozenset({"cookie", "authorization", "proxy-authorization"})
-SHOWN_BYTES: Final = 4096
 _TIMES: Final[Mapping[type, Sequence[str]]] = {
     TaskState: ("added", "due", "reserved", "begun", "changed"),
     Step: ("at",),
@@ -146,90 +143,38 @@ def show(
     task_id: Annotated[str, Parameter(help="The id that add returned.")],
     /,
     *,
-    full: Annotated[bool, Parameter(negative=(), help="With the request itself, for which the secret is needed.")] = (
-        False
-    ),
+    full: Annotated[
+        bool, Parameter(negative=(), help="With the request and the last response, for which the secret is needed.")
+    ] = (False),
     common: Common = NOTHING,
 ) -> int:
     """Tell the whole life of one task in order."""
     keyring = (common.keyring() or Keyring([])) if full else None
 
-    async def look(admin: Admin) -> tuple[TaskState, list[Step], Task | str | None] | None:
+    async def look(admin: Admin) -> showing.Known | None:
         task = await admin.find(task_id)
         if task is None:
             return None
-        request: Task | str | None = None
-        if keyring is not None:
-            try:
-                request = (
-                    await admin.request(task, keyring) or "no longer stored: a completed task's request is removed"
-                )
-            except RecordError as error:
-                request = str(error)
-        return task, await admin.life(task), request
+        known = showing.Known(task, await admin.life(task))
+        if keyring is None:
+            return known
+        try:
+            known.request = await admin.request(task, keyring) or "no longer stored: a completed task's is removed"
+        except RecordError as error:
+            known.request = str(error)
+        known.response = await admin.response(task, keyring)
+        return known
 
-    found = common.ask(look)
-    if found is None:
+    known = common.ask(look)
+    if known is None:
         queues = ", ".join(common.settings().queues)
         _complain(f"no task {task_id!r} in {queues}: never committed, forgotten since, or in another queue (--queue)")
         return 1
-    task, life, request = found
     if common.as_json:
-        shown = {"request": request if isinstance(request, str) else _request(request)} if request else {}
-        _write_json({"task": _plain(task), "life": _plain(life), **shown})
+        _write_json({"task": _plain(known.task), "life": _plain(known.life), **known.secret()})
     else:
-        _write_life(task, life)
-        if request:
-            _write_request(request)
+        known.write()
     return 0
-
-
-def _write_life(task: TaskState, life: Sequence[Step]) -> None:
-    names = ("id", "queue", "state", "method", "path", "label", "attempt", "delivery", "crashes")
-    pairs = [(name, str(getattr(task, name) or "")) for name in names]
-    write_pairs([*pairs, ("outcome", outcome(task.status, task.reason)), ("consumer", task.holder)])
-    print()  # noqa: T201
-    rows = [
-        (
-            moment(step.at) or "?",
-            "" if step.seconds is None else f"+{span(step.seconds)}",
-            step.what,
-            str(step.delivery or ""),
-            step.detail,
-        )
-        for step in life
-    ]
-    write_table(("time", "after", "what", "delivery", "detail"), rows)
-
-
-def _request(task: Task) -> dict[str, Any]:
-    """Return a recorded request without what proves who somebody is."""
-    headers = [(name, "***" if name.lower() in MASKED else value) for name, value in task.headers]
-    about = {name: getattr(task, name) for name in ("method", "target", "scheme", "host", "user_id")}
-    about |= {"timeout": task.timeout, "retry_max_count": task.retry_max_count}
-    about |= {"created": timestamp(task.created), "expires": timestamp(task.expires), "headers": headers}
-    try:
-        return about | {"body": task.body.decode()}
-    except UnicodeDecodeError:
-        return about | {"body_base64": base64.b64encode(task.body).decode()}
-
-
-def _write_request(task: Task | str) -> None:
-    print()  # noqa: T201
-    if isinstance(task, str):
-        write_pairs([("request", task)])
-        return
-    about = _request(task)
-    body = about.get("body")
-    size = f"{len(task.body)} bytes" if task.body else "none"
-    known = ("method", "target", "scheme", "host", "user_id", "timeout", "retry_max_count")
-    pairs = [(name, "" if about[name] is None else str(about[name])) for name in known]
-    pairs += [("created", moment(task.created)), ("expires", moment(task.expires))]
-    write_pairs([*pairs, *about["headers"], ("body", size)])
-    for line in (body or "")[:SHOWN_BYTES].splitlines():
-        print(f"  {printable(line)}")  # noqa: T201
-    if len(task.body) > SHOWN_BYTES or (task.body and body is None):
-        print("  ... --json shows all of it")  # noqa: T201
 
 
 def stats(*, common: Common = NOTHING) -> None:
@@ -251,6 +196,10 @@ def stats(*, common: Common = NOTHING) -> None:
     if consumers:
         print()  # noqa: T201
         write_table(("queue", "consumer", "host", "pid", "since", "holds"), consumers)
+    for queue in found:
+        if queue.slowed:
+            left = span(queue.slowed / 1000)
+            _complain(f"queue {queue.queue}: the application has asked for patience (Retry-After), for {left} more")
     for words in warnings:
         _complain(f"warning: {words}")
 

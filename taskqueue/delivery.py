@@ -48,8 +48,13 @@ class Courier:
         self._replayer, self._keyring, self._rules, self._timeout = replayer, keyring, rules, timeout
         self._failed = failed
         self._target_known = False
+        self._longest = timeout
         self.target_down: str | None = None
         """Why the target is to be left alone for a moment, or None while it answers."""
+
+    def patience(self) -> float:
+        """Return the most seconds that any task so far may take."""
+        return self._longest
 
     async def deliver(self, reservation: Reservation) -> Settlement:
         """Replay one task and return what becomes of it; raises nothing but a cancellation."""
@@ -94,6 +99,7 @@ class Courier:
             max_attempts=retries + 1,
             timeout=task.timeout or self._timeout,
         )
+        self._longest = max(self._longest, delivery.timeout)
         try:
             return await self._replayer.replay(delivery)
         except Exception:

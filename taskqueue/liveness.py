@@ -2,8 +2,7 @@
 
 A consumer beats: a counter grows. The others look at it now and then, each by its own monotonic clock. Only when the
 same count was seen again and again, over a whole lease, is its consumer dead. What is added up is the time between two
-looks, and of that no more than one look would take: whoever was itself asleep, or on a machine that was, has not
-watched, and starts anew.
+looks: whoever has not looked for long was itself asleep, or on a machine that was, and starts anew.
 """
 
 import asyncio
@@ -14,12 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from . import stacks
 from .broker import Lease, Pulse, Seen
-from .errors import BrokerUnavailable, Fenced
+from .errors import Fenced, TaskQueueError
 
 log = logging.getLogger("taskqueue.server")
 
-LEAST_LOOKS: Final = 4
+# The longest time between two looks that still counts is this part of a lease.
+LOOKS: Final = 4
 
 
 def beat_interval(lease: float) -> float:
@@ -30,8 +31,7 @@ def beat_interval(lease: float) -> float:
 @dataclass(slots=True)
 class _Quiet:
     seen: Seen
-    since: float
-    looks: int = 1
+    last: float
     seconds: float = 0.0
 
 
@@ -43,18 +43,16 @@ class Watch:
     _quiet: dict[str, _Quiet] = field(default_factory=dict)
 
     def look(self, seen: Sequence[Seen], *, now: float) -> list[Seen]:
-        """Take the counters as they are now (``time.monotonic()``) and return the consumers that are dead."""
-        most = 2 * beat_interval(self.lease)
+        """Take the counters as they were at ``now`` (``time.monotonic()``) and return the consumers that are dead."""
         kept: dict[str, _Quiet] = {}
         for one in seen:
             before = self._quiet.get(one.consumer)
-            if before is None or before.seen != one or now - before.since > most:
+            if before is None or before.seen != one or now - before.last > self.lease / LOOKS:
                 kept[one.consumer] = _Quiet(one, now)
             else:
-                seconds = before.seconds + now - before.since
-                kept[one.consumer] = _Quiet(one, now, before.looks + 1, seconds)
+                kept[one.consumer] = _Quiet(one, now, before.seconds + now - before.last)
         self._quiet = kept
-        return [quiet.seen for quiet in kept.values() if quiet.looks >= LEAST_LOOKS and quiet.seconds >= self.lease]
+        return [quiet.seen for quiet in kept.values() if quiet.seconds >= self.lease]
 
 
 class Heart:
@@ -65,32 +63,34 @@ class Heart:
         pulse: Pulse,
         *,
         lease: float,
-        patience: float,
-        on_seen: Callable[[str, Sequence[Seen]], None],
-        on_fenced: Callable[[Fenced], None],
+        patience: Callable[[], float],
+        on_seen: Callable[[str, Sequence[Seen], float], None],
+        on_fenced: Callable[[Lease, Fenced], None],
     ) -> None:
-        """Take how to beat; ``patience``: seconds without a turn of the event loop after which it beats no more.
+        """Take how to beat; ``patience``: seconds that a task may take, and with a lease more the event loop to turn.
 
-        ``on_seen`` (queue, the other consumers) and ``on_fenced`` are called in the running event loop.
+        ``on_seen`` (queue, the other consumers, when) and ``on_fenced`` are called in the running event loop.
         """
-        self._pulse, self._interval = pulse, beat_interval(lease)
-        self._patience = patience + lease
+        self._pulse, self._lease, self._interval = pulse, lease, beat_interval(lease)
+        self._patience = patience
         self._on_seen, self._on_fenced = on_seen, on_fenced
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread: int | None = None
         self._leases: Mapping[str, Lease] = {}
-        self._turned = time.monotonic()
+        self._turned, self._still = time.monotonic(), 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="taskqueue-heart", daemon=True)
 
     def beat_for(self, leases: Sequence[Lease]) -> None:
         """Beat for these from now on; what is seen is told to the running event loop."""
         self._loop, self._turned = asyncio.get_running_loop(), time.monotonic()
+        self._loop_thread = threading.get_ident()
         self._leases = {lease.queue: lease for lease in leases}
         if not self._thread.is_alive():
             self._thread.start()
 
     async def stop(self) -> None:
-        """Beat no more."""
+        """Beat no more. May be called twice."""
         self._stopped.set()
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
@@ -99,23 +99,35 @@ class Heart:
         due = time.monotonic()
         while not self._stopped.wait(max(0.0, due - time.monotonic())):
             due = time.monotonic() + self._interval
-            if time.monotonic() - self._turned > self._patience:
-                # The loop hangs for good: better that others do its work than that nobody does.
-                log.error("the event loop has not turned for %.0f s: no more beats", self._patience)
-                continue
-            for lease in self._leases.values():
-                self._beat(lease)
+            hangs = self._hangs()
+            self._tell(lambda: None)
+            for lease in () if hangs else self._leases.values():
+                if not self._stopped.is_set():
+                    self._beat(lease)
         self._pulse.close()
+
+    def _hangs(self) -> bool:
+        """Tell whether the event loop hangs for good: better that others do its work then than that nobody does."""
+        before, self._still = self._still, time.monotonic() - self._turned
+        given_up = self._patience() + self._lease
+        if before <= self._lease < self._still:
+            log.warning(
+                "the event loop has not turned for %.0f s:\n%s", self._still, stacks.of_thread(self._loop_thread)
+            )
+        if before <= given_up < self._still:
+            log.error("the event loop has not turned for %.0f s: no more beats until it does", self._still)
+        return self._still > given_up
 
     def _beat(self, lease: Lease) -> None:
         try:
             seen = self._pulse.beat(lease)
-        except BrokerUnavailable as error:
-            log.debug("no beat: %s", error)
         except Fenced as error:
-            self._tell(self._on_fenced, error)
+            self._tell(self._on_fenced, lease, error)
+        except TaskQueueError as error:
+            log.debug("no beat: %s", error)
         else:
-            self._tell(self._on_seen, lease.queue, seen)
+            # The time of the look, not of its telling: a busy loop must not seem to have looked seldom.
+            self._tell(self._on_seen, lease.queue, seen, time.monotonic())
 
     def _tell(self, function: Callable[..., None], *arguments: object) -> None:
         def told() -> None:

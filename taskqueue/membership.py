@@ -25,7 +25,14 @@ class Membership:
     """One consumer's place in its queues."""
 
     def __init__(
-        self, broker: Broker, name: str, *, lease: float, patience: float, begins: bool, wake: Callable[[], None]
+        self,
+        broker: Broker,
+        name: str,
+        *,
+        lease: float,
+        patience: Callable[[], float],
+        begins: bool,
+        wake: Callable[[], None],
     ) -> None:
         """Take the name to consume under; seconds: ``lease``, ``patience`` (see Heart). ``wake`` when there is news."""
         self._broker, self._name, self._begins, self._wake = broker, name, begins, wake
@@ -44,6 +51,7 @@ class Membership:
 
     async def join(self, queue: str) -> Lease:
         """Take the name in one queue and begin to beat; raises NameInUse or BrokerUnavailable."""
+        self._leases.pop(queue, None)  # If this is taking it again, the old lease may well be called fenced now.
         owner = await self._broker.owner(queue, self._name, deadline=_soon())
         if not (owner.free or owner.identity.gone or owner.identity == own()):
             owner = await self._listened(queue, owner)
@@ -66,14 +74,14 @@ class Membership:
         log.warning("queue %s: the last owner of %s has gone silent: taking the name over", queue, self._name)
         return again
 
-    def _on_seen(self, queue: str, others: Sequence[Seen]) -> None:
-        for one in self._watches[queue].look(others, now=time.monotonic()):
+    def _on_seen(self, queue: str, others: Sequence[Seen], now: float) -> None:
+        for one in self._watches[queue].look(others, now=now):
             self._dead[queue, one.consumer] = one
             self._wake()
 
-    def _on_fenced(self, error: Fenced) -> None:
+    def _on_fenced(self, lease: Lease, error: Fenced) -> None:
         # One that Redis has merely forgotten takes its name again, as soon as it asks for tasks.
-        if not error.gone:
+        if not error.gone and self._leases.get(lease.queue) == lease:
             self._fenced = error
             self._wake()
 

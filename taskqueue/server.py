@@ -10,12 +10,13 @@ import asyncio
 import logging
 import random
 import secrets
+import threading
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from . import stacks
 from .broker import Broker, Lease
 from .delivery import SUSPECT_AFTER, Courier
 from .errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError
@@ -96,15 +97,15 @@ class TaskQueueServer:
         self._on_failed, self._group = on_failed, asyncio.TaskGroup()
         self._limit, self._stop_grace = concurrent_limit, stop_grace
         self._poll_max, self._wait_broker = poll_max, wait_broker
+        self._wake, begins = asyncio.Event(), self._rules.receipt_required
         self._membership = Membership(
-            broker, name, lease=lease, patience=timeout, begins=self._rules.receipt_required, wake=self._wake_up
+            broker, name, lease=lease, patience=self._courier.patience, begins=begins, wake=self._wake.set
         )
         self._lines: list[_Line] = []
         self._running: dict[asyncio.Task[Settlement], Reservation] = {}
-        self._suspects: list[tuple[_Line, Reservation]] = []
+        self._held_back: list[tuple[_Line, Reservation]] = []
         self._paused = False
         self._in_flight = 0
-        self._wake = asyncio.Event()
         self._poll = POLL_MIN
         self._stop_at: float | None = None
         self._released = False
@@ -133,13 +134,13 @@ class TaskQueueServer:
             self._wake.set()
 
     def report(self) -> None:
-        """Log what runs, and where in the code each task is."""
-        log.warning("%d task(s) running, %d held back", len(self._running), len(self._suspects))
+        """Log what runs, and where in the code each task and each thread is."""
+        log.warning("%d task(s) running, %d held back", len(self._running), len(self._held_back))
         for job, reservation in self._running.items():
-            stack = "".join(
-                traceback.format_list(traceback.StackSummary.extract((f, f.f_lineno) for f in job.get_stack()))
-            )
-            log.warning("task %s, delivery %d:\n%s", reservation.id, reservation.delivery, stack)
+            log.warning("task %s, delivery %d:\n%s", reservation.id, reservation.delivery, stacks.of_job(job))
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread():
+                log.warning("thread %s:\n%s", thread.name, stacks.of_thread(thread.ident))
 
     async def run(self) -> None:
         """Consume until stopped.
@@ -177,7 +178,7 @@ class TaskQueueServer:
             await self._rest()
 
     def _finished(self) -> bool:
-        if self._stop_at is None or self._running or self._suspects:
+        if self._stop_at is None or self._running or self._held_back:
             return False
         if not any(line.settlements or line.unsure for line in self._lines):
             return True
@@ -194,8 +195,9 @@ class TaskQueueServer:
     async def _turn(self, group: asyncio.TaskGroup) -> None:
         """Tell the broker what has ended, take what there is room for."""
         self._wake.clear()
-        if self._suspects and (not self._running or self._stop_at is not None):
-            self._start(group, *self._suspects.pop(0))
+        held_back, self._held_back = self._held_back, []
+        for line, reservation in held_back:
+            self._start(group, line, reservation)
         if self._stop_at is not None and time.monotonic() >= self._stop_at and not self._released:
             self._released = True
             self._cancel_running()
@@ -250,7 +252,7 @@ class TaskQueueServer:
 
     def _free(self) -> int:
         """Return how many tasks may be reserved now."""
-        if self._stop_at is not None or self._paused or self._suspects or self._in_flight >= IN_FLIGHT_BYTES:
+        if self._stop_at is not None or self._paused or self._held_back or self._in_flight >= IN_FLIGHT_BYTES:
             return 0
         if time.monotonic() < self._paused_until or any(map(_is_suspect, self._running.values())):
             return 0
@@ -280,9 +282,6 @@ class TaskQueueServer:
         for line in self._lines:
             line.promising = True
 
-    def _wake_up(self) -> None:
-        self._wake.set()
-
     async def _woken(self, seconds: float) -> bool:
         """Wait so long, or until there is something to do; tell whether there is."""
         try:
@@ -298,8 +297,8 @@ class TaskQueueServer:
         if self._stop_at is not None:
             line.settlements.append(Settlement(reservation.id, reservation.delivery, STOPPED))
             return
-        if _is_suspect(reservation) and self._running:
-            self._suspects.append((line, reservation))
+        if self._paused or (self._running and any(map(_is_suspect, (reservation, *self._running.values())))):
+            self._held_back.append((line, reservation))
             return
         job = group.create_task(self._courier.deliver(reservation))
         self._running[job] = reservation

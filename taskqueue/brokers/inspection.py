@@ -21,6 +21,8 @@ INDEXES: Final[dict[StateName, str]] = {
     "failed": ":failed",
     "completed": ":finished",
 }
+# The last response in a task's log; its other fields are deliveries.
+RESPONSE: Final = b"response"
 
 
 class Store(Protocol):
@@ -55,14 +57,15 @@ class RedisInspector:
         """See Inspector."""
         key = self._broker.key(queue)
         counts: list[tuple[str | int, ...]] = [("ZCARD", key + suffix) for suffix in INDEXES.values()]
-        queued, scheduled, prepared, failed, completed, first, clock, names = await self._ask(
-            ("LLEN", key), *counts, ("LINDEX", key, -1), ("TIME",), ("SMEMBERS", f"{key}:consumers"), deadline=deadline
+        queued, scheduled, prepared, failed, completed, first, clock, slowed, names = await self._ask(
+            *(("LLEN", key), *counts, ("LINDEX", key, -1), ("TIME",), ("HGET", f"{key}:control", "slowed")),
+            ("SMEMBERS", f"{key}:consumers"),
+            deadline=deadline,
         )
         consumers = [await self._consumer(key, name.decode(), deadline=deadline) for name in sorted(names)]
-        oldest = 0
+        oldest, now = 0, int(clock[0]) * 1000 + int(clock[1]) // 1000
         if first is not None:
             raw = await self._broker.command("HGET", f"{key}:state", first, deadline=deadline)
-            now = int(clock[0]) * 1000 + int(clock[1]) // 1000
             oldest = 0 if raw is None else max(0, now - state_of(queue, first.decode(), raw).changed)
         return QueueStats(
             queue=queue,
@@ -73,6 +76,7 @@ class RedisInspector:
             failed=failed,
             completed=completed,
             oldest=oldest,
+            slowed=max(0, int(slowed or 0) - now),
             consumers=consumers,
         )
 
@@ -118,8 +122,8 @@ class RedisInspector:
         flat = await self._broker.command("HGETALL", f"{self._broker.key(queue)}:log:{task_id}", deadline=deadline)
         lines = []
         for delivery, raw in zip(flat[::2], flat[1::2], strict=True):
-            if not delivery.isdigit():
-                continue  # The last response stands beside the deliveries.
+            if delivery == RESPONSE:
+                continue
             attempt, reserved, begun, ended, status, reason, consumer, verdict = msgpack.unpackb(raw)
             lines.append(Ended(int(delivery), attempt, reserved, begun, ended, status, reason, consumer, verdict))
         return sorted(lines, key=lambda line: line.delivery)
@@ -127,6 +131,12 @@ class RedisInspector:
     async def record(self, queue: str, task_id: str, *, deadline: float) -> bytes | None:
         """See Inspector."""
         raw = await self._broker.command("HGET", f"{self._broker.key(queue)}:records", task_id, deadline=deadline)
+        return None if raw is None else bytes(raw)
+
+    async def response(self, queue: str, task_id: str, *, deadline: float) -> bytes | None:
+        """See Inspector."""
+        key = f"{self._broker.key(queue)}:log:{task_id}"
+        raw = await self._broker.command("HGET", key, RESPONSE, deadline=deadline)
         return None if raw is None else bytes(raw)
 
     async def retry(self, queue: str, tasks: Sequence[tuple[str, bytes]], *, deadline: float) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 
 from ..broker import Lease, Seen
 from ..errors import BrokerUnavailable, Fenced
@@ -31,12 +31,13 @@ class RedisPulse:
                 reply = execute("EVALSHA", script.sha, *arguments)
             except NoScriptError:
                 reply = execute("EVAL", script.source, *arguments)
-        except (RedisError, OSError, EOFError) as error:
-            if not isinstance(error, ResponseError):
-                self.close()
+        except (RedisError, OSError, EOFError, TypeError, AttributeError) as error:
+            # redis-py raises TypeError and AttributeError too when an idle connection was reset under it; and what
+            # answers with an error may not be the server to speak to any more.
+            self.close()
             raise BrokerUnavailable(f"redis: {type(error).__name__}: {error}") from error
         require_lease(reply[0], lease)
-        words = [word.decode() for word in reply[1:]]
+        words = [word.decode(errors="replace") for word in reply[1:]]
         return [Seen(*three) for three in zip(words[::3], words[1::3], words[2::3], strict=True)]
 
     def close(self) -> None:

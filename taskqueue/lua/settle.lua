@@ -17,6 +17,7 @@ for i = #ARGV - 6, 4, -7 do
       redis.call('ZADD', base .. ':finished', at, id)
       save(id, task, 'completed')
       drop_record(id)
+      redis.call('HDEL', base .. ':log:' .. id, 'response')
     elseif kind == 'release' then
       task[ATTEMPT], task[DUE] = task[ATTEMPT] - 1, at + tonumber(ARGV[i + 3])
       if task[DUE] > at then

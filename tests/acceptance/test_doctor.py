@@ -241,7 +241,7 @@ async def test_a_consumer_elsewhere_is_known_by_its_beat(
 
 
 def test_what_a_dead_consumer_holds_waits_too() -> None:
-    stats = QueueStats("default", 0, 0, 0, 2, 0, 0, 0, [ConsumerInfo("one", "here", 1, 0, 2)])
+    stats = QueueStats("default", 0, 0, 0, 2, 0, 0, 0, 0, [ConsumerInfo("one", "here", 1, 0, 2)])
     assert doctor.check_consumers(stats, host="here", runs=lambda pid: False).level == "error"
 
 

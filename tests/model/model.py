@@ -345,6 +345,7 @@ class Model:
             self.indexes[b"finished"][task_id] = self.now
             self._save(task_id, task, b"completed")
             self._drop_record(task_id)
+            self.logs[task_id].pop(b"response", None)
         elif kind == b"release":
             task = task._replace(attempt=task.attempt - 1, due=due)
             (self._schedule if due > self.now else self._give_back)(task_id, task)

@@ -177,7 +177,7 @@ def test_a_task_set_aside_without_delivery_tells_the_reason() -> None:
 
 
 def stats(queued: int, *consumers: ConsumerInfo) -> QueueStats:
-    return QueueStats("default", queued, 0, 0, 0, 0, 0, 0, consumers)
+    return QueueStats("default", queued, 0, 0, 0, 0, 0, 0, 0, consumers)
 
 
 HERE: Final = ConsumerInfo("one", "here", 4711, 1, 0)
