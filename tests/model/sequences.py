@@ -35,4 +35,16 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
         Step(AT, "reset"),
         Step(AT, "forget"),
     ],
+    "scheduled for later than its index says": [
+        Step(AT, "push", (AT, 0, 0, b"id", b"record", AT // 1000 + 5000, b"GET", b"/", b"")),
+        Step(AT, "write", (b"ZADD", b":scheduled", AT // 1000 - 1, b"id")),
+        Step(AT, "due", (60_000,)),
+    ],
+    "a promotion of what has failed for another reason": [
+        Step(AT, "push", (AT, 0, 0, *TASK)),
+        _claim(b"one"),
+        Step(AT, "reserve", (b"one", b"1-c-one", b"token", 1, 100)),
+        Step(AT, "settle", (b"one", b"1-c-one", 0, b"id", 1, b"fail", 0, 500, b"status", b"")),
+        Step(AT, "promote", (b"id",)),
+    ],
 }
