@@ -9,12 +9,14 @@ LIMIT_SECONDS: Final = 20.0
 POLL_SECONDS: Final = 0.01
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, limit: float = LIMIT_SECONDS) -> None:
+def wait_until(
+    condition: Callable[[], bool], what: str, *, limit: float = LIMIT_SECONDS, every: float = POLL_SECONDS
+) -> None:
     """Return once the condition holds; after ``limit`` seconds raise AssertionError that says ``what`` did not."""
     deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline, f"not within {limit} s: {what}"
-        time.sleep(POLL_SECONDS)  # noqa: TID251  here is the waiting for a condition
+        time.sleep(every)  # noqa: TID251  here is the waiting for a condition
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str, *, limit: float = LIMIT_SECONDS) -> None:
