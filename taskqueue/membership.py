@@ -55,18 +55,27 @@ class Membership:
         owner = await self._broker.owner(queue, self._name, deadline=_soon())
         if not (owner.free or owner.identity.gone or owner.identity == own()):
             owner = await self._listened(queue, owner)
-        lease, returned = await self._broker.claim(queue, self._name, dead=owner, begins=self._begins, deadline=_soon())
+        try:
+            lease, returned = await self._claim(queue, owner)
+        except NameInUse:
+            again = await self._broker.owner(queue, self._name, deadline=_soon())
+            if again.epoch == owner.epoch or not _as_silent(again, owner):
+                raise
+            lease, returned = await self._claim(queue, again)
         log.info("queue %s: consuming as %s, %d task(s) taken back", queue, self._name, returned)
         self._watches[queue] = Watch(self._lease)
         self._leases[queue] = lease
         self._heart.beat_for(tuple(self._leases.values()))
         return lease
 
+    async def _claim(self, queue: str, dead: Owner) -> tuple[Lease, int]:
+        return await self._broker.claim(queue, self._name, dead=dead, begins=self._begins, deadline=_soon())
+
     async def _listened(self, queue: str, owner: Owner) -> Owner:
         """Return the owner if it stays silent, or who has left a name free meanwhile; raise NameInUse if it lives."""
         await asyncio.sleep(LISTEN)
         again = await self._broker.owner(queue, self._name, deadline=_soon())
-        if not again.free and again != owner:
+        if not _as_silent(again, owner):
             raise NameInUse(
                 f"consumer {self._name} of queue {queue}: process {again.identity.pid} on {again.identity.host} runs"
                 " under this name; stop it, or give this one another --name"
@@ -115,6 +124,11 @@ class Membership:
                 await self._broker.leave(lease, deadline=_soon())
             except (BrokerUnavailable, Fenced) as error:
                 log.debug("the name was not given up: %s", error)
+
+
+def _as_silent(again: Owner, owner: Owner) -> bool:
+    """Tell whether an owner has shown no life since; that others found it dead too, and fenced it, is none."""
+    return again.free or (again.beat, again.identity) == (owner.beat, owner.identity)
 
 
 def _soon() -> float:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,11 @@ from tests.chaos.scene import LEASE, Scene
 
 # Whether each of the first consumers has the application inside, or is one over HTTP.
 CONSUMERS: Final = (False, False, False, True)
+# Of a run of pauses: consumers that are never paused, tasks a second, how many of the paused lose their name.
+WATCHERS: Final = 2
+LOAD: Final = 150
+USURPED: Final = 0.3
+LANES: Final = 12
 
 
 def chaos(folder: Path, *, tasks: int, faults: Sequence[str], seed: str, build: str = "sound") -> Verdict:
@@ -42,6 +48,36 @@ def chaos(folder: Path, *, tasks: int, faults: Sequence[str], seed: str, build: 
             nemesis.wait(0.2, 0.8)
             nemesis.strike(fault)
         scene.order(portion + rest)
+        scene.end_orders()
+        scene.settle()
+        scene.close_books()
+    return check(read(scene.events))
+
+
+def pauses(folder: Path, *, count: int, lanes: int, seed: str, build: str = "sound") -> Verdict:
+    """Freeze consumers beyond their lease so many times, ``lanes`` side by side, under load; return the verdict."""
+    chance = random.Random(seed)
+    with Scene(folder, seed=seed, build=build) as scene:
+        names = [scene.new_name() for _ in range(lanes + WATCHERS)]
+        for number, name in enumerate(names):
+            scene.start_consumer(name, inside=number % 3 == 1)
+        for name in names:
+            scene.wait_for_epoch(name)
+        nemesis = Nemesis(scene, chance)
+        left = iter(range(count))  # shared by the lanes
+
+        def lane(name: str) -> None:
+            for _ in left:
+                nemesis.wait(0, 0.5)
+                nemesis.pause(scene.consumers[name], usurp=chance.random() < USURPED)
+
+        with ThreadPoolExecutor(lanes) as pool:
+            working = [pool.submit(lane, name) for name in names[WATCHERS:]]
+            while not all(job.done() for job in working):
+                scene.order(LOAD)
+                nemesis.wait(1, 1)
+            for job in working:
+                job.result()
         scene.end_orders()
         scene.settle()
         scene.close_books()
@@ -93,8 +129,10 @@ def _seconds(times: Sequence[float]) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Run as told on the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="tests.chaos.run", description="Nothing lost: the proof under faults.")
+    parser.add_argument("what", choices=("chaos", "pauses"))
     parser.add_argument("--tasks", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--pauses", type=int, default=1000)
     parser.add_argument("--seed", default=str(time.time_ns()))
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep", action="store_true", help="keep the folder with the ledger and the logs")
@@ -102,8 +140,11 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="tq-chaos-"))
     print(f"seed {chosen.seed}, ledger and logs in {folder}", file=sys.stderr)  # noqa: T201
     began = time.monotonic()
-    faults = plan(chosen.kills, random.Random(chosen.seed))
-    verdict = chaos(folder, tasks=chosen.tasks, faults=faults, seed=chosen.seed)
+    if chosen.what == "chaos":
+        faults = plan(chosen.kills, random.Random(chosen.seed))
+        verdict = chaos(folder, tasks=chosen.tasks, faults=faults, seed=chosen.seed)
+    else:
+        verdict = pauses(folder, count=chosen.pauses, lanes=min(LANES, chosen.pauses), seed=chosen.seed)
     if chosen.json:
         print(json.dumps(asdict(verdict), indent=2))  # noqa: T201
     else:
