@@ -1,6 +1,8 @@
 """What every test may use: servers, each without data when a test begins, and the marks of acceptance."""
 
+import logging
 import os
+import sys
 from collections.abc import Generator, Iterator
 from typing import Final
 
@@ -58,6 +60,19 @@ def _require(servers: Servers, kind: str) -> None:
     if os.environ.get("CI") == "true":  # noqa: TID251  the tests' own switch, no setting of the library
         pytest.fail(message)
     pytest.skip(message)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Undo what a command that ran inside a test has done to logging."""
+    loggers = [logging.getLogger(), logging.getLogger("taskqueue"), logging.getLogger("taskqueue.brokers")]
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    hook = sys.excepthook
+    yield
+    for logger, handlers, level, propagate in before:
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+    sys.excepthook = hook
 
 
 class AcceptanceLedger:

@@ -327,7 +327,7 @@ class Model:
         if refusal := self._refusal(consumer, epoch):
             return refusal
         if slow:
-            self.control[b"slowed"] = self.now + slow
+            self.control[b"slowed"] = max(self.control.get(b"slowed", 0), self.now + slow)
         stale = []
         for task_id, delivery, kind, delay, status, reason, response in reversed(list(grouped(endings, 7))):
             task = self._load(task_id)
