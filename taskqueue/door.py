@@ -9,7 +9,8 @@ hands over requests and responses; what is decided is decided here.
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast
@@ -17,6 +18,7 @@ from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast
 from .errors import BodyUnavailable, BrokerUnavailable, CommitUncertain, ConfigError, InvalidTask, SignatureError
 from .headers import check_host
 from .keys import Keyring
+from .portal import in_portal
 from .producer import TaskQueue, captures, drains
 from .record import CARRY_A_BODY
 from .request import Body, CurrentRequest, CurrentTask, Handover
@@ -25,6 +27,7 @@ from .tee import Whole
 
 log = logging.getLogger("taskqueue.door")
 
+Value = TypeVar("Value")
 Subject = TypeVar("Subject")  # what a framework calls the request: a scope, a Request
 LoadUser: TypeAlias = Callable[[str], object | Awaitable[object | None] | None]
 UserId: TypeAlias = Callable[[Subject], str | Awaitable[str | None] | None]
@@ -160,34 +163,64 @@ class Door(Generic[Subject]):
         """
         if isinstance(content, Answer):
             return content
+        proof = self._proved(arrival, content)
+        if isinstance(proof, Answer):
+            return proof
+        refusal = await self._begin(arrival, proof)
+        if refusal is not None:
+            return refusal
+        with _logging_in(proof) as login:
+            found = self._find_user(proof)
+            login.user = await found if inspect.isawaitable(found) else found
+        return self._admitted(arrival, proof, content, login)
+
+    def admit_sync(self, arrival: Arrival, content: bytes | Answer) -> Admission | Answer:
+        """Do the same in a thread: a plain ``load_user`` is called there, as the application's own code would be."""
+        if isinstance(content, Answer):
+            return content
+        proof = self._proved(arrival, content)
+        if isinstance(proof, Answer):
+            return proof
+        refusal = self._in_portal(partial(self._begin, arrival, proof))
+        if refusal is not None:
+            return refusal
+        with _logging_in(proof) as login:
+            found = self._find_user(proof)
+            login.user = self._in_portal(partial(_value, found)) if inspect.isawaitable(found) else found
+        return self._admitted(arrival, proof, content, login)
+
+    def _in_portal(self, call: Callable[[], Awaitable[Value]]) -> Value:
+        return in_portal(self.tq, self.tq.aclose, call)
+
+    def _proved(self, arrival: Arrival, content: bytes) -> Proof | Answer:
         try:
-            proof = self._proof(arrival, content)
-            begins = await self._begins(proof)
+            return self._proof(arrival, content)
         except SignatureError as error:
             return _refusal(arrival, error)
+
+    async def _begin(self, arrival: Arrival, proof: Proof) -> Answer | None:
+        """Return None if this delivery may start, or what is answered instead."""
+        try:
+            begins = await self._begins(proof)
         except BrokerUnavailable as error:
             log.error("a delivery did not start, because that could not be noted: %s", error)  # noqa: TRY400 - an outage
             return Answer(503, "The start of this task could not be noted; try again.\n", (RETRY_AFTER,))
-        if not begins:
-            text = f"delivery {proof.delivery} of task {proof.task_id} has started before, or was taken back"
-            return _refusal(arrival, SignatureError("replayed", text))
-        return await self._log_in(arrival, proof, content)
+        if begins:
+            return None
+        text = f"delivery {proof.delivery} of task {proof.task_id} has started before, or was taken back"
+        return _refusal(arrival, SignatureError("replayed", text))
 
-    async def _log_in(self, arrival: Arrival, proof: Proof, content: bytes) -> Admission | Answer:
-        user, refusal = None, None
-        if self._load_user is not None and proof.user_id is not None:
-            try:
-                found = self._load_user(proof.user_id)
-                user = await found if inspect.isawaitable(found) else found
-            except Exception:
-                log.exception("task %s: load_user failed", proof.task_id)
-                refusal = Answer(500, "The user of this task could not be loaded.\n")
-            else:
-                if user is None:
-                    gone = SignatureError("user-gone", f"load_user knows no such user (task {proof.task_id})")
-                    refusal = _refusal(arrival, gone)
-        admission = self._admission(arrival, proof, content, user)
-        if refusal is None:
+    def _find_user(self, proof: Proof) -> object | Awaitable[object | None] | None:
+        return None if self._load_user is None or proof.user_id is None else self._load_user(proof.user_id)
+
+    def _admitted(self, arrival: Arrival, proof: Proof, content: bytes, login: "_Login") -> Admission | Answer:
+        admission = self._admission(arrival, proof, content, login.user)
+        if login.failed:
+            refusal = Answer(500, "The user of this task could not be loaded.\n")
+        elif login.user is None and self._load_user is not None and proof.user_id is not None:
+            gone = SignatureError("user-gone", f"load_user knows no such user (task {proof.task_id})")
+            refusal = _refusal(arrival, gone)
+        else:
             return admission
         return replace(refusal, headers=refusal.headers + admission.headers)
 
@@ -234,6 +267,27 @@ class Door(Generic[Subject]):
             return Admission(task, content, None)
         value = receipt(self._keyring.current, task_id=task.id, delivery=task.delivery, logged_in=logged_in)
         return Admission(task, content, value)
+
+
+@dataclass(slots=True)
+class _Login:
+    user: object | None = None
+    failed: bool = False
+
+
+@contextmanager
+def _logging_in(proof: Proof) -> Iterator[_Login]:
+    """Collect the task's user; an error of the application's own is logged and noted."""
+    login = _Login()
+    try:
+        yield login
+    except Exception:
+        log.exception("task %s: load_user failed", proof.task_id)
+        login.failed = True
+
+
+async def _value(awaitable: Awaitable[Value]) -> Value:
+    return await awaitable
 
 
 class _Nonces:

@@ -6,28 +6,33 @@ every piece pass through here on its way to the application. Nothing is read ahe
 """
 
 import asyncio
+import logging
+import math
 import tempfile
-from collections.abc import Awaitable, Callable
-from typing import Final, Literal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final, Literal, Protocol
+from wsgiref.types import InputStream
 
 from .errors import BodyUnavailable, InvalidTask
+
+log = logging.getLogger("taskqueue.door")
 
 SPOOL_BYTES: Final = 64 * 1024
 # Seconds for the rest of a body that the handler left unread.
 DRAIN_SECONDS: Final = 5.0
 
 
-class Tee:
-    """The copy of one body: a file in memory up to 64 KiB, on disk above; over the limit only the mark that it was."""
+class Copy:
+    """What there is of one body: a file in memory up to 64 KiB, on disk above; over the limit only the mark of it."""
 
-    def __init__(self, pull: Callable[[], Awaitable[None]], *, declared: int | None, limit: int) -> None:
-        """Take how to read one piece more (it calls ``copy``, ``end`` or ``break_off``) and the limit in bytes."""
+    def __init__(self, *, declared: int | None, limit: int) -> None:
+        """Take the Content-Length and the limit, both in bytes."""
         self.declared: Final = declared
-        self._pull, self._limit = pull, limit
+        self._limit = limit
         self._file: tempfile.SpooledTemporaryFile[bytes] | None = None
         self._size = 0
         self._state: Literal["open", "whole", "broken"] = "open"
-        self._released = False
 
     def copy(self, piece: bytes) -> None:
         """Keep a piece that the application is about to get."""
@@ -48,25 +53,19 @@ class Tee:
         if self._state == "open":
             self._state = "broken"
 
-    def release(self) -> None:
-        """Note that the handler has been left: from now on the rest may be read here."""
-        self._released = True
-
     def close(self) -> None:
         """Forget the copy. May be called twice."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    async def finish(self, limit: int) -> bytes:
-        """Return the whole body, reading what is left of it within 5 s once the handler has been left.
+    def lacks(self, limit: int) -> bool:
+        """Return whether there is more to come, and room for it under ``limit`` bytes."""
+        return self._state == "open" and self._size <= min(limit, self._limit)
 
-        Raises BodyUnavailable with the status for the client: 413 over ``limit`` bytes, 400 broken off, 408 not sent
-        in time; InvalidTask while the handler may still read it.
-        """
+    def content(self, limit: int) -> bytes:
+        """Return the whole body; raises BodyUnavailable (413 over ``limit`` bytes, 400 broken off), InvalidTask."""
         limit = min(limit, self._limit)
-        if self._state == "open" and self._size <= limit:
-            await self._drain(limit)
         if self._size > limit:
             raise BodyUnavailable(
                 f"payload: the current request's body is over the limit of {limit} bytes; give payload=None, a payload"
@@ -75,25 +74,151 @@ class Tee:
             )
         if self._state == "broken":
             raise BodyUnavailable("payload: the client broke off while it sent the current request's body", status=400)
+        if self._state == "open":
+            raise InvalidTask(
+                "payload: the handler has not read the current request's body to its end, so it cannot be copied yet;"
+                " read it first, or give payload="
+            )
         if self._file is None:
             return b""
         self._file.seek(0)
         return self._file.read()
 
+
+class Tee(Copy):
+    """The copy of a body that an event loop reads."""
+
+    def __init__(self, pull: Callable[[], Awaitable[None]], *, declared: int | None, limit: int) -> None:
+        """Take how to read one piece more (it calls ``copy``, ``end`` or ``break_off``) and the limit in bytes."""
+        super().__init__(declared=declared, limit=limit)
+        self._pull = pull
+        self._released = False
+
+    def release(self) -> None:
+        """Note that the handler has been left: from now on the rest may be read here."""
+        self._released = True
+
+    async def finish(self, limit: int) -> bytes:
+        """Return the whole body, reading what is left of it within 5 s once the handler has been left.
+
+        Raises BodyUnavailable with the status for the client: 413 over ``limit`` bytes, 400 broken off, 408 not sent
+        in time; InvalidTask while the handler may still read it.
+        """
+        if self._released and self.lacks(limit):
+            await self._drain(limit)
+        return self.content(limit)
+
     async def _drain(self, limit: int) -> None:
-        if not self._released:
-            raise InvalidTask(
-                "payload: the handler has not read the current request's body to its end, so it cannot be copied yet;"
-                " read it first, or give payload="
-            )
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
-                while self._state == "open" and self._size <= limit:
+                while self.lacks(limit):
                     await self._pull()
         except TimeoutError:
-            raise BodyUnavailable(
-                f"payload: the rest of the current request's body did not come within {DRAIN_SECONDS:.0f} s", status=408
-            ) from None
+            raise _too_slow() from None
+
+
+class Connection(Protocol):
+    """What of a socket is needed to wait for a limited time."""
+
+    def gettimeout(self) -> float | None:
+        """Return the seconds that it waits."""
+        ...
+
+    def settimeout(self, value: float | None, /) -> None:
+        """Set them."""
+        ...
+
+
+class InputTee(Copy):
+    """The copy of a body that a thread reads: it takes the place of ``wsgi.input`` (PEP 3333).
+
+    Never more is asked of the server than the client has declared, because not every server knows where a body ends.
+    """
+
+    def __init__(self, source: InputStream, *, declared: int | None, limit: int, connection: Connection | None) -> None:
+        """Take the server's input, the limit in bytes, and the connection if the server names it."""
+        super().__init__(declared=declared, limit=limit)
+        self._source, self._connection = source, connection
+        self._left = math.inf if declared is None else declared
+        if declared == 0:
+            self.end()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return up to ``size`` bytes, all that is left if negative or None, none at the end."""
+        return self._take(self._source.read, size)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Return a line, its first ``size`` bytes at most, none at the end."""
+        return self._take(self._source.readline, size)
+
+    def readlines(self, hint: int | None = -1, /) -> list[bytes]:
+        """Return lines until they have ``hint`` bytes, or all."""
+        lines, size = [], 0
+        for line in self:
+            lines.append(line)
+            size += len(line)
+            if hint is not None and 0 < hint <= size:
+                break
+        return lines
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Give line after line."""
+        return iter(self.readline, b"")
+
+    def _take(self, method: Callable[..., bytes], size: int | None) -> bytes:
+        everything = size is None or size < 0
+        if size is None or everything or size > self._left:
+            size = -1 if self._left == math.inf else int(self._left)
+        if size == 0:
+            return b""
+        try:
+            piece = method() if size < 0 else method(size)
+        except Exception:
+            self.break_off()
+            raise
+        self.copy(piece)
+        self._left -= len(piece)
+        if self._left <= 0 or (self.declared is None and (not piece or (size < 0 and method == self._source.read))):
+            self.end()
+        elif not piece:
+            self.break_off()
+        return piece
+
+    def drain(self) -> None:
+        """Read what the application left, as far as the limit goes; raises BodyUnavailable if it takes over 5 s.
+
+        That long it waits only where the server names the connection; elsewhere the server's own time-outs count.
+        """
+        previous = self._connection.gettimeout() if self._connection else None
+        until = time.monotonic() + DRAIN_SECONDS
+        try:
+            while self.lacks(self._limit):
+                self._drain(until - time.monotonic())
+        finally:
+            if self._connection:
+                self._connection.settimeout(previous)
+
+    def _drain(self, seconds: float) -> None:
+        if seconds <= 0:
+            raise _too_slow()
+        if self._connection:
+            self._connection.settimeout(seconds)
+        try:
+            self.read(SPOOL_BYTES)
+        except TimeoutError:
+            raise _too_slow() from None
+        except Exception as error:  # noqa: BLE001 - each server has its own for a client that is gone
+            log.info("the rest of a body could not be read: %s", error)
+
+    async def finish(self, limit: int) -> bytes:
+        """Return the whole body, as far as it was read; raises as ``content`` does."""
+        return self.content(limit)
+
+
+def _too_slow() -> BodyUnavailable:
+    return BodyUnavailable(
+        f"payload: the rest of the current request's body did not come within {DRAIN_SECONDS:.0f} s", status=408
+    )
 
 
 class Whole:

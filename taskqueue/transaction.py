@@ -32,6 +32,16 @@ class Entry:
 class Deliverer(Protocol):
     """What a transaction needs of its TaskQueue."""
 
+    def begin(
+        self, *, outer: "Transaction | None" = None, request: CurrentRequest | None = None
+    ) -> "Transaction":
+        """Return a new transaction, or with ``outer`` a savepoint in one."""
+        ...
+
+    def running(self) -> "Transaction | None":
+        """Return the transaction this code runs in, None outside."""
+        ...
+
     async def deliver(self, entries: Sequence[Entry], request: CurrentRequest | None) -> None:
         """Queue these tasks; raises BrokerUnavailable, BodyUnavailable, CommitUncertain."""
         ...
@@ -76,22 +86,32 @@ class Transaction:
         return self._bytes > 0
 
     @property
+    def copies_body(self) -> bool:
+        """Whether a task that is to be queued takes the current request's body along."""
+        return any(entry.copies_body for entry in self._entries)
+
+    @property
     def total_bytes(self) -> int:
         """Bytes of all that was added so far (see Task.size); what savepoints rolled back counts too."""
         return self._bytes if self.outer is None else self.outer.total_bytes
 
     def append(self, task: Task, *, copies_body: bool, copies_user: bool) -> None:
         """Add a task; raises NoTransaction if this transaction, or one around it, has ended."""
-        self._require_open("add")
+        self.require_open("add")
         self._entries.append(Entry(next(self._sequence), task, copies_body, copies_user))
         self._weigh(task.size)
+
+    def join(self, entries: Sequence[Entry]) -> None:
+        """Take over what a savepoint in this transaction has collected; it was weighed before."""
+        self._entries.extend(entries)
 
     def _weigh(self, size: int) -> None:
         if self.outer is not None:
             self.outer._weigh(size)
         self._bytes += size
 
-    def _require_open(self, verb: str) -> None:
+    def require_open(self, verb: str) -> None:
+        """Raise NoTransaction if this transaction, or one around it, has ended; ``verb`` is what was asked for."""
         around: Transaction | None = self
         while around is not None:
             if around.state != "open":
@@ -125,13 +145,13 @@ class Transaction:
     @contextmanager
     def _committing(self) -> Iterator[Sequence[Entry]]:
         """Give what is to be handed to the broker (nothing for a savepoint), and note how that ended."""
-        self._require_open("commit")
+        self.require_open("commit")
         entries = sorted(self._entries, key=lambda entry: entry.sequence)
         self._entries.clear()
         self.state = "committing"
         try:
             if self.outer is not None:
-                self.outer._entries.extend(entries)
+                self.outer.join(entries)
                 yield ()
             else:
                 yield entries
@@ -171,13 +191,13 @@ class Scope:
     def _enter(self) -> Transaction:
         if self._transaction is not None:
             raise NoTransaction("transaction: this one was entered before; call taskqueue.transaction() again")
-        around = innermost(self._tq)
+        around = self._tq.running()
         if around is not None and not self._independent:
-            around._require_open("transaction")
+            around.require_open("transaction")
         if not self._independent:
-            self._transaction = Transaction(self._tq, outer=around)
+            self._transaction = self._tq.begin(outer=around)
         else:
-            self._transaction = Transaction(self._tq, request=None if around is None else around.request)
+            self._transaction = self._tq.begin(request=None if around is None else around.request)
         _innermost.set(self._transaction)
         return self._transaction
 
@@ -207,7 +227,7 @@ class Scope:
 
     def __enter__(self) -> Transaction:
         """Begin; where an event loop runs only a savepoint may, because a commit would block the loop."""
-        if (self._independent or innermost(self._tq) is None) and _in_event_loop():
+        if (self._independent or self._tq.running() is None) and _in_event_loop():
             raise NoTransaction(
                 "transaction: its commit would block the event loop that runs here; use"
                 " `async with taskqueue.transaction(tq):` or `await tq.push(...)`"

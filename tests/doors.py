@@ -1,4 +1,4 @@
-"""Applications behind a door, on real servers in the test's own event loop: one set of handlers, four frameworks.
+"""Applications behind a door, on real servers in the test's own event loop: one set of handlers, every framework.
 
 A handler is written once against a View and returns a Reply; each framework's adapter does with them what its users
 would write. What a request has queued is read back from the broker, opened, and replayed as taskqueue-server does it.
@@ -277,7 +277,27 @@ ASGI_APPS: Final[dict[str, Callable[[Handlers], App]]] = {
     "fastapi": fastapi_app,
     "asgi": bare_app,
 }
-KINDS: Final = [*ASGI_APPS, "aiohttp"]
+ASGI_KINDS: Final = [*ASGI_APPS, "litestar", "quart"]  # the last two have ways of their own to mount the door
+WSGI_KINDS: Final = ["wsgi", "flask"]
+KINDS: Final = [*ASGI_KINDS, "aiohttp", *WSGI_KINDS]
+
+
+def asgi_app(kind: str, handlers: Handlers) -> App:
+    """Return these handlers in this framework, without a door."""
+    if kind in ASGI_APPS:
+        return ASGI_APPS[kind](handlers)
+    from tests import doors_asgi
+
+    return doors_asgi.bare(kind, handlers)
+
+
+def behind_asgi_door(kind: str, handlers: Handlers, tq: taskqueue.TaskQueue, **door: Any) -> App:
+    """Return these handlers in this framework behind its door, mounted as its users do."""
+    if kind in ASGI_APPS:
+        return TaskQueueMiddleware(ASGI_APPS[kind](handlers), tq, **door)
+    from tests import doors_asgi
+
+    return doors_asgi.behind_door(kind, handlers, tq, **door)
 
 
 def serving(kind: str, handlers: Handlers, tq: taskqueue.TaskQueue, **door: Any) -> AbstractAsyncContextManager[str]:
@@ -286,7 +306,11 @@ def serving(kind: str, handlers: Handlers, tq: taskqueue.TaskQueue, **door: Any)
         app = aiohttp_app(handlers)
         aiohttp_door.setup(app, tq, **door)
         return serving_aiohttp(app)
-    return serving_asgi(TaskQueueMiddleware(ASGI_APPS[kind](handlers), tq, **door))
+    if kind in WSGI_KINDS:
+        from tests import doors_wsgi
+
+        return doors_wsgi.serving(doors_wsgi.behind_door(kind, handlers, tq, **door), tq)
+    return serving_asgi(behind_asgi_door(kind, handlers, tq, **door))
 
 
 @dataclass(frozen=True)

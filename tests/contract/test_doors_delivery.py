@@ -16,8 +16,9 @@ import pytest
 import taskqueue
 from taskqueue.policy import Answered
 from tests.deliveries import OTHER, signed
-from tests.doors import KINDS, Consumer, Reply, View, adding, fetch, serving, task_queue
-from tests.mutations import mutations
+from tests.doors import KINDS, WSGI_KINDS, Consumer, Reply, View, adding, fetch, serving, task_queue
+from tests.doors_wsgi import as_served
+from tests.mutations import meaning, mutations
 from tests.servers import RedisServer
 from tests.tasks import KEYRING
 from tests.wire import captured, send
@@ -157,7 +158,7 @@ async def test_every_response_to_a_delivery_has_a_receipt(kind: str, tq: taskque
         plain = await fetch("GET", base + "/build")
     assert plain.status == status
     assert not {"x-task-receipt", "x-task-refused"} & {name.lower() for name in plain.headers}
-    assert ("X-Other" in plain.headers) == (status != 404 or kind not in ("starlette", "fastapi"))
+    assert ("X-Other" in plain.headers) == (status != 404 or kind not in ("starlette", "fastapi", "litestar", "quart"))
 
 
 async def test_a_stream_to_a_delivery_has_a_receipt(kind: str, tq: taskqueue.TaskQueue) -> None:
@@ -245,6 +246,8 @@ async def test_what_claims_to_be_a_delivery_must_be_proved(
     kind: str, tq: taskqueue.TaskQueue, seen: Seen, caplog: pytest.LogCaptureFixture, headers: dict[str, str]
 ) -> None:
     caplog.set_level(logging.INFO, "taskqueue")
+    if kind in WSGI_KINDS and any("_" in name for name in headers):
+        pytest.skip("this server drops such names; test_doors_wsgi has one that does not")
     async with serving(kind, {"/": seen.handler}, tq, load_user=load_user) as base:
         response = await fetch("POST", base + "/?token=s3cret", headers=headers, data=b"body")
     assert response.status == 403
@@ -269,6 +272,8 @@ async def test_altered_deliveries_are_never_let_in(kind: str, tq: taskqueue.Task
         await fetch("GET", base + "/", headers={"Cookie": "a=1", "Content-Type": "text/plain"})
         request = await captured(tq, base)
         for what, altered in islice(mutations(request, random.Random(7)), 300):
+            if kind in WSGI_KINDS and meaning(as_served(altered)) == meaning(request):
+                continue  # What was altered does not get as far as the door.
             response = await send(base, altered)
             # Status 0 and 400 are the server's, which does not take it for HTTP.
             assert response.status in (0, 400, 403), what

@@ -1,14 +1,26 @@
 """A consumer in the application's own process and the door: each is what the other takes it for."""
 
+from typing import Any
+
 import pytest
 
 import taskqueue
-from taskqueue.inprocess import AiohttpReplayer, AsgiReplayer
+from taskqueue.inprocess import AiohttpReplayer, AsgiReplayer, WsgiReplayer
 from taskqueue.middleware import aiohttp as aiohttp_door
-from taskqueue.middleware.asgi import TaskQueueMiddleware
 from taskqueue.policy import Answered, Outcome
 from taskqueue.replay import Delivery, Replayer
-from tests.doors import ASGI_APPS, KINDS, Consumer, Handlers, Reply, View, aiohttp_app, delivery_of
+from tests.doors import (
+    KINDS,
+    WSGI_KINDS,
+    Consumer,
+    Handlers,
+    Reply,
+    View,
+    aiohttp_app,
+    behind_asgi_door,
+    delivery_of,
+)
+from tests.doors_wsgi import behind_door
 from tests.tasks import KEYRING
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
@@ -20,7 +32,10 @@ def in_process(kind: str, handlers: Handlers, tq: taskqueue.TaskQueue) -> Replay
         app = aiohttp_app(handlers)
         aiohttp_door.setup(app, tq, load_user=str.upper)
         return AiohttpReplayer(app, KEYRING)
-    return AsgiReplayer(TaskQueueMiddleware(ASGI_APPS[kind](handlers), tq, load_user=str.upper))
+    if kind in WSGI_KINDS:
+        called: Any = behind_door(kind, handlers, tq, load_user=str.upper)
+        return WsgiReplayer(called, threads=2)
+    return AsgiReplayer(behind_asgi_door(kind, handlers, tq, load_user=str.upper))
 
 
 async def deliveries(tq: taskqueue.TaskQueue, target: str) -> Delivery:

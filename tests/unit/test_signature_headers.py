@@ -116,7 +116,7 @@ def test_what_is_no_receipt() -> None:
         ("alice", "alice"),
         ("alice@example.com", "alice@example.com"),
         ("0", "0"),
-        ("urn:x:1;role=a,b", "urn:x:1;role=a,b"),
+        ("urn:x:1;role=a,b", "urn:x:1;role=a%2Cb"),
         ("100%", "100%25"),
         ("%41", "%2541"),
         (" a b ", "%20a%20b%20"),

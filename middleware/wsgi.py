@@ -1,0 +1,261 @@
+"""The door of a WSGI application (PEP 3333): Flask, Pyramid, and every other.
+
+Tasks are stored when the application has said all that it has to say: its iterable is used up and closed. Until then
+the answer of a request that has added tasks is held back, status and headers included; of a stream, its end: so nobody
+is told of a success that may still fail. All threads of a process share one event loop in the background for that, and
+its round trips.
+"""
+
+import functools
+import inspect
+import io
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
+from urllib.parse import unquote
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+from ..door import (
+    Admission,
+    Answer,
+    Arrival,
+    Credentials,
+    Door,
+    LoadUser,
+    ReplayGuard,
+    UserId,
+    may_carry_body,
+    too_large,
+)
+from ..errors import ConfigError
+from ..producer import TaskQueue, current_task
+from ..request import HANDOVER, Body, Handover
+from ..target import quote_path
+from ..tee import SPOOL_BYTES, Connection, InputTee
+from ..transaction import Transaction
+from ..wsgi_exchange import WsgiExchange, send_answer
+
+log = logging.getLogger("taskqueue.door")
+
+USER: Final = "taskqueue.user"
+"""Where the user of a task stands in the environ."""
+
+_NOT_FOUND: Final = Answer(404, "Not Found")
+_BROKEN_OFF: Final = Answer(400, "The body was broken off.\n")
+# As on the request line: of werkzeug, mod_wsgi, uWSGI; of gunicorn.
+_REQUEST_LINE: Final = ("REQUEST_URI", "RAW_URI")
+_CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
+
+
+def authenticated_user(environ: WSGIEnvironment) -> str | None:
+    """Return ``environ["REMOTE_USER"]``, where servers and login middlewares put the user's id, or None for nobody."""
+    return _text(environ.get("REMOTE_USER", "")) or None
+
+
+class TaskQueueMiddleware:
+    """Lets an application add tasks and receive their deliveries. It must stand outermost."""
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        tq: TaskQueue,
+        load_user: LoadUser | None = None,
+        user_id: UserId[WSGIEnvironment] | None = None,
+        *,
+        credentials: Credentials | None = None,
+        task_only: Iterable[str] = (),
+        replay_guard: ReplayGuard = "begin",
+    ) -> None:
+        """Take the application and its TaskQueue; raises ConfigError.
+
+        ``load_user``, plain or async, gets a task's user id and returns the user, who is put into
+        ``environ["taskqueue.user"]`` (and the id into ``REMOTE_USER``), or None if there is none any more: then the
+        task fails. ``user_id``, plain or async, gets the environ and returns the id (a str) of the user who adds a
+        task, or None; without it ``authenticated_user`` is asked. What is async runs in the background loop of this
+        process. ``credentials``: whether ``Cookie`` and ``Authorization`` travel with a task; None: only if there is no
+        ``load_user``. ``task_only``: paths which, with all below them, are 404 for everybody else. ``replay_guard``:
+        who sees to it that a delivery starts only once: the broker (``"begin"``) or, cheaper but blind to other
+        processes, this one's memory (``"process"``).
+        """
+        self._app, self._tq = app, tq
+        self._door: Final[Door[WSGIEnvironment]] = Door(
+            tq,
+            load_user=load_user,
+            user_id=user_id or authenticated_user,
+            credentials=credentials,
+            task_only=task_only,
+            replay_guard=replay_guard,
+        )
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Serve one request."""
+        arrival = _arrival(environ)
+        if arrival.claimed:
+            return self._delivery(arrival, environ, start_response)
+        if self._hides(environ):
+            return _not_found(self._app, environ, start_response)
+        tee = _tee(environ, self._tq.limits.body)
+        if tee is not None:
+            environ["wsgi.input"] = tee
+        return self._serve(arrival, environ, start_response, tee, None)
+
+    def _hides(self, environ: WSGIEnvironment) -> bool:
+        mount, path = _text(environ.get("SCRIPT_NAME", "")), _text(environ.get("PATH_INFO", ""))
+        return self._door.hides(path) or self._door.hides(mount + path)
+
+    def _delivery(self, arrival: Arrival, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        admitted = self._door.admit_sync(arrival, _read(environ, self._tq.limits.body))
+        if isinstance(admitted, Answer):
+            return send_answer(start_response, admitted)
+        environ["wsgi.input"] = io.BytesIO(admitted.content)
+        environ["CONTENT_LENGTH"] = str(len(admitted.content))
+        environ.pop("HTTP_TRANSFER_ENCODING", None)
+        task = admitted.task
+        if task.user is not None and task.user_id is not None:
+            environ[USER] = task.user
+            environ["REMOTE_USER"] = task.user_id.encode().decode("latin-1")
+        return self._serve(arrival, environ, start_response, admitted.body, admitted)
+
+    def _serve(
+        self,
+        arrival: Arrival,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        body: Body | None,
+        admission: Admission | None,
+    ) -> Iterable[bytes]:
+        scheme = environ["wsgi.url_scheme"]
+        request = self._door.request(arrival, environ, scheme=scheme, body=body, admission=admission)
+        transaction = Transaction(self._tq, request=request)
+        tee = body if isinstance(body, InputTee) else None
+        return WsgiExchange(start_response, transaction, tee, admission).run(self._app, environ)
+
+
+def task_only(app: WSGIApplication) -> WSGIApplication:
+    """Decorate a WSGI application behind the door, to be 404 for all but deliveries.
+
+    Raises ConfigError for anything else.
+    """
+    if inspect.isclass(app) or len(inspect.signature(app).parameters) != 2:
+        raise ConfigError("task_only: decorate a WSGI application, a callable that takes environ and start_response")
+
+    @functools.wraps(app)
+    def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if current_task() is None:
+            return send_answer(start_response, _NOT_FOUND)
+        return app(environ, start_response)
+
+    return guarded
+
+
+def _arrival(environ: WSGIEnvironment) -> Arrival:
+    scope = environ.get("asgi.scope")  # of a2wsgi, which calls the application in process
+    handover = scope.get(HANDOVER) if isinstance(scope, dict) else None
+    return Arrival(
+        method=environ["REQUEST_METHOD"],
+        targets=_targets(environ),
+        headers=list(_headers(environ)),
+        handover=handover if isinstance(handover, Handover) else None,
+    )
+
+
+def _headers(environ: WSGIEnvironment) -> Iterator[tuple[str, str]]:
+    for key, value in environ.items():
+        if key.startswith("HTTP_"):
+            yield key[5:].replace("_", "-").lower(), _text(value)
+        elif key == "CONTENT_LENGTH" and value:
+            yield "content-length", value
+        elif key == "CONTENT_TYPE" and value and not _is_made_up(environ):
+            yield "content-type", _text(value)
+
+
+def _is_made_up(environ: WSGIEnvironment) -> bool:
+    """Return whether wsgiref, and what is built on it, says ``text/plain`` where a delivery said nothing."""
+    of_wsgiref = environ.get("SERVER_SOFTWARE", "").startswith("WSGIServer/")
+    signed = environ.get("HTTP_SIGNATURE_INPUT", '"content-type"')
+    return of_wsgiref and environ["CONTENT_TYPE"] == "text/plain" and '"content-type"' not in signed
+
+
+def _targets(environ: WSGIEnvironment) -> Sequence[str]:
+    """Return what the target may have been on the request line, with the mount point (SCRIPT_NAME) and without.
+
+    Preferred is what the server says of that line, if it means the same path: a middleware may have written another.
+    The decoded path can be encoded again, because ``add`` takes canonical paths only.
+    """
+    mount, path = (environ.get(name, "").encode("latin-1") for name in ("SCRIPT_NAME", "PATH_INFO"))
+    query = _text(environ.get("QUERY_STRING", ""))
+    prefix, paths = quote_path(mount), [quote_path(mount + path), quote_path(path)]
+    for name in _REQUEST_LINE:
+        sent = _text(environ.get(name, "")).partition("?")[0]
+        if sent and unquote(sent) in ((mount + path).decode(errors="replace"), path.decode(errors="replace")):
+            paths = [sent, sent.removeprefix(prefix)]
+            break
+    return [f"{path}?{query}" if query else path for path in dict.fromkeys(paths)]
+
+
+def _text(value: str) -> str:
+    """Return as the signature has it what PEP 3333 hands over as if it were latin-1."""
+    return value.encode("latin-1").decode("utf-8", "surrogateescape")
+
+
+def _declared(environ: WSGIEnvironment) -> int | None:
+    text = environ.get("CONTENT_LENGTH", "")
+    return int(text) if text.isdecimal() else None
+
+
+def _tee(environ: WSGIEnvironment, limit: int) -> InputTee | None:
+    declared = _declared(environ)
+    # HTTP/2 and 3 need no header for a body without a length.
+    unframed = bool(environ.get("wsgi.input_terminated")) and environ.get("SERVER_PROTOCOL", "") >= "HTTP/2"
+    chunked = "HTTP_TRANSFER_ENCODING" in environ or unframed
+    if not may_carry_body(environ["REQUEST_METHOD"], declared, chunked=chunked):
+        return None
+    found: Connection | None = next((environ[name] for name in _CONNECTIONS if name in environ), None)
+    connection = None if unframed else found  # which other requests use as well
+    return InputTee(environ["wsgi.input"], declared=declared, limit=limit, connection=connection)
+
+
+def _read(environ: WSGIEnvironment, limit: int) -> bytes | Answer:
+    """Return a delivery's body, or the answer to one that cannot be taken."""
+    body, declared = bytearray(), _declared(environ)
+    if declared is None and "HTTP_TRANSFER_ENCODING" not in environ:
+        return b""
+    while declared is None or len(body) < declared:
+        if max(len(body), declared or 0) > limit:
+            return too_large(limit)
+        piece = environ["wsgi.input"].read(SPOOL_BYTES if declared is None else min(SPOOL_BYTES, declared - len(body)))
+        if not piece:
+            return bytes(body) if declared is None else _BROKEN_OFF
+        body += piece
+    return bytes(body)
+
+
+def _not_found(app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer as the application answers for a path that it does not have, or plainly if it has an answer to all."""
+    path = f"/{secrets.token_hex(16)}"
+    missing: WSGIEnvironment = {**environ, "PATH_INFO": path, "wsgi.input": io.BytesIO(), "CONTENT_LENGTH": "0"}
+    missing.update((name, environ.get("SCRIPT_NAME", "") + path) for name in _REQUEST_LINE if name in environ)
+    missing.pop("HTTP_TRANSFER_ENCODING", None)
+    head: list[tuple[str, list[tuple[str, str]]]] = []
+    body: list[bytes] = []
+
+    def start(status: str, headers: list[tuple[str, str]], _exc_info: Any = None, /) -> Callable[[bytes], object]:
+        head[:] = [(status, headers)]
+        return body.append
+
+    try:
+        result = app(missing, start)
+        try:
+            body.extend(result)
+        finally:
+            close = getattr(result, "close", None)
+            if close is not None:
+                close()
+    except Exception:
+        log.exception("the application raised for a path that it does not have")
+        head.clear()
+    if not head or not head[0][0].startswith("404"):
+        return send_answer(start_response, _NOT_FOUND)
+    start_response(*head[0])
+    return body
