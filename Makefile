@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test check model mutants demo format clean
+.PHONY: help test check model mutants memory demo format clean
 
 PYTHON ?= $(shell for name in python3.15 python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
@@ -39,6 +39,9 @@ model: .venv/installed-test ## model and real servers side by side: make model S
 
 mutants: .venv/installed-test ## every small fault in every script, which the model must see
 	@$(BIN)/python -m tests.model.mutants
+
+memory: .venv/installed-test ## how much memory a consumer takes (Linux)
+	@$(BIN)/python -m tests.acceptance.memory
 
 demo: .venv/installed-demo ## an application and a consumer at work; Ctrl-C ends it
 	@$(BIN)/python examples/demo.py

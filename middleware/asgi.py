@@ -234,8 +234,11 @@ async def _read(receive: Receive, declared: int | None, limit: int) -> bytes | A
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        body += message.get("body", b"")
+        piece: bytes = message.get("body", b"")
         more = message.get("more_body", False)
+        if not body and not more and len(piece) <= limit:
+            return piece  # in one, as every delivery in process: not copied
+        body += piece
     return bytes(body) if len(body) <= limit else too_large(limit)
 
 

@@ -58,7 +58,9 @@ class Courier:
 
     async def deliver(self, reservation: Reservation) -> Settlement:
         """Replay one task and return what becomes of it; raises nothing but a cancellation."""
-        verdict, outcome = await self._judged(reservation)
+        opened = self._opened(reservation)
+        reservation = replace(reservation, record=b"")  # While the task runs, its body is enough to keep.
+        verdict, outcome = await self._judged(reservation, opened)
         response = b""
         if verdict.kind in ("retry", "fail") and isinstance(outcome, Answered):
             kept = Response(outcome.status, outcome.headers, outcome.content)
@@ -66,12 +68,16 @@ class Courier:
             response = seal_response(self._keyring, reservation.queue, reservation.id, kept, nonce=nonce)
         return Settlement(reservation.id, reservation.delivery, verdict, response)
 
-    async def _judged(self, reservation: Reservation) -> tuple[Verdict, Outcome | None]:
+    def _opened(self, reservation: Reservation) -> Task | RecordError:
         try:
-            task = unseal(self._keyring, queue=reservation.queue, task_id=reservation.id, record=reservation.record)
+            return unseal(self._keyring, queue=reservation.queue, task_id=reservation.id, record=reservation.record)
         except RecordError as error:
-            verdict = self._decide(Unreadable(error.reason), reservation, None)
-            log.log(LEVELS["fail"], "%s: %s", verdict.kind, error, extra=_ids(reservation))
+            return error
+
+    async def _judged(self, reservation: Reservation, task: Task | RecordError) -> tuple[Verdict, Outcome | None]:
+        if isinstance(task, RecordError):
+            verdict = self._decide(Unreadable(task.reason), reservation, None)
+            log.log(LEVELS["fail"], "%s: %s", verdict.kind, task, extra=_ids(reservation))
             if verdict.kind == "fail":
                 self._failed(failed_task(reservation, None, verdict))
             return replace(verdict, delay=PARKED), None

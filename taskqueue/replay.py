@@ -6,10 +6,9 @@ twice unseen. So all of it is off, and the tests look at the bytes on the wire.
 """
 
 import asyncio
-import io
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -30,6 +29,7 @@ USER_AGENT: Final = f"taskqueue/{VERSION}"
 # Seconds an idle connection is kept: less than what common servers do (gunicorn 2, uvicorn 5), or a request would now
 # and then meet a connection that is just being closed, and nobody could tell whether it was carried out.
 KEEP_ALIVE: Final = 1.5
+PIECE_BYTES: Final = 64 * 1024
 # How much of an answer that is no success is kept, for people.
 KEPT_BYTES: Final = 16 * 1024
 _AUTOMATIC: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
@@ -155,11 +155,13 @@ class HttpReplayer:
         task = delivery.task
         if self._session is None:
             raise RuntimeError("HttpReplayer: use it as a context manager")
+        if task.body:
+            headers = [*headers, ("Content-Length", str(len(task.body)))]
         async with self._session.request(
             task.method,
             URL(self.address + task.target, encoded=True),
             headers=headers,
-            data=io.BytesIO(task.body) if task.body else None,  # of bytes it would warn when they are many
+            data=_pieces(task.body) if task.body else None,
             allow_redirects=False,
         ) as response:
             # Read to its end, or the application may be cut off in its work; kept only of what is no success.
@@ -168,6 +170,13 @@ class HttpReplayer:
                 if response.status >= 300 and len(kept) < KEPT_BYTES:
                     kept += piece[: KEPT_BYTES - len(kept)]
             return answered(self._keyring, delivery, response.status, response.headers, kept)
+
+
+async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
+    """Yield a body bit by bit: of bytes, and of a file in memory, the client library would make a copy."""
+    view = memoryview(body)
+    for start in range(0, len(view), PIECE_BYTES):
+        yield view[start : start + PIECE_BYTES]
 
 
 def request_headers(delivery: Delivery, target_host: str, *, now: float) -> tuple[str, list[tuple[str, str]]]:

@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from . import stacks
@@ -300,15 +300,16 @@ class TaskQueueServer:
         if self._paused or (self._running and any(map(_is_suspect, (reservation, *self._running.values())))):
             self._held_back.append((line, reservation))
             return
+        size = len(reservation.record)
         job = group.create_task(self._courier.deliver(reservation))
-        self._running[job] = reservation
-        self._in_flight += len(reservation.record)
-        job.add_done_callback(lambda ended: self._end(line, ended))
+        self._running[job] = replace(reservation, record=b"")  # whoever delivers it opens it, and then it can go
+        self._in_flight += size
+        job.add_done_callback(lambda ended: self._end(line, ended, size))
 
-    def _end(self, line: _Line, job: asyncio.Task[Settlement]) -> None:
+    def _end(self, line: _Line, job: asyncio.Task[Settlement], size: int) -> None:
         """Note how a delivery ended, also one that was cancelled before it began."""
         reservation = self._running.pop(job)
-        self._in_flight -= len(reservation.record)
+        self._in_flight -= size
         self._wake.set()
         if job.cancelled():
             settlement = Settlement(reservation.id, reservation.delivery, STOPPED)

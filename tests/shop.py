@@ -100,15 +100,20 @@ class Shop:
 
     async def reached(self, task_id: str, state: str) -> TaskState:
         """Wait until a task is in this state; return it."""
-        found: list[TaskState | None] = [None]
+        return await reached(self.tq, task_id, state)
 
-        async def there() -> bool:
-            found[0] = await self.tq.get(task_id)
-            return found[0] is not None and found[0].state == state
 
-        await until(there, f"the task is {state}, now {found[0]}")
-        assert found[0] is not None
-        return found[0]
+async def reached(tq: taskqueue.TaskQueue, task_id: str, state: str) -> TaskState:
+    """Wait until a task is in this state; return it."""
+    found: list[TaskState | None] = [None]
+
+    async def there() -> bool:
+        found[0] = await tq.get(task_id)
+        return found[0] is not None and found[0].state == state
+
+    await until(there, f"the task is {state}, now {found[0]}")
+    assert found[0] is not None
+    return found[0]
 
 
 async def _value(value: bool) -> bool:  # noqa: FBT001
