@@ -26,7 +26,7 @@ from .request import CURRENT, CurrentRequest, CurrentTask
 from .seal import NONCE_BYTES, seal
 from .target import Limits, check_queue_name, check_user_id
 from .task import Task, TaskState
-from .transaction import Entry, Scope, innermost
+from .transaction import Entry, Scope, Transaction, innermost
 
 Result = TypeVar("Result")
 
@@ -141,7 +141,19 @@ class TaskQueue:
         ``retry_max_count`` (up to 1000) override the server's. Raises InvalidTask, UnknownQueue, BodyUnavailable or
         NoTransaction, and then nothing was recorded.
         """
-        transaction = innermost(self)
+        return self._add(self.running(), url, method, params, headers, payload, queue, **options)
+
+    def _add(
+        self,
+        transaction: Transaction | None,
+        url: object,
+        method: str | None,
+        params: Mapping[str, object] | None,
+        headers: Headers,
+        payload: Payload,
+        queue: str | None,
+        **options: Unpack[Options],
+    ) -> str:
         if transaction is None:
             raise NoTransaction(
                 "add: no transaction is running here, so nothing would commit the task. In a request: mount the"
@@ -159,6 +171,17 @@ class TaskQueue:
             )
         transaction.append(made.task, copies_body=made.copies_body, copies_user=made.copies_user)
         return made.task.id
+
+    def begin(self, *, outer: Transaction | None = None, request: CurrentRequest | None = None) -> Transaction:
+        """Return a new transaction, or with ``outer`` a savepoint in one. For doors, and for what is built on this."""
+        return Transaction(self, outer=outer, request=request)
+
+    def running(self) -> Transaction | None:
+        """Return the transaction that ``add`` records in, None if none runs here.
+
+        Where a framework has transactions of its own, its TaskQueue looks here for those too.
+        """
+        return innermost(self)
 
     def transaction(self, *, independent: bool = False) -> Scope:
         """Return a context manager (``async with``, or ``with`` in synchronous code) that commits at its end.
@@ -199,7 +222,7 @@ class TaskQueue:
 
     async def deliver(self, entries: Sequence[Entry], request: CurrentRequest | None) -> None:
         """Finish, seal and store what a transaction collected. For transactions only."""
-        tasks = await self._finished(entries, request)
+        tasks = await self.finished(entries, request)
         if captures:
             captures[-1].extend(tasks)
             return
@@ -211,7 +234,8 @@ class TaskQueue:
         """Do the same from synchronous code."""
         self._in_portal(lambda: self.deliver(entries, request))
 
-    async def _finished(self, entries: Sequence[Entry], request: CurrentRequest | None) -> list[Task]:
+    async def finished(self, entries: Sequence[Entry], request: CurrentRequest | None) -> list[Task]:
+        """Return the tasks with what only the commit can fill in; raises BodyUnavailable. For transactions only."""
         body, user_id = b"", None
         copies = sum(entry.copies_body for entry in entries)
         if request is not None and request.body is not None and copies:
@@ -298,13 +322,17 @@ def current_task() -> CurrentTask | None:
 
 def _bound_queue(verb: str) -> TaskQueue:
     running = innermost()
-    if running is None or not isinstance(running.tq, TaskQueue):
+    if running is not None and isinstance(running.tq, TaskQueue):
+        return running.tq
+    # None is bound, yet one may find a transaction of its framework's.
+    found = [tq for tq in list(instances) if tq.running() is not None]
+    if len(found) != 1:
         raise NoTransaction(
             f"{verb}: no TaskQueue is bound here. In a request: mount the middleware, and let threads of your own carry"
             " the context (contextvars.copy_context().run). Elsewhere name it: `async with taskqueue.transaction(tq):`,"
             " `await tq.push(...)`, or `tq.push_sync(...)` in synchronous code"
         )
-    return running.tq
+    return found[0]
 
 
 def _checked_queues(queues: Iterable[str]) -> tuple[str, ...]:
