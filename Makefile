@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test check model mutants memory demo format clean
+.PHONY: help test check model mutants chaos pauses memory demo format clean
 
 PYTHON ?= $(shell for name in python3.15 python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
@@ -39,6 +39,12 @@ model: .venv/installed-test ## model and real servers side by side: make model S
 
 mutants: .venv/installed-test ## every small fault in every script, which the model must see
 	@$(BIN)/python -m tests.model.mutants
+
+chaos: .venv/installed-test ## everything is killed at random under load: make chaos TASKS=1000000 KILLS=200 SEED=7
+	@$(BIN)/python -m tests.chaos.run chaos --tasks $(or $(TASKS),20000) --kills $(or $(KILLS),20) $(if $(SEED),--seed $(SEED))
+
+pauses: .venv/installed-test ## consumers are frozen beyond their lease and wake: make pauses PAUSES=10
+	@$(BIN)/python -m tests.chaos.run pauses --pauses $(or $(PAUSES),1000) $(if $(SEED),--seed $(SEED))
 
 memory: .venv/installed-test ## how much memory a consumer takes (Linux)
 	@$(BIN)/python -m tests.acceptance.memory

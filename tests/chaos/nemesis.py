@@ -60,19 +60,19 @@ class Nemesis:
         return victim, held
 
     def _kill_same(self) -> None:
-        victim, held = self._kill()
+        victim, _ = self._kill()
         self._note("returned", victim.name)
-        self._scene.start_consumer(victim.name, inside=victim.inside)
-        self._scene.wait_for_epoch(victim.name, other_than=held.epoch)
+        self._scene.wait_for_claim(self._scene.start_consumer(victim.name, inside=victim.inside))
 
     def _kill_other(self) -> None:
         victim, held = self._kill()
         del self._scene.consumers[victim.name]
-        name = self._scene.new_name()
-        self._scene.start_consumer(name, inside=victim.inside)
-        self._scene.wait_for_epoch(victim.name, other_than=held.epoch)
+        other = self._scene.start_consumer(self._scene.new_name(), inside=victim.inside)
+        wait_until(
+            lambda: self._scene.holding(victim.name).epoch != held.epoch, f"{victim.name} is taken over", every=0.03
+        )
         self._note("taken-over", victim.name)
-        self._scene.wait_for_epoch(name)
+        self._scene.wait_for_claim(other)
 
     def pause(self, victim: Consumer, *, usurp: bool) -> None:
         """Freeze a consumer until others have taken its tasks, or its name (``usurp``), and let it wake."""
@@ -98,7 +98,7 @@ class Nemesis:
         self._note("ended", victim.name, process.wait(PATIENCE))
         if not usurp:
             scene.start_consumer(victim.name, inside=victim.inside)
-            scene.wait_for_epoch(victim.name, other_than=scene.holding(victim.name).epoch)
+        scene.wait_for_claim(scene.consumers[victim.name])
 
     def _crash_redis(self) -> None:
         self._note("redis-killed")

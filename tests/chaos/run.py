@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from taskqueue.tables import write_table
+from tests.chaos.builds import BUILDS
 from tests.chaos.checker import Verdict, check, percentile
 from tests.chaos.ledger import read
 from tests.chaos.nemesis import Nemesis, plan
@@ -27,9 +28,9 @@ from tests.chaos.scene import LEASE, Scene
 CONSUMERS: Final = (False, False, False, True)
 # Of a run of pauses: consumers that are never paused, tasks a second, how many of the paused lose their name.
 WATCHERS: Final = 2
-LOAD: Final = 150
+LOAD: Final = 60
 USURPED: Final = 0.3
-LANES: Final = 12
+LANES: Final = 10
 
 
 def chaos(folder: Path, *, tasks: int, faults: Sequence[str], seed: str, build: str = "sound") -> Verdict:
@@ -39,8 +40,8 @@ def chaos(folder: Path, *, tasks: int, faults: Sequence[str], seed: str, build: 
         for inside in CONSUMERS:
             name = scene.new_name()
             scene.start_consumer(name, inside=inside)
-        for name in scene.consumers:
-            scene.wait_for_epoch(name)
+        for consumer in scene.consumers.values():
+            scene.wait_for_claim(consumer)
         nemesis = Nemesis(scene, chance)
         portion, rest = divmod(tasks, len(faults) + 1)
         for fault in faults:
@@ -61,8 +62,8 @@ def pauses(folder: Path, *, count: int, lanes: int, seed: str, build: str = "sou
         names = [scene.new_name() for _ in range(lanes + WATCHERS)]
         for number, name in enumerate(names):
             scene.start_consumer(name, inside=number % 3 == 1)
-        for name in names:
-            scene.wait_for_epoch(name)
+        for consumer in scene.consumers.values():
+            scene.wait_for_claim(consumer)
         nemesis = Nemesis(scene, chance)
         left = iter(range(count))  # shared by the lanes
 
@@ -134,6 +135,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--pauses", type=int, default=1000)
     parser.add_argument("--seed", default=str(time.time_ns()))
+    parser.add_argument("--build", default="sound", choices=BUILDS, help="a fault to be found: see builds.py")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep", action="store_true", help="keep the folder with the ledger and the logs")
     chosen = parser.parse_args(arguments)
@@ -142,9 +144,10 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     if chosen.what == "chaos":
         faults = plan(chosen.kills, random.Random(chosen.seed))
-        verdict = chaos(folder, tasks=chosen.tasks, faults=faults, seed=chosen.seed)
+        verdict = chaos(folder, tasks=chosen.tasks, faults=faults, seed=chosen.seed, build=chosen.build)
     else:
-        verdict = pauses(folder, count=chosen.pauses, lanes=min(LANES, chosen.pauses), seed=chosen.seed)
+        lanes = min(LANES, chosen.pauses)
+        verdict = pauses(folder, count=chosen.pauses, lanes=lanes, seed=chosen.seed, build=chosen.build)
     if chosen.json:
         print(json.dumps(asdict(verdict), indent=2))  # noqa: T201
     else:

@@ -173,9 +173,12 @@ class Scene:
         found = (msgpack.unpackb(state) for state in states if state)
         return Holding(epoch.decode(), tuple(f"{state[14].rpartition('/')[2]}:{state[1]}" for state in found))
 
-    def wait_for_epoch(self, name: str, *, other_than: str = "") -> None:
-        """Wait until a consumer has its name, under a newer epoch than this."""
-        wait_until(lambda: self.holding(name).epoch not in ("", other_than), f"{name} consumes", every=0.03)
+    def wait_for_claim(self, consumer: Consumer) -> None:
+        """Wait until this very process has the name."""
+        wait_until(lambda: self._owner(consumer.name) == consumer.process.pid, f"{consumer} consumes", every=0.03)
+
+    def _owner(self, name: str) -> int:
+        return int(self._watch.hget(f"taskqueue:{{default}}:consumer:{name}", "pid") or 0)
 
     # The end.
 
