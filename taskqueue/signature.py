@@ -64,7 +64,7 @@ _OUR_TAG: Final = re.compile(rf'; *tag="{TAG}"')
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
-# A comma too is encoded: where a server joins two headers of one name with it, what comes out is never one that was sent.
+# A comma is encoded: where a server joins two headers of one name with it, what comes out was never sent.
 _VISIBLE: Final = "".join(map(chr, range(0x21, 0x7F))).replace("%", "").replace(",", "")
 # Takes the place of a key that is not known, so that such a request costs as much as any other forged one.
 _NO_KEY: Final = bytes(32)
@@ -204,8 +204,9 @@ def delivery_headers(
     """Return the headers that tell the application which delivery this is, ready to be signed.
 
     ``enqueued_at`` and ``deadline`` are milliseconds since 1970, sent as RFC 3339 in UTC with three decimals
-    (``2026-01-31T09:30:00.250Z``), which loses nothing up to the year 9999. Of the user id all but visible ASCII,
-    and the percent sign and the comma, is percent-encoded as UTF-8. Raises InvalidTask if the user id is empty or has a lone surrogate.
+    (``2026-01-31T09:30:00.250Z``), which loses nothing up to the year 9999. Of the user id all but visible ASCII, and
+    the percent sign and the comma, is percent-encoded as UTF-8. Raises InvalidTask for an empty one, or with a lone
+    surrogate.
     """
     headers = [("X-Task-Id", task_id)]
     if user_id is not None:
