@@ -15,7 +15,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast
 
-from .errors import BodyUnavailable, BrokerUnavailable, CommitUncertain, ConfigError, InvalidTask, SignatureError
+from .errors import (
+    BodyUnavailable,
+    BrokerUnavailable,
+    CommitUncertain,
+    ConfigError,
+    InvalidTask,
+    QueueFull,
+    SignatureError,
+)
 from .headers import check_host
 from .keys import Keyring
 from .portal import in_portal
@@ -321,6 +329,9 @@ def not_committed(error: Exception, ids: Sequence[str]) -> Answer | None:
             answer = Answer(error.status, f"{error}\n")
         case CommitUncertain():
             text = f"It is not known whether the {len(error.ids)} task(s) of this request were queued: they may run.\n"
+            answer = Answer(503, text, (RETRY_AFTER,))
+        case QueueFull():
+            text = "The queue is full: none of the tasks of this request will run. Try again later.\n"
             answer = Answer(503, text, (RETRY_AFTER,))
         case BrokerUnavailable():
             answer = Answer(503, "The tasks of this request could not be queued: none will run.\n", (RETRY_AFTER,))
