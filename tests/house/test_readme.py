@@ -67,10 +67,12 @@ def dev_commands(app: str) -> list[str]:
     return [line.replace("app_fastapi", app) for line in block.splitlines()]
 
 
-@pytest.mark.parametrize("name", ["app_fastapi.py"])
-def test_the_development_commands_run_the_application(name: str, folder: Path) -> None:
+@pytest.mark.parametrize(("name", "server"), [("app_fastapi", "uvicorn {}:app"), ("app_flask", "flask --app {} run")])
+def test_the_development_commands_run_the_application(name: str, server: str, folder: Path) -> None:
     port, log = free_port(), folder / "output"
-    serve, consume = dev_commands(name.removesuffix(".py"))
+    serve, consume = dev_commands(name)
+    assert f"uvicorn {name}:app" in serve
+    serve = serve.replace(f"uvicorn {name}:app", server.format(name))
     with ExitStack() as stack:
         stack.enter_context(started(f"{serve} --port {port}", folder, log))
         stack.enter_context(started(consume, folder, log))
