@@ -22,7 +22,7 @@ from ..door import (
     may_carry_body,
     too_large,
 )
-from ..errors import ConfigError
+from ..errors import ConfigError, InvalidTask
 from ..exchange import App, Exchange, Message, Receive, Scope, Send, send_answer
 from ..producer import TaskQueue, current_task
 from ..request import HANDOVER, Handover
@@ -36,22 +36,35 @@ CommitAt: TypeAlias = Literal["return", "response"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
+USER: Final = "taskqueue.user"
+"""Where in the scope stands who was logged in otherwise than by ``scope["user"]``."""
+
 _NOT_FOUND: Final = Answer(404, "Not Found")
 
 
 def authenticated_user(scope: Scope) -> str | None:
     """Return the id of the user in ``scope["user"]`` (as Starlette has it), or None for nobody.
 
-    It is the ``identity`` of a user who ``is_authenticated``, or where that is not implemented the ``id``.
+    It is the ``identity`` of a user who ``is_authenticated``, or where that is not implemented the ``id``. In FastAPI,
+    which has no user of its own, it is that of the user whom ``fastapi.task_or`` has found: InvalidTask if it has none.
     """
-    user = scope.get("user")
-    if user is None or not getattr(user, "is_authenticated", False):
+    found: Any = scope.get(USER)
+    user: Any = scope.get("user")
+    if found is None and (user is None or not getattr(user, "is_authenticated", False)):
         return None
+    user = user if found is None else found
     try:
         identity = user.identity
     except (AttributeError, NotImplementedError):
-        identity = getattr(user, "id", None)
-    return None if identity in (None, "") else str(identity)
+        identity = user if isinstance(user, str) else getattr(user, "id", None)
+    if identity not in (None, ""):
+        return str(identity)
+    if found is None:
+        return None
+    raise InvalidTask(
+        f"user_id: the logged-in {type(found).__name__} has neither identity nor id; give add() a user_id=, or the door"
+        " one that knows"
+    )
 
 
 class TaskQueueMiddleware:

@@ -1,5 +1,6 @@
 """One request and its response on their way through an ASGI door: copied on the way in, held back on the way out."""
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import replace
@@ -38,7 +39,8 @@ class Exchange:
         self._status = 0
         self._left: float = math.inf  # bytes of the response's body still to come, if it declares how many
         self._begun = False  # something of the response was sent
-        self._complete = False  # the application has sent all of it
+        self._complete = asyncio.Event()  # the application has sent all of it
+        self._asked = False  # the application has the whole request
         self._replaced = False  # by an answer of ours
 
     async def run(self, app: App, scope: Scope, transaction: Transaction) -> None:
@@ -70,14 +72,33 @@ class Exchange:
         self._copy(await self._receive())
 
     async def _receive_for_app(self) -> Message:
-        if self._complete:
-            # As any server says once a response is sent, also while its end is still held here.
-            return {"type": "http.disconnect"}
+        if self._asked or self._status:
+            return await self._receive_until_complete()
         message = await self._receive()
         self._copy(message)
         return message
 
+    async def _receive_until_complete(self) -> Message:
+        """Return what the server says; once the response is complete, that the client is gone.
+
+        So every server says then, and some applications wait for it; but it cannot know while the end is held here.
+        """
+        if self._complete.is_set():
+            return {"type": "http.disconnect"}
+        received = asyncio.ensure_future(self._receive())
+        complete = asyncio.ensure_future(self._complete.wait())
+        try:
+            await asyncio.wait((received, complete), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            received.cancel()
+            complete.cancel()
+            await asyncio.gather(received, complete, return_exceptions=True)
+            if not received.cancelled() and received.exception() is None:
+                self._copy(received.result())
+        return {"type": "http.disconnect"} if received.cancelled() else received.result()
+
     def _copy(self, message: Message) -> None:
+        self._asked = not message.get("more_body", False)
         if self.tee is None:
             return
         if message["type"] == "http.disconnect":
@@ -115,7 +136,8 @@ class Exchange:
         """Return whether this is a piece of the body, and its last byte is still to come."""
         more = bool(message.get("more_body", False))
         self._left -= len(message.get("body", b""))
-        self._complete = not more
+        if not more:
+            self._complete.set()
         return more and self._left > 0
 
     def _waits(self) -> bool:

@@ -186,8 +186,9 @@ async def test_a_task_of_a_task_copies_its_body(kind: str, tq: taskqueue.TaskQue
 @in_every_framework
 async def test_push_inside_a_handler_asks_for_the_body_to_be_read(kind: str, tq: taskqueue.TaskQueue) -> None:
     async def handler(view: View) -> Reply:
-        with pytest.raises(taskqueue.InvalidTask, match="has not read the current request's body to its end"):
-            await tq.push("/at-once", method="POST")
+        if kind != "quart":  # which reads it by itself, beside the handler
+            with pytest.raises(taskqueue.InvalidTask, match="has not read the current request's body to its end"):
+                await tq.push("/at-once", method="POST")
         await view.body()
         await tq.push("/at-once", method="POST")
         return Reply()

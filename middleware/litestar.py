@@ -1,0 +1,110 @@
+"""The door of a Litestar application: a plugin that puts it around everything, and Litestar's own ways to log in."""
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final, TypeVar, cast
+
+from litestar import Litestar
+from litestar.config.app import AppConfig
+from litestar.connection import ASGIConnection
+from litestar.exceptions import NotFoundException
+from litestar.handlers import BaseRouteHandler
+from litestar.middleware.authentication import AbstractAuthenticationMiddleware, AuthenticationResult
+from litestar.plugins import InitPlugin
+from litestar.types import ASGIApp
+
+from ..door import Credentials, LoadUser, ReplayGuard, UserId
+from ..exchange import App, Scope
+from ..middleware.asgi import CommitAt, TaskQueueMiddleware
+from ..producer import TaskQueue, current_task
+
+Authentication = TypeVar("Authentication", bound=type[AbstractAuthenticationMiddleware])
+
+
+def authenticated_user(scope: Scope) -> str | None:
+    """Return the ``id`` of ``connection.user`` as a str, or None for nobody."""
+    user = scope.get("user")
+    identity = getattr(user, "id", None) if getattr(user, "is_authenticated", True) else None
+    return None if identity in (None, "") else str(identity)
+
+
+class TaskQueuePlugin(InitPlugin):
+    """Lets an application add tasks and receive their deliveries: ``Litestar(..., plugins=[TaskQueuePlugin(tq)])``.
+
+    The door stands around all that Litestar has, from when the application starts (ASGI's lifespan) until it stops.
+    """
+
+    def __init__(
+        self,
+        tq: TaskQueue,
+        load_user: LoadUser | None = None,
+        user_id: UserId[Scope] | None = None,
+        *,
+        credentials: Credentials | None = None,
+        task_only: Iterable[str] = (),
+        commit_at: CommitAt = "return",
+        replay_guard: ReplayGuard = "begin",
+    ) -> None:
+        """Take the application's TaskQueue, the rest as for ``asgi.TaskQueueMiddleware``; raises ConfigError.
+
+        Without ``user_id`` the ``id`` of ``connection.user`` counts.
+        """
+        self._tq: Final = tq
+        self._door = partial(
+            TaskQueueMiddleware,
+            tq=tq,
+            load_user=load_user,
+            user_id=user_id or authenticated_user,
+            credentials=credentials,
+            task_only=task_only,
+            commit_at=commit_at,
+            replay_guard=replay_guard,
+        )
+        self._door(_nothing)  # so that what is wrong with the options is said at once
+
+    def on_app_init(self, app_config: AppConfig) -> AppConfig:
+        """See Litestar: called with the configuration of the application that is being made."""
+        app_config.lifespan.insert(0, self._mounted)
+        return app_config
+
+    @asynccontextmanager
+    async def _mounted(self, app: Litestar) -> AsyncIterator[None]:
+        # Litestar's middlewares stand behind its router; what stands before everything has no other place than this.
+        inside = app.asgi_handler
+        app.asgi_handler = cast("ASGIApp", self._door(cast("App", inside)))
+        try:
+            yield
+        finally:
+            app.asgi_handler = inside
+            await self._tq.aclose()
+
+
+def task_only(_connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+    """Guard: 404 for all but deliveries, as in ``@post("/build", guards=[task_only])``."""
+    if current_task() is None:
+        raise NotFoundException
+
+
+def task_or(middleware: Authentication) -> Authentication:
+    """Return an authentication middleware that in a delivery takes the user whom the door's ``load_user`` has loaded.
+
+    In every other request, and where there is none, it does what ``middleware`` does. It may stand wherever Litestar
+    takes one: in ``middleware=``, or as the ``authentication_middleware_class`` of JWTAuth and SessionAuth.
+    """
+    inner: Any = middleware
+
+    class TaskOr(inner):  # type: ignore[misc]
+        async def authenticate_request(
+            self, connection: ASGIConnection[Any, Any, Any, Any], *args: Any, **kwargs: Any
+        ) -> AuthenticationResult:
+            task = current_task()
+            if task is not None and task.user is not None:
+                return AuthenticationResult(task.user, None)
+            found: AuthenticationResult = await inner.authenticate_request(self, connection, *args, **kwargs)
+            return found
+
+    return cast("Authentication", TaskOr)
+
+
+async def _nothing(_scope: Scope, _receive: object, _send: object) -> None: ...
