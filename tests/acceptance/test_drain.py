@@ -16,8 +16,8 @@ from taskqueue.middleware.asgi import TaskQueueMiddleware
 from taskqueue.producer import drains
 from taskqueue.request import HANDOVER
 from taskqueue.testing import Tasks
-from tests.doors import ASGI_APPS as ASGI
-from tests.doors import KINDS, Handlers, Reply, View, aiohttp_app
+from tests.doors import ASGI_APPS, Handlers, Reply, View, aiohttp_app, behind_asgi_door
+from tests.doors_wsgi import behind_door as behind_wsgi_door
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +26,16 @@ def nothing_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+CUT_OFF: Final = [*ASGI_APPS, "aiohttp"]  # past their time; a thread is not
+KINDS: Final = [*CUT_OFF, "wsgi", "flask"]
+
+
 def make(kind: str, handlers: Handlers, tq: taskqueue.TaskQueue, **door: Any) -> Any:
     """Return an application of this kind behind its door."""
+    if kind in ASGI_APPS:
+        return behind_asgi_door(kind, handlers, tq, **door)
     if kind != "aiohttp":
-        return TaskQueueMiddleware(ASGI[kind](handlers), tq, **door)
+        return behind_wsgi_door(kind, handlers, tq, **door)
     app = aiohttp_app(handlers)
     aiohttp_door.setup(app, tq, **door)
     return app
@@ -100,7 +106,7 @@ def ledger() -> Ledger:
 
 
 @pytest.fixture(params=KINDS)
-def app(request: pytest.FixtureRequest, ledger: Ledger, tq: taskqueue.TaskQueue) -> Any:
+async def app(request: pytest.FixtureRequest, ledger: Ledger, tq: taskqueue.TaskQueue) -> Any:
     return make(request.param, ledger.handlers(), tq)
 
 
@@ -182,7 +188,7 @@ async def test_a_task_has_its_time(tq: taskqueue.TaskQueue) -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    for kind in KINDS:
+    for kind in CUT_OFF:
         with pytest.raises(AssertionError, match="fail exhausted: timeout"):
             await (await captured(tq, "/hang", timeout=0.1)).drain(make(kind, {"/hang": hang}, tq))
 
@@ -191,8 +197,8 @@ async def test_an_application_without_its_door_is_told_so(tq: taskqueue.TaskQueu
     async def fine(_view: View) -> Reply:
         return Reply()
 
-    for kind in KINDS:
-        bare = aiohttp_app({"/": fine}) if kind == "aiohttp" else ASGI[kind]({"/": fine})
+    for kind in CUT_OFF:
+        bare = aiohttp_app({"/": fine}) if kind == "aiohttp" else ASGI_APPS[kind]({"/": fine})
         with pytest.raises(AssertionError, match=r"answered 200 without receipt.* does the door stand outermost"):
             await (await captured(tq, "/")).drain(bare)
 

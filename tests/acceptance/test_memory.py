@@ -7,7 +7,7 @@ import asyncio
 import gc
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -81,7 +81,7 @@ async def _value(value: bool) -> bool:  # noqa: FBT001
 async def test_while_tasks_run_the_consumer_keeps_their_bodies_and_no_more(any_server: RedisServer) -> None:
     tq = TaskQueue(any_server.url, secret=SECRET)
     replayer = Holding()
-    async with consuming(tq.url, replayer, concurrent_limit=BODIES):
+    async with aclosing(tq), consuming(tq.url, replayer, concurrent_limit=BODIES):
         await tq.push("/warm", payload=b"x")
         replayer.gate.set()
         await until(lambda: _value(replayer.deliveries == 1), "one has run")
@@ -95,7 +95,6 @@ async def test_while_tasks_run_the_consumer_keeps_their_bodies_and_no_more(any_s
         await until(lambda: _value(held() - before <= BODIES * (BODY + BESIDE)), "only bodies are kept")
         assert held() - before >= BODIES * BODY
         replayer.gate.set()
-    await tq.aclose()
 
 
 def delivery(body: bytes) -> Delivery:
