@@ -4,14 +4,14 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
-from .errors import RecordError
+from .errors import BrokerUnavailable, RecordError
 from .hooks import FailedTask, failed_task
 from .keys import Keyring
-from .policy import BROKEN, Answered, Broken, Outcome, Rules, Unreadable, decide, warning
+from .policy import BROKEN, Answered, Broken, NotSent, Outcome, Rules, Unreadable, decide, warning
 from .replay import Delivery, Replayer
 from .seal import NONCE_BYTES, seal_response, unseal
 from .task import Reservation, Response, Settlement, Task, Verdict
@@ -23,6 +23,17 @@ LEVELS: Final = {"complete": logging.INFO, "retry": logging.WARNING, "fail": log
 PARKED: Final = 60.0
 # With so many consumers that died while it ran, a task runs alone; if that one dies too, it was the task.
 SUSPECT_AFTER: Final = 2
+# So many deliveries of a task may come to nothing without a spent attempt when its connection breaks.
+SPARED: Final = 10
+CALL_DEADLINE: Final = 2.0
+
+
+class Begin(Protocol):
+    """Broker.begin."""
+
+    def __call__(self, queue: str, task_id: str, delivery: int, *, deadline: float) -> Awaitable[bool]:
+        """Note that this delivery starts; False if it has already."""
+        ...
 
 
 def _ids(reservation: Reservation) -> dict[str, object]:
@@ -40,11 +51,14 @@ class Courier:
         *,
         timeout: float,
         failed: Callable[[FailedTask], None] = lambda _: None,
+        begin: Begin | None = None,
     ) -> None:
         """Take the way to the application.
 
-        ``timeout`` is in seconds, for tasks that name none; ``failed`` is told of each delivery that fails its task.
+        ``timeout`` is in seconds, for tasks that name none; ``failed`` is told of each delivery that fails its task;
+        ``begin`` is the broker's, None if the application does not note the start of each delivery.
         """
+        self._begin = begin
         self._replayer, self._keyring, self._rules, self._timeout = replayer, keyring, rules, timeout
         self._failed = failed
         self._target_known = False
@@ -90,6 +104,8 @@ class Courier:
             verdict = Verdict("fail", "crashed")
         else:
             outcome = await self._replay(task, reservation, retries)
+            if outcome == Broken(BROKEN) and await self._never_began(reservation):
+                outcome = NotSent(BROKEN)
             verdict = self._decide(outcome, reservation, task)
         self._learn(outcome, verdict)
         self._tell(task, reservation, outcome, verdict, time.monotonic() - started)
@@ -112,6 +128,21 @@ class Courier:
             # A fault of ours in one replay must not end the others; whether the task ran is unknown.
             log.exception("task %s: the replay itself failed", task.id, extra=_ids(reservation))
             return Broken(BROKEN)
+
+    async def _never_began(self, reservation: Reservation) -> bool:
+        """Tell whether the application has not begun this delivery, and see to it that it never will.
+
+        An application that is being stopped closes connections on which a request has just come in. That is a deploy,
+        and spends no attempt; but something else that breaks each time must come to an end.
+        """
+        if self._begin is None or reservation.delivery - reservation.attempt >= SPARED:
+            return False
+        deadline = time.monotonic() + CALL_DEADLINE
+        try:
+            return await self._begin(reservation.queue, reservation.id, reservation.delivery, deadline=deadline)
+        except BrokerUnavailable as error:
+            log.debug("task %s: whether it had begun is unknown: %s", reservation.id, error)
+            return False
 
     def _decide(self, outcome: Outcome, reservation: Reservation, task: Task | None) -> Verdict:
         rules = self._rules
@@ -139,7 +170,7 @@ class Courier:
         elif self.target_down != verdict.reason:
             self.target_down = verdict.reason
             log.warning(
-                "target %s: left alone, tried again each second, no attempt spent; %s",
+                "target %s: left alone, tried again every half second, no attempt spent; %s",
                 self._replayer.address,
                 warning(outcome, verdict),
             )

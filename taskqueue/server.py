@@ -34,7 +34,7 @@ BATCH_BYTES: Final = 4 * 1024 * 1024
 IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
 # Seconds.
 POLL_MIN: Final = 0.02
-TARGET_PAUSE: Final = 1.0
+TARGET_PAUSE: Final = 0.5
 CALL_DEADLINE: Final = 2.0
 LAST_WORDS: Final = 5.0
 REMIND: Final = 60.0
@@ -93,7 +93,8 @@ class TaskQueueServer:
         self.queues: Final = tuple(queues)
         self._broker, self._replayer = broker, replayer
         self._rules = rules or Rules()
-        self._courier = Courier(replayer, keyring, self._rules, timeout=timeout, failed=self._tell_failed)
+        begin = broker.begin if self._rules.receipt_required else None
+        self._courier = Courier(replayer, keyring, self._rules, timeout=timeout, failed=self._tell_failed, begin=begin)
         self._on_failed, self._group = on_failed, asyncio.TaskGroup()
         self._limit, self._stop_grace = concurrent_limit, stop_grace
         self._poll_max, self._wait_broker = poll_max, wait_broker

@@ -125,9 +125,15 @@ class _Check:
         explained = {delivery for event in self._of("killed", "fenced") for delivery in event.about[1:]}
         for event in self._of("target-killed"):
             explained |= self._in_flight(event.at)
+        begun = {f"{key}:{start.delivery}" for key, starts in self._starts.items() for start in starts}
+        explained_of: defaultdict[str, set[str]] = defaultdict(set)
+        for name in explained:
+            explained_of[name.partition(":")[0]].add(name)
         for key, starts in self._starts.items():
             starts.sort(key=lambda start: start.delivery)
-            verdict.unstarted_attempts += max(0, starts[-1].attempt - len(starts))
+            # One that was taken from its consumer between begin and its first line here has spent an attempt too.
+            taken = len(explained_of[key] - begun)
+            verdict.unstarted_attempts += max(0, starts[-1].attempt - len(starts) - taken)
             for start, following in pairwise(starts):
                 name = f"{key}:{start.delivery}"
                 if following.delivery == start.delivery:

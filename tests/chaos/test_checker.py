@@ -82,6 +82,8 @@ def test_what_is_counted_and_timed() -> None:
     assert (verdict.repeated_starts, verdict.repeated_completions) == (2, 1)
     assert verdict.repeats_per_kill == [(2, 2)]
     assert verdict.unstarted_attempts == 1, "b has spent three with two starts"
+    frozen = judged(SOUND, "6 target finished b 1\n7 nemesis fenced c1 e:1\n8 target started e 2 2")
+    assert frozen.unstarted_attempts == 0, "e was taken after begin"
     assert (verdict.same_name, verdict.after_redis, verdict.after_target) == ([0.5], [1.0], [0.25])
 
 
