@@ -7,9 +7,9 @@ import pytest
 
 from taskqueue import tee
 from taskqueue.errors import BodyUnavailable, InvalidTask
-from taskqueue.tee import SPOOL_BYTES, Tee, Whole
+from taskqueue.tee import SPOOL_BYTES, Copy, InputTee, Tee, Whole
 
-opened: list[Tee] = []
+opened: list[Copy] = []
 
 
 @pytest.fixture(autouse=True)
@@ -141,3 +141,104 @@ async def test_the_body_of_a_delivery_is_whole() -> None:
     assert (Whole(b"abc").declared, await Whole(b"abc").finish(3)) == (3, b"abc")
     with pytest.raises(BodyUnavailable, match="3 bytes, over the limit of 2"):
         await Whole(b"abc").finish(2)
+
+
+# ---- the one that a thread reads
+
+
+class Wire:
+    """A connection and the server's input from it: these pieces come; None: nothing comes any more; then the end."""
+
+    def __init__(self, *pieces: bytes | None, fails: bool = False) -> None:
+        self.pieces, self.fails = list(pieces), fails
+        self.timeout: float | None = 60.0
+        self.timeouts: list[float | None] = []
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not self.pieces:
+            if self.fails:
+                raise OSError("reset")
+            return b""
+        piece = self.pieces.pop(0)
+        if piece is None:
+            raise TimeoutError
+        assert size < 0 or len(piece) <= size
+        return piece
+
+    readline = read
+
+    def readlines(self, hint: int = -1, /) -> list[bytes]:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[bytes]:
+        raise NotImplementedError
+
+    def gettimeout(self) -> float | None:
+        return self.timeout
+
+    def settimeout(self, value: float | None, /) -> None:
+        self.timeout = value
+        self.timeouts.append(value)
+
+
+def input_tee(wire: Wire, declared: int | None, limit: int = 100) -> InputTee:
+    made = InputTee(wire, declared=declared, limit=limit, connection=wire)
+    opened.append(made)
+    return made
+
+
+@pytest.mark.parametrize("declared", [5, None])
+async def test_a_thread_reads_what_was_left_and_waits_for_a_limited_time(declared: int | None) -> None:
+    wire = Wire(b"ab", b"cde")
+    copy = input_tee(wire, declared)
+    assert copy.read(2) == b"ab"
+    with pytest.raises(InvalidTask, match="read it first, or give payload="):
+        await copy.finish(100)
+    copy.drain()
+    assert await copy.finish(100) == b"abcde"
+    assert wire.timeout == 60.0
+    assert all(value is not None and 0 < value <= tee.DRAIN_SECONDS for value in wire.timeouts[:-1])
+    copy.drain()
+    assert copy.read() == copy.readline() == b""
+
+
+async def test_a_thread_does_not_wait_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire(b"ab", None)
+    with pytest.raises(BodyUnavailable, match="did not come within") as caught:
+        input_tee(wire, 5).drain()
+    assert (caught.value.status, wire.timeout) == (408, 60.0)
+    monkeypatch.setattr(tee, "DRAIN_SECONDS", 0.0)
+    wire = Wire(b"ab")
+    with pytest.raises(BodyUnavailable, match="did not come within"):
+        input_tee(wire, 5).drain()
+    assert wire.pieces == [b"ab"]
+
+
+@pytest.mark.parametrize("wire", [Wire(b"ab"), Wire(b"ab", fails=True)])
+async def test_a_client_that_breaks_off_is_told_400_in_a_thread_too(wire: Wire) -> None:
+    copy = input_tee(wire, 5)
+    copy.drain()
+    with pytest.raises(BodyUnavailable, match="broke off") as caught:
+        await copy.finish(100)
+    assert caught.value.status == 400
+
+
+async def test_what_the_input_raises_the_application_gets() -> None:
+    copy = input_tee(Wire(fails=True), 5)
+    with pytest.raises(OSError, match="reset"):
+        copy.read(1)
+    with pytest.raises(BodyUnavailable, match="broke off"):
+        await copy.finish(100)
+
+
+async def test_a_thread_stops_at_the_limit() -> None:
+    wire = Wire(b"x" * 60, b"y" * 60, b"z")
+    copy = input_tee(wire, None)
+    copy.drain()
+    assert wire.pieces == [b"z"]
+    with pytest.raises(BodyUnavailable, match="over the limit of 100 bytes"):
+        await copy.finish(100)
+
+
+async def test_a_declared_nothing_is_whole_at_once() -> None:
+    assert await input_tee(Wire(b"next request"), 0).finish(100) == b""
