@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
+from .durability import Durability
 from .errors import ConfigError
 from .identity import Identity
 from .task import Reservation, SealedTask, Settlement, StateName, TaskState
@@ -185,7 +186,7 @@ class Broker(Protocol):
 
 
 # From the colon behind the user to the last "@", whatever stands there unquoted; or redis-py's parameter.
-_PASSWORD: Final = re.compile(r"(://[^:/@?#]*:).*(?=@)|([?&]password=)[^&#]*")
+_PASSWORD: Final = re.compile(r"(://[^:/@?#]*:).*(?=@)|([?&](?:sentinel_)?password=)[^&#]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +238,10 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class StoreInfo:
-    """What the store says of itself: ``appendonly`` and ``eviction`` are None if it does not tell.
+    """What the store says of itself: ``appendonly``, ``fsync`` and ``eviction`` are None if it does not tell.
 
-    ``max_bytes`` 0 means no limit; ``clock_offset`` is its clock minus ours, in seconds.
+    ``fsync`` is its ``appendfsync``; ``primary``: it takes writes, and ``replicas`` are connected to it. ``max_bytes``
+    0 means no limit; ``clock_offset`` is its clock minus ours, in seconds.
     """
 
     product: str
@@ -249,6 +251,9 @@ class StoreInfo:
     used_bytes: int
     max_bytes: int
     clock_offset: float
+    fsync: str | None = None
+    primary: bool = True
+    replicas: int = 0
 
 
 class Inspector(Protocol):
@@ -291,15 +296,20 @@ _BROKERS: Final = {
     "redis": ".brokers.redis",
     "rediss": ".brokers.redis",
     "unix": ".brokers.redis",
+    "redis+sentinel": ".brokers.sentinel",
+    "rediss+sentinel": ".brokers.sentinel",
     "embedded": ".brokers.embedded",
 }
 
 
-def connect(url: str, *, namespace: str, capacity: Capacity = UNLIMITED) -> Broker:
+def connect(
+    url: str, *, namespace: str, capacity: Capacity = UNLIMITED, durability: Durability | None = None
+) -> Broker:
     """Return the broker for a URL, without any I/O yet; raise ConfigError for a URL that names none.
 
     Known schemes: ``redis://host:port/db``, ``rediss://`` (TLS), ``unix:///path/to.sock``; ``embedded:///directory``
-    for development and demos: a private server that is started at first use and stopped with its last user.
+    for development and demos: a private server that is started at first use and stopped with its last user;
+    ``redis+sentinel://host1:port,host2:port/service/db``, also ``rediss+sentinel://``: the primary of that service.
     """
     scheme = urlsplit(url).scheme
     if scheme not in _BROKERS:
@@ -308,7 +318,7 @@ def connect(url: str, *, namespace: str, capacity: Capacity = UNLIMITED) -> Brok
             f" {', '.join(f'{name}://' for name in _BROKERS)}, for example redis://127.0.0.1:6379/0"
         )
     module = importlib.import_module(_BROKERS[scheme], __package__)
-    broker: Broker = module.open_broker(url, namespace=namespace, capacity=capacity)
+    broker: Broker = module.open_broker(url, namespace=namespace, capacity=capacity, durability=durability)
     return broker
 
 

@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import sys
+import time
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final
@@ -22,8 +23,9 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from . import commands, logs, settings
-from .broker import masked
+from . import commands, doctor, logs, settings
+from .broker import StoreInfo, masked
+from .durability import kept
 from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError, UsageError
 from .policy import Rules
 from .producer import TaskQueue
@@ -31,6 +33,8 @@ from .settings import Row, Settings
 
 log = logging.getLogger("taskqueue.cli")
 
+# Seconds that the store has to introduce itself.
+GREETING: Final = 1.0
 # The first that fits counts. 0 is done; 1 an error that nobody expected, logged with its traceback.
 EXIT_CODES: Final[Mapping[type[TaskQueueError], int]] = {
     UsageError: 2,
@@ -188,8 +192,8 @@ vars(serve)["__signature__"] = inspect.Signature(list(_server_parameters()))
 server_app.default(serve)
 
 
-async def _server(chosen: Settings) -> tuple[Any, str]:
-    """Return the server for these settings, and its broker's URL: with an application, its TaskQueue says where."""
+async def _server(chosen: Settings) -> tuple[Any, TaskQueue]:
+    """Return the server for these settings, and its TaskQueue, which with an application is the application's."""
     from . import loading  # noqa: PLC0415  see _version
     from .server import TaskQueueServer  # noqa: PLC0415
 
@@ -202,7 +206,13 @@ async def _server(chosen: Settings) -> tuple[Any, str]:
         from .replay import HttpReplayer  # noqa: PLC0415
 
         queues = chosen.queues
-        tq = TaskQueue(chosen.required_url(), secret=chosen.secrets, queues=queues, namespace=chosen.namespace)
+        tq = TaskQueue(
+            chosen.required_url(),
+            secret=chosen.secrets,
+            queues=queues,
+            namespace=chosen.namespace,
+            durability=chosen.durability,
+        )
         replayer = HttpReplayer(chosen.required_target(), tq.keyring, connect_timeout=chosen.connect_timeout)
     server = TaskQueueServer(
         tq.broker,
@@ -219,7 +229,7 @@ async def _server(chosen: Settings) -> tuple[Any, str]:
         lease=chosen.lease,
         on_failed=loading.function("on_failed", chosen.on_failed) if chosen.on_failed else None,
     )
-    return server, tq.url
+    return server, tq
 
 
 def _narrowed(queues: Sequence[str], chosen: Settings) -> Sequence[str]:
@@ -234,9 +244,8 @@ def _narrowed(queues: Sequence[str], chosen: Settings) -> Sequence[str]:
 
 async def _consume(chosen: Settings, style: str, handler: logging.Handler) -> None:
     """Run the server; the first signal lets running tasks end, a second one gives them back at once."""
-    server, url = await _server(chosen)
+    server, tq = await _server(chosen)
     logs.keep(handler)
-    _announce(chosen, url, server.queues, style)
     asked = 0
 
     def stop() -> None:
@@ -253,7 +262,20 @@ async def _consume(chosen: Settings, style: str, handler: logging.Handler) -> No
         (signal.SIGUSR1, server.report),
     ):
         loop.add_signal_handler(number, act)
+    store = await _asked(tq)
+    _announce(chosen, tq, store, server.queues, style)
+    for finding in doctor.check_durability(store, tq.durability) if store else ():
+        if finding.level != "ok":
+            log.warning("%s; %s", finding.what, finding.remedy)
     await server.run()
+
+
+async def _asked(tq: TaskQueue) -> StoreInfo | None:
+    """Return what the store says of itself, or None if it does not at once: the server waits for it, and tells why."""
+    try:
+        return await tq.broker.inspector.store(deadline=time.monotonic() + GREETING)
+    except (BrokerUnavailable, ConfigError):
+        return None
 
 
 def _log_style(chosen: Settings) -> str:
@@ -264,11 +286,16 @@ def _log_style(chosen: Settings) -> str:
     return "console" if sys.stderr.isatty() else "json"
 
 
-def _announce(chosen: Settings, url: str, queues: Sequence[str], style: str) -> None:
+def _announce(chosen: Settings, tq: TaskQueue, store: StoreInfo | None, queues: Sequence[str], style: str) -> None:
     """Say what starts: five lines for eyes, else one entry with the same fields."""
+    product = f"{store.product} {store.version}" if store else "no answer yet"
+    level = tq.durability or (kept(appendonly=store.appendonly, fsync=store.fsync) if store else None)
+    durability = str(level or "unknown")
     about = {
         "target": chosen.app or chosen.public("target"),
-        "broker": masked(url),
+        "broker": masked(tq.url),
+        "store": product,
+        "durability": durability,
         "queues": ", ".join(queues),
         "consumer": chosen.name,
         "concurrent_limit": chosen.concurrent_limit,
@@ -279,6 +306,7 @@ def _announce(chosen: Settings, url: str, queues: Sequence[str], style: str) -> 
         log.info("starting", extra=about)
     elif log.isEnabledFor(logging.INFO):
         limit = f"at most {chosen.concurrent_limit} at a time" if chosen.concurrent_limit else "without limit"
+        about["broker"] = f"{about['broker']} ({product}, durability {durability})"
         about["consumer"] = f"{chosen.name}, {limit}"
         about["process"] = f"{about['pid']}, taskqueue {about['version']}"
         lines = (f"{label:<9} {about[label]}" for label in ("target", "broker", "queues", "consumer", "process"))

@@ -24,6 +24,7 @@ from . import settings, showing
 from .admin import STATES, Admin, Filter, Step, outcome, unserved
 from .broker import ConsumerInfo, QueueStats, connect, kept_secret
 from .doctor import Finding
+from .durability import durability
 from .errors import ConfigError, RecordError, UsageError
 from .keys import Keyring
 from .settings import ROWS, Settings
@@ -297,7 +298,8 @@ async def _examine(target: str | None, common: Common) -> list[Finding]:
     if url.level == "ok":
         broker = connect(chosen.required_url(), namespace=chosen.namespace)
         try:
-            findings += await checks.examine(broker, chosen.queues)
+            declared = durability(chosen.durability) if chosen.durability else None
+            findings += await checks.examine(broker, chosen.queues, declared=declared)
         finally:
             await broker.aclose()
     if chosen.target is None:

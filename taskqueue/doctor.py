@@ -16,6 +16,8 @@ from typing import Final, Literal
 
 from .admin import gone
 from .broker import Broker, ConsumerInfo, Inspector, QueueStats, StoreInfo, connect
+from .durability import Durability, kept
+from .durability import Level as Kept
 from .errors import BrokerUnavailable, ConfigError
 from .keys import Keyring
 from .settings import Settings
@@ -87,15 +89,49 @@ def check_secret(secrets: Sequence[str]) -> Finding:
 # The store.
 
 
-def check_persistence(info: StoreInfo) -> Finding:
-    """Look whether tasks survive the death of the store."""
-    remedy = "set appendonly yes in its configuration (CONFIG SET appendonly yes, then CONFIG REWRITE)"
-    if info.appendonly:
-        return Finding("persistence", "ok", "the append-only file is on")
-    what = "the append-only file is off: committed tasks are lost when the store dies"
-    if info.appendonly is None:
+def check_durability(info: StoreInfo, declared: Durability | None) -> list[Finding]:
+    """Look whether tasks survive what they were declared to survive; undeclared, the death of the store."""
+    findings = [_persistence(info, declared.level if declared else None)]
+    if declared and declared.replicas:
+        connected = f"{info.replicas} of {declared.replicas} replica(s) are connected"
+        remedy = f"start and connect more, or declare less (durability, here {declared}): each commit waits for them"
+        missing = info.replicas < declared.replicas
+        what = f"{connected}: every commit will be uncertain" if missing else connected
+        findings.append(Finding("replicas", "error" if missing else "ok", what, remedy if missing else ""))
+    return findings
+
+
+def _persistence(info: StoreInfo, declared: Kept | None) -> Finding:
+    check = "persistence"
+    found = kept(appendonly=info.appendonly, fsync=info.fsync)
+    as_declared = f", as declared ({declared})" if declared else ""
+    if found is None:
         what = "the store does not tell whether it has an append-only file"
-    return Finding("persistence", "warning", what, remedy)
+        return Finding(check, "warning", what, "ask whoever runs it whether appendonly is yes")
+    if declared == "memory" and found == "memory":
+        return Finding(check, "ok", f"the append-only file is off{as_declared}")
+    if found == "memory":
+        what = "the append-only file is off: committed tasks are lost when the store dies"
+        what += f", and {declared} is declared" if declared else ""
+        remedy = "set appendonly yes in its configuration (CONFIG SET appendonly yes, then CONFIG REWRITE)"
+        return Finding(check, "error" if declared in ("process", "disk") else "warning", what, remedy)
+    if declared != "disk" or found == "disk":
+        return Finding(check, "ok", f"the append-only file is on{as_declared}")
+    remedy = "set appendfsync always (CONFIG SET appendfsync always, then CONFIG REWRITE), or declare process"
+    if info.fsync is None:
+        what = "disk is declared, and the store does not tell its appendfsync"
+        return Finding(check, "warning", what, remedy)
+    what = f"disk is declared, and appendfsync is {info.fsync}: a power cut takes what was not yet synced"
+    return Finding(check, "error", what, remedy)
+
+
+def check_role(info: StoreInfo) -> Finding:
+    """Look whether the store takes writes."""
+    what = f"{info.product} {info.version} answers"
+    if info.primary:
+        return Finding("broker", "ok", what)
+    remedy = "give the URL of the primary, or of the sentinels: redis+sentinel://host,host/service"
+    return Finding("broker", "error", f"{what}, and is a replica: it takes no tasks", remedy)
 
 
 def check_eviction(info: StoreInfo) -> Finding:
@@ -199,7 +235,12 @@ def check_names(found: Sequence[str], configured: Sequence[str]) -> Finding:
 
 
 async def examine(
-    broker: Broker, queues: Sequence[str], *, host: str = "", runs: Callable[[int], bool] | None = None
+    broker: Broker,
+    queues: Sequence[str],
+    *,
+    declared: Durability | None = None,
+    host: str = "",
+    runs: Callable[[int], bool] | None = None,
 ) -> list[Finding]:
     """Ask the store and return what all its checks found; ``host`` and ``runs`` tell who lives on this machine."""
     try:
@@ -212,8 +253,8 @@ async def examine(
     except ConfigError as error:
         return [of_error("broker", error, "give the URL a user that may run INFO, TIME, EVALSHA and all key commands")]
     findings = [
-        Finding("broker", "ok", f"{info.product} {info.version} answers"),
-        check_persistence(info),
+        check_role(info),
+        *check_durability(info, declared),
         check_eviction(info),
         check_memory(info),
         check_clock(info),

@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from .broker import masked
+from .durability import durability
 from .errors import InvalidTask
 from .headers import check_host
 from .target import check_consumer_name, check_queue_name
@@ -149,6 +150,11 @@ def broker_url(value: object) -> str:
     return url
 
 
+def durability_level(value: object) -> str:
+    """Return a level of durability; raises ConfigError."""
+    return str(durability(text(value).lower()))
+
+
 def import_path(value: object) -> str:
     """Return ``package.module:attribute``; whether it is there, importing it tells."""
     path = text(value)
@@ -173,6 +179,8 @@ def base_url(value: object) -> str:
 def _readable(url: str) -> bool:
     try:
         parts = urlsplit(url)
+        if parts.scheme.endswith("+sentinel"):
+            return "://" in url  # It has several hosts, which its broker takes apart.
         return "://" in url and bool(parts.scheme) and (parts.port is None or parts.port > 0)
     except ValueError:
         return False

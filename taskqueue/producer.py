@@ -17,6 +17,8 @@ from weakref import WeakSet
 from . import settings
 from .broker import Broker, Capacity, connect, kept_secret
 from .commit import commit
+from .durability import Durability
+from .durability import durability as parse_durability
 from .errors import BodyUnavailable, ConfigError, InvalidTask, NoTransaction
 from .headers import check_host
 from .keys import Keyring
@@ -55,6 +57,7 @@ class TaskQueue:
         commit_deadline: float = 2.0,
         max_tasks: int = 1_000_000,
         max_bytes: int = 0,
+        durability: str | None = None,
     ) -> None:
         """Take where the queues are; nothing is connected, and nothing missing is missed, before first use.
 
@@ -62,8 +65,10 @@ class TaskQueue:
         its own); ``secret`` 32 bytes or more, or several with the newest first; ``queues`` the names that ``add``
         accepts; ``public_url`` names scheme and host for tasks added outside a request; ``commit_deadline`` is how many
         seconds a commit may take; a queue that holds ``max_tasks`` tasks, failed ones left out, or ``max_bytes`` bytes
-        of records takes no more (QueueFull; 0: no limit). What is None comes from ``TASKQUEUE_*`` variables, then from
-        ``taskqueue.toml``, then from the defaults. Raises ConfigError.
+        of records takes no more (QueueFull; 0: no limit). ``durability``: what a commit is to survive, ``memory``,
+        ``process``, ``disk`` or ``replica:N``; only the last, N replicas that confirm each commit, is waited for, the
+        others are a matter of the store's configuration, which ``taskqueue doctor`` checks. What is None comes from
+        ``TASKQUEUE_*`` variables, then from ``taskqueue.toml``, then from the defaults. Raises ConfigError.
         """
         if not 0 < commit_deadline < math.inf:
             raise ConfigError(f"commit_deadline: {commit_deadline!r} must be seconds above 0, for example 2.0")
@@ -71,6 +76,7 @@ class TaskQueue:
         if max_tasks < 0 or max_bytes < 0:
             raise ConfigError(f"max_tasks, max_bytes: {max_tasks}, {max_bytes} must be 0 (no limit) or more")
         self._capacity = Capacity(max_tasks, max_bytes)
+        self._durability = None if durability is None else parse_durability(durability)
         self._queues = None if queues is None else _checked_queues(queues)
         self.limits: Final = limits or Limits()
         instances.add(self)
@@ -96,6 +102,14 @@ class TaskQueue:
         return self._namespace or self._settings.namespace
 
     @cached_property
+    def durability(self) -> Durability | None:
+        """What a commit is declared to survive, None if nobody has."""
+        if self._durability is not None:
+            return self._durability
+        declared = self._settings.durability
+        return None if declared is None else parse_durability(declared)
+
+    @cached_property
     def keyring(self) -> Keyring:
         """The keys made of the secrets, or of the one an embedded store keeps; raises ConfigError if there is none."""
         found = self._secret or self._settings.secrets or kept_secret(self.url) or ()
@@ -104,7 +118,7 @@ class TaskQueue:
     @cached_property
     def broker(self) -> Broker:
         """The broker behind the URL, not connected yet."""
-        return connect(self.url, namespace=self.namespace, capacity=self._capacity)
+        return connect(self.url, namespace=self.namespace, capacity=self._capacity, durability=self.durability)
 
     @cached_property
     def _public(self) -> tuple[str, str]:
@@ -161,6 +175,7 @@ class TaskQueue:
                 " Elsewhere: `async with taskqueue.transaction(tq):` or `await tq.push(...)` (`tq.push_sync` in"
                 " synchronous code)"
             )
+        transaction.require_open("add")
         frame = Frame(self.queues, self.limits, self._public, transaction.request)
         made = draft(frame, url, method, params, headers, payload, queue, **options)
         size = transaction.total_bytes + made.task.size

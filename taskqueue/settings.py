@@ -69,8 +69,8 @@ class Settings:
     url: Annotated[
         str | None,
         Option(
-            help="Where the queues are: redis://host:port/db, rediss:// (TLS), unix:///path/to.sock or"
-            " embedded:///directory.",
+            help="Where the queues are: redis://host:port/db, rediss:// (TLS), unix:///path/to.sock,"
+            " redis+sentinel://host,host/service or embedded:///directory.",
             parse=options.broker_url,
             shown=options.hidden_password,
         ),
@@ -92,6 +92,14 @@ class Settings:
     namespace: Annotated[str, Option(help="What every key in the broker begins with.", parse=options.namespace)] = (
         "taskqueue"
     )
+    durability: Annotated[
+        str | None,
+        Option(
+            help="What a commit is to survive: memory, process (the store's death), disk (a power cut) or replica:N (N"
+            " replicas have it). taskqueue doctor checks it.",
+            parse=options.durability_level,
+        ),
+    ] = None
     queues: Annotated[
         tuple[str, ...],
         Option(
@@ -182,7 +190,7 @@ class Settings:
         """Return where the application answers, or the app; raise UsageError for none, both, or what an app decides."""
         if self.app and self.target:
             raise UsageError("target: --app calls the application in this process; give one of the two")
-        for name in ("url", "namespace", "secret_file") if self.app else ():
+        for name in ("url", "namespace", "secret_file", "durability") if self.app else ():
             if self.origin(name) == "flag":
                 row = ROWS[name]
                 raise UsageError(

@@ -17,6 +17,8 @@ class Proxy:
     target_port: int
     port: int = 0
     hits: int = 0
+    dropping: bool = False
+    """Whether all bytes vanish, both ways, on lines that stay open: a cable pulled out."""
     _fault: tuple[Fault, bytes, int] | None = None
     _server: asyncio.Server | None = None
     _jobs: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -71,9 +73,11 @@ class Proxy:
         far_reader: asyncio.StreamReader,
         far_writer: asyncio.StreamWriter,
     ) -> None:
-        replies = asyncio.create_task(_copy(far_reader, writer))
+        replies = asyncio.create_task(self._copy(far_reader, writer))
         try:
             while chunk := await reader.read(1 << 20):
+                if self.dropping:
+                    continue
                 fault = self._strike(chunk)
                 if fault == "cut before":
                     return
@@ -91,6 +95,14 @@ class Proxy:
             replies.cancel()
             await asyncio.gather(replies, return_exceptions=True)
 
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while chunk := await reader.read(1 << 20):
+                if not self.dropping:
+                    writer.write(chunk)
+                    await writer.drain()
+        writer.close()
+
     def _strike(self, chunk: bytes) -> Fault | None:
         if self._fault is None or self._fault[1] not in chunk:
             return None
@@ -98,14 +110,6 @@ class Proxy:
         self._fault = (fault, marker, times - 1) if times > 1 else None
         self.hits += 1
         return fault
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
-        while chunk := await reader.read(1 << 20):
-            writer.write(chunk)
-            await writer.drain()
-    writer.close()
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from redis.asyncio.connection import ConnectionPool, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ..broker import UNLIMITED, Capacity
+from ..durability import Durability
 from ..errors import BrokerUnavailable, ConfigError
 from .link import client_options, pool_options
 from .redis import RedisBroker
@@ -80,8 +81,12 @@ class StoreConnection(UnixDomainSocketConnection):
 class EmbeddedBroker(RedisBroker):
     """A Broker in the store of a directory, shared with every other process that names the same one."""
 
-    def __init__(self, url: str, *, namespace: str, capacity: Capacity = UNLIMITED) -> None:
-        """Take the URL and the prefix of all keys; raise ConfigError for a URL that names no absolute directory."""
+    def __init__(
+        self, url: str, *, namespace: str, capacity: Capacity = UNLIMITED, durability: Durability | None = None
+    ) -> None:
+        """Take what a RedisBroker takes; raise ConfigError for a URL that names no absolute directory."""
+        if durability and durability.replicas:
+            raise ConfigError(f"durability: {durability} needs replicas, and an embedded store has none; take process")
         super().__init__("unix://", namespace=namespace, capacity=capacity)
         directory, server, idle = place(url)
         self.store: Final = Store(directory, server=server, idle=idle)
@@ -110,9 +115,11 @@ class EmbeddedBroker(RedisBroker):
                 log.warning("embedded store in %s: the server is slow to stop", self.store.directory)
 
 
-def open_broker(url: str, *, namespace: str, capacity: Capacity = UNLIMITED) -> EmbeddedBroker:
+def open_broker(
+    url: str, *, namespace: str, capacity: Capacity = UNLIMITED, durability: Durability | None = None
+) -> EmbeddedBroker:
     """Return the broker for an ``embedded://`` URL; see ``taskqueue.broker.connect``."""
-    return EmbeddedBroker(url, namespace=namespace, capacity=capacity)
+    return EmbeddedBroker(url, namespace=namespace, capacity=capacity, durability=durability)
 
 
 def kept_secret(url: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 import msgpack
 
 from ..broker import ConsumerInfo, Ended, QueueStats, StoreInfo
-from ..errors import BrokerUnavailable
+from ..errors import BrokerUnavailable, ConfigError
 from ..task import StateName, TaskState
 from .link import Arguments
 
@@ -148,16 +148,26 @@ class RedisInspector:
         """See Inspector."""
         info, clock = await self._ask(("INFO",), ("TIME",), deadline=deadline)
         offset = int(clock[0]) + int(clock[1]) / 1e6 - time.time()
-        lines = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+        lines = info_lines(info)
         return StoreInfo(
             product="valkey" if "valkey_version" in lines else "redis",
             version=lines.get("valkey_version") or lines.get("redis_version", ""),
             appendonly=None if "aof_enabled" not in lines else lines["aof_enabled"] == "1",
+            fsync=await self._fsync(deadline=deadline),
             eviction=lines.get("maxmemory_policy"),
             used_bytes=int(lines.get("used_memory", 0)),
             max_bytes=int(lines.get("maxmemory", 0)),
             clock_offset=offset,
+            primary=lines.get("role", "master") == "master",
+            replicas=int(lines.get("connected_slaves", 0)),
         )
+
+    async def _fsync(self, *, deadline: float) -> str | None:
+        try:
+            _, value = await self._broker.command("CONFIG", "GET", "appendfsync", deadline=deadline)
+        except (ConfigError, ValueError):
+            return None  # Many a user may not ask, and many a managed store does not answer.
+        return str(value.decode())
 
     async def queues(self, *, deadline: float) -> list[str]:
         """See Inspector."""
@@ -172,6 +182,11 @@ class RedisInspector:
                 if kind in ("consumers", "state"):
                     found.add(queue)
         return sorted(found)
+
+
+def info_lines(info: bytes) -> dict[str, str]:
+    """Return what INFO says, by name."""
+    return dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
 
 
 def state_of(queue: str, task_id: str, raw: bytes) -> TaskState:

@@ -9,23 +9,26 @@ Every move is one script of ``taskqueue/lua``; this module only turns values int
 """
 
 import asyncio
+import math
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary
 
 from redis import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AuthenticationError, OutOfMemoryError, RedisError, ResponseError
 
 from ..broker import UNLIMITED, Capacity, Exchange, Lease, Owner, Seen
+from ..durability import Durability
 from ..errors import BrokerUnavailable, ConfigError, NameInUse, QueueFull
 from ..identity import Identity, own
 from ..task import Reservation, SealedTask, Settlement, TaskState
-from .inspection import RedisInspector, state_of
-from .link import Arguments, Link, client_options, connected, pool_of, read
+from .inspection import RedisInspector, info_lines, state_of
+from .link import Arguments, Copies, Link, client_options, connected, pool_of, read
 from .pulse import RedisPulse, require_lease
+from .refusals import line_errors, translated
 from .scripts import SCRIPTS
 
 # A command that the clock of a thawed Redis finds later than this before the deadline is refused.
@@ -37,8 +40,12 @@ IN_DOUBT_AFTER_MS: Final = 60_000
 class RedisBroker:
     """A Broker in Redis 6.2 or newer, or Valkey: one connection per event loop, none before first use."""
 
-    def __init__(self, url: str, *, namespace: str, capacity: Capacity = UNLIMITED) -> None:
-        """Take the URL, the prefix of all keys and what a queue may hold.
+    read_timeout: ClassVar[float] = math.inf
+
+    def __init__(
+        self, url: str, *, namespace: str, capacity: Capacity = UNLIMITED, durability: Durability | None = None
+    ) -> None:
+        """Take the URL, the prefix of all keys, what a queue may hold, and what a commit is to survive.
 
         Raises ConfigError for a URL that redis-py cannot read.
         """
@@ -47,13 +54,14 @@ class RedisBroker:
         except ValueError as error:
             raise ConfigError(f"url: {error}") from None
         self._namespace, self._capacity = namespace, capacity
+        self._replicas = durability.replicas if durability else 0
         self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, Link] = WeakKeyDictionary()
 
     @property
     def _link(self) -> Link:
         loop = asyncio.get_running_loop()
         if loop not in self._links:
-            self._links[loop] = Link(self._pool)
+            self._links[loop] = Link(self._pool, read_timeout=self.read_timeout)
         return self._links[loop]
 
     def key(self, queue: str) -> str:
@@ -62,8 +70,15 @@ class RedisBroker:
 
     async def script(self, name: str, queue: str, arguments: Callable[[], Arguments], *, deadline: float) -> Any:
         """Carry out one script on a queue; ``arguments`` is asked when it is sent."""
-        with _translated():
-            return await self._link.call(SCRIPTS[name], [self.key(queue)], arguments, deadline=deadline)
+        return await self._copied(name, queue, arguments, None, deadline=deadline)
+
+    async def _copied(
+        self, name: str, queue: str, arguments: Callable[[], Arguments], written: object, *, deadline: float
+    ) -> Any:
+        """Do so, and if the reply is the one that says ``written``, until as many replicas have it as were declared."""
+        copies = Copies(self._replicas, written) if self._replicas and written is not None else None
+        with translated():
+            return await self._link.call(SCRIPTS[name], [self.key(queue)], arguments, deadline=deadline, copies=copies)
 
     async def _store(self, name: str, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
         link, capacity = self._link, self._capacity
@@ -74,7 +89,11 @@ class RedisBroker:
         def arguments() -> Arguments:
             return [link.redis_ms(deadline - LATE_MARGIN), capacity.tasks, capacity.bytes, *flat]
 
-        answer = await self.script(name, queue, arguments, deadline=deadline)
+        answer = await self._copied(name, queue, arguments, b"OK", deadline=deadline)
+        while answer == b"LATE" and time.monotonic() < deadline - LATE_MARGIN:
+            # It is not late: somebody has set Redis's clock forward.
+            link.measure_again()
+            answer = await self._copied(name, queue, arguments, b"OK", deadline=deadline)
         if answer == b"LATE":
             raise BrokerUnavailable("redis came to the command only after the deadline, and refused it")
         if answer == b"FULL":
@@ -93,7 +112,7 @@ class RedisBroker:
 
     async def promote(self, queue: str, ids: Sequence[str], *, deadline: float) -> None:
         """See Broker."""
-        unknown = await self.script("promote", queue, lambda: ids, deadline=deadline)
+        unknown = await self._copied("promote", queue, lambda: ids, 0, deadline=deadline)
         if unknown:
             raise BrokerUnavailable(f"{unknown} prepared task(s) of queue {queue} were removed before the commit")
 
@@ -117,6 +136,7 @@ class RedisBroker:
         self, queue: str, consumer: str, *, dead: Owner | None = None, begins: bool, deadline: float
     ) -> tuple[Lease, int]:
         """See Broker."""
+        await self._require_lasting(deadline=deadline)
         found_dead = (dead.epoch, dead.beat) if dead else ("*", "")
         me = own()
         arguments = (consumer, secrets.token_hex(8), me.host, me.pid, me.boot, me.start, int(begins), *found_dead)
@@ -128,6 +148,20 @@ class RedisBroker:
             _, some, left = await self.script("claim", queue, lambda: arguments, deadline=deadline)
             returned += some
         return Lease(queue, consumer, epoch.decode()), returned
+
+    async def _require_lasting(self, *, deadline: float) -> None:
+        """Raise ConfigError for a store that throws tasks away when its memory is full."""
+        try:
+            info = info_lines(await self.command("INFO", "memory", deadline=deadline))
+        except ConfigError:
+            return  # This user may not ask: taskqueue doctor says so.
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction" and info.get("maxmemory", "0") != "0":
+            raise ConfigError(
+                f"maxmemory-policy: it is {policy}, with which redis throws tasks away when its memory is full; set it"
+                " to noeviction (CONFIG SET maxmemory-policy noeviction, and in its configuration), and keep caches in"
+                " a store of their own"
+            )
 
     async def reclaim(self, queue: str, dead: Seen, *, deadline: float) -> int:
         """See Broker."""
@@ -189,7 +223,7 @@ class RedisBroker:
 
     async def command(self, name: str, *arguments: str | bytes | int, deadline: float) -> Any:
         """Carry out one plain command; its first argument is a key in most of them."""
-        with _translated():
+        with translated():
             return await self._link.call(name, (), lambda: arguments, deadline=deadline)
 
     async def get(self, queue: str, task_id: str, *, deadline: float) -> TaskState | None:
@@ -223,7 +257,7 @@ class RedisBroker:
     async def hints(self, queues: Sequence[str]) -> AsyncIterator[AsyncIterator[str]]:
         """See Broker. The stream ends with BrokerUnavailable when the connection does."""
         channels = {self.key(queue).encode(): queue for queue in queues}
-        with _line_errors():
+        with line_errors():
             connection = await connected(self._pool)
             try:
                 await connection.send_command("SUBSCRIBE", *channels, check_health=False)
@@ -243,9 +277,11 @@ class RedisBroker:
             await link.aclose()
 
 
-def open_broker(url: str, *, namespace: str, capacity: Capacity = UNLIMITED) -> RedisBroker:
+def open_broker(
+    url: str, *, namespace: str, capacity: Capacity = UNLIMITED, durability: Durability | None = None
+) -> RedisBroker:
     """Return the broker for a ``redis://``, ``rediss://`` or ``unix://`` URL; see ``taskqueue.broker.connect``."""
-    return RedisBroker(url, namespace=namespace, capacity=capacity)
+    return RedisBroker(url, namespace=namespace, capacity=capacity, durability=durability)
 
 
 async def _all(calls: Sequence[Any]) -> list[Any]:
@@ -255,32 +291,6 @@ async def _all(calls: Sequence[Any]) -> list[Any]:
         if isinstance(result, BaseException):
             raise result
     return results
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except ResponseError as error:
-        text = str(error)
-        if isinstance(error, OutOfMemoryError) or "OOM" in text:
-            raise BrokerUnavailable("redis has no memory left (maxmemory reached): free some, or raise it") from error
-        if "WRONGTYPE" in text:
-            raise ConfigError(
-                f"namespace: a key in redis belongs to something else ({text}); choose another namespace"
-            ) from error
-        raise ConfigError(f"redis refused a command: {text}") from error
-
-
-@contextmanager
-def _line_errors() -> Iterator[None]:
-    try:
-        yield
-    except AuthenticationError as error:
-        raise ConfigError(f"url: redis refused the user name or password ({error}); correct them in the URL") from None
-    except (RedisError, OSError, EOFError, TypeError, AttributeError) as error:
-        # redis-py raises TypeError and AttributeError too when an idle connection was reset under it.
-        raise BrokerUnavailable(f"redis: {type(error).__name__}: {error}") from error
 
 
 async def _listen(connection: AbstractConnection, channels: dict[bytes, str]) -> AsyncIterator[str]:

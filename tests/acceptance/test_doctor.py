@@ -179,7 +179,7 @@ async def test_the_clocks_differ(
 
 @pytest.mark.parametrize("info", [replace(INFO, appendonly=None), replace(INFO, eviction=None)])
 def test_a_store_that_does_not_tell_is_worth_a_warning(info: StoreInfo) -> None:
-    found = [check(info) for check in (doctor.check_persistence, doctor.check_eviction)]
+    found = [*doctor.check_durability(info, None), doctor.check_eviction(info)]
     assert sorted(finding.level for finding in found) == ["ok", "warning"]
 
 

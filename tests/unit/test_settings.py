@@ -53,6 +53,7 @@ def test_every_setting_can_come_from_a_variable_and_from_the_file(tmp_path: Path
         "url": "redis://h:1/2",
         "secret": SECRET,
         "namespace": "shop",
+        "durability": "replica:2",
         "queues": "a,b",
         "public_url": "https://example.org",
         "concurrent_limit": 0,

@@ -1,0 +1,81 @@
+"""What Redis refuses, and what that means: wait, or tell the person who can mend it.
+
+``TRANSIENT`` is what passes by itself: it is asked again until the caller's deadline. All else is a setting that will
+be wrong again, and the message says which.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+from ..errors import BrokerUnavailable, ConfigError
+
+# Beside what redis-py has classes for. LOADING is a ConnectionError there, and MASTERDOWN a ClusterDownError. The last
+# two are what is left of WAIT when a primary is demoted under it.
+TRANSIENT: Final = ("BUSY ", "MISCONF", "NOREPLICAS", "UNBLOCKED", "WAIT cannot be used")
+_NO_RIGHT: Final = ("NOPERM", "has no permissions", "ACL failure")
+
+
+def is_transient(error: ResponseError) -> bool:
+    """Tell whether what Redis refused now it may well accept in a moment."""
+    return isinstance(error, ReadOnlyError | ClusterDownError | TryAgainError) or str(error).startswith(TRANSIENT)
+
+
+def said(error: Exception) -> str:
+    """Return an error as a person may meet it in Redis's own documentation, with its code in front."""
+    code = getattr(error, "status_code", None)
+    if isinstance(error, ReadOnlyError):
+        return f"READONLY: this server is a replica, perhaps of a primary that has changed ({error})"
+    return f"{code} {error}" if code else f"{type(error).__name__}: {error}"
+
+
+def is_missing_right(error: Exception) -> bool:
+    """Tell whether the user may not do this; inside a script the code is lost, and the text tells."""
+    return getattr(error, "status_code", None) == "NOPERM" or any(words in str(error) for words in _NO_RIGHT)
+
+
+def wrong_password(error: Exception) -> ConfigError:
+    """Return what to raise when the connection's user is not let in."""
+    return ConfigError(f"url: redis refused the user name or password ({error}); correct them in the URL")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise what a command was refused for as an error of ours."""
+    try:
+        yield
+    except ResponseError as error:
+        text = str(error)
+        if isinstance(error, OutOfMemoryError) or "OOM" in text:
+            raise BrokerUnavailable("redis has no memory left (maxmemory reached): free some, or raise it") from error
+        if "WRONGTYPE" in text:
+            raise ConfigError(
+                f"namespace: a key in redis belongs to something else ({text}); choose another namespace"
+            ) from error
+        if is_missing_right(error):
+            raise ConfigError(
+                f"redis refused a command: the URL's user lacks a right ({text}); taskqueue acl prints what it needs"
+            ) from error
+        raise ConfigError(f"redis refused a command: {text}") from error
+
+
+@contextmanager
+def line_errors() -> Iterator[None]:
+    """Raise what breaks a connection as an error of ours."""
+    try:
+        yield
+    except AuthenticationError as error:
+        raise wrong_password(error) from None
+    except (RedisError, OSError, EOFError, TypeError, AttributeError) as error:
+        # redis-py raises TypeError and AttributeError too when an idle connection was reset under it.
+        raise BrokerUnavailable(f"redis: {said(error)}") from error
