@@ -5,7 +5,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
-from functools import partial
 from http import HTTPStatus
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -100,7 +99,7 @@ class WsgiExchange:
     def _advance(self) -> bytes | None:
         """Return the next piece that may leave, or None if the application has ended, well or not."""
         try:
-            for piece in iter(partial(self._context.run, next, self._pieces, None), None):
+            while (piece := self._context.run(self._next)) is not None:
                 if self._passes(piece):
                     self._begin()
                     held, self._held = self._held, []
@@ -112,6 +111,9 @@ class WsgiExchange:
             self._fail(error)
         self._begin()
         return None
+
+    def _next(self) -> bytes | None:
+        return next(self._pieces, None)
 
     def _start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Callable[[bytes], object]:
         """Take status and headers from the application: the server hears of them when a piece may leave."""

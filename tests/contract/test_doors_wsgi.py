@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from socketserver import ThreadingMixIn
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
@@ -268,6 +269,19 @@ async def test_an_exception_in_the_stream_or_its_close_aborts(tq: taskqueue.Task
         with pytest.raises(LookupError):
             await called(TaskQueueMiddleware(app, tq), environ())
     assert await tq.size() == 0
+
+
+async def test_what_outlives_a_request_that_failed_cannot_add(tq: taskqueue.TaskQueue) -> None:
+    contexts: list[Context] = []
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        contexts.append(copy_context())
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await called(TaskQueueMiddleware(app, tq), environ())
+    with pytest.raises(taskqueue.NoTransaction, match="has ended"):
+        contexts[0].run(taskqueue.add, "/late")
 
 
 async def test_an_error_page_takes_the_place_of_what_was_begun(tq: taskqueue.TaskQueue) -> None:
