@@ -39,7 +39,7 @@ def make_app(role: str = "inside") -> web.Application:
 
     async def enter(request: web.Request) -> web.Response:
         for key in (await request.text()).split():
-            taskqueue.add(f"/work/{key}", "POST", payload=None)
+            taskqueue.add(f"/job/{key}", "POST", payload=None)
         if "abort" in request.query:
             raise web.HTTPConflict
         return web.Response()
@@ -48,7 +48,7 @@ def make_app(role: str = "inside") -> web.Application:
         ledger.close()
 
     app = web.Application()
-    app.router.add_post("/work/{key}", work)
+    app.router.add_post("/job/{key}", work)
     app.router.add_post("/enter", enter)
     setup(app, tq)
     app.on_cleanup.append(close)

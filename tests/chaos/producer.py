@@ -75,7 +75,7 @@ class Producer:
         try:
             async with self._tq.transaction():
                 for key in keys:
-                    self._tq.add(f"/work/{key}", "POST", payload=None)
+                    self._tq.add(f"/job/{key}", "POST", payload=None)
                 if aborts:
                     raise Aborted  # noqa: TRY301  what goes wrong in a handler
         except Aborted:
