@@ -17,6 +17,7 @@ from weakref import WeakSet
 from . import settings
 from .broker import Broker, Capacity, connect, kept_secret
 from .commit import commit
+from .defaults import DefaultsByPath, View
 from .durability import Durability
 from .durability import durability as parse_durability
 from .errors import BodyUnavailable, ConfigError, InvalidTask, NoTransaction
@@ -73,6 +74,7 @@ class TaskQueue:
         if not 0 < commit_deadline < math.inf:
             raise ConfigError(f"commit_deadline: {commit_deadline!r} must be seconds above 0, for example 2.0")
         self._url, self._secret, self._namespace, self._public_url = url, secret, namespace, public_url
+        self._defaults = DefaultsByPath()
         if max_tasks < 0 or max_bytes < 0:
             raise ConfigError(f"max_tasks, max_bytes: {max_tasks}, {max_bytes} must be 0 (no limit) or more")
         self._capacity = Capacity(max_tasks, max_bytes)
@@ -176,7 +178,7 @@ class TaskQueue:
                 " synchronous code)"
             )
         transaction.require_open("add")
-        frame = Frame(self.queues, self.limits, self._public, transaction.request)
+        frame = Frame(self.queues, self.limits, self._public, transaction.request, self._defaults)
         made = draft(frame, url, method, params, headers, payload, queue, **options)
         size = transaction.total_bytes + made.task.size
         if size > self.limits.transaction:
@@ -197,6 +199,17 @@ class TaskQueue:
         Where a framework has transactions of its own, its TaskQueue looks here for those too.
         """
         return innermost(self)
+
+    def defaults(
+        self, path: str, *, queue: str | None = None, timeout: float | None = None, retry_max_count: int | None = None
+    ) -> Callable[[View], View]:
+        """Decorate a view with what counts for its tasks unless ``add`` says otherwise; the view stays as it is.
+
+        ``path`` is where it answers, with parameters as its router writes them: ``/reports/{year}``,
+        ``/reports/<int:year>``; each stands for one part between slashes. Of two that match, the one without
+        parameters counts, else the one declared first. Raises InvalidTask, or ConfigError for the queue's name.
+        """
+        return self._defaults.declare(path, queue=queue, timeout=timeout, retry_max_count=retry_max_count)
 
     def transaction(self, *, independent: bool = False) -> Scope:
         """Return a context manager (``async with``, or ``with`` in synchronous code) that commits at its end.

@@ -5,10 +5,11 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, TypedDict
 
+from .defaults import DefaultsByPath, check_retries, check_timeout
 from .errors import BodyUnavailable, InvalidTask, UnknownQueue
 from .headers import caller_headers, check_size, copied_headers, merge_headers
 from .request import CURRENT, UNSET, Current, CurrentRequest, Unset
@@ -21,8 +22,6 @@ Payload = bytes | bytearray | memoryview | str | Current | None
 CARRY_A_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 EXPIRES_AFTER: Final = timedelta(days=35)
 LONGEST_DELAY: Final = timedelta(days=365)
-LONGEST_TIMEOUT: Final = 24 * 3600.0
-MOST_RETRIES: Final = 1000
 
 
 class Options(TypedDict, total=False):
@@ -45,6 +44,7 @@ class Frame:
     limits: Limits
     public: tuple[str, str]
     request: CurrentRequest | None
+    defaults: DefaultsByPath = field(default_factory=DefaultsByPath)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +83,13 @@ def draft(
         warnings.warn(f"payload: servers may ignore the body of a {method}; give method='POST'", stacklevel=3)
     scheme, host = (request.scheme, request.host) if request else frame.public
     due, expires = _when(delay, eta)
+    target = target_of(url, params, frame.limits)
+    defaults = frame.defaults.of(target)
     task = Task(
         id=str(uuid.uuid4()),
-        queue=queue_name(queue, frame.queues),
+        queue=queue_name(defaults.queue if queue is None else queue, frame.queues),
         method=method,
-        target=target_of(url, params, frame.limits),
+        target=target,
         host=dict(own).get("host", host),
         scheme=scheme,
         headers=_all_headers(frame, own, content=copies_body, same_user=user_id is CURRENT),
@@ -97,8 +99,8 @@ def draft(
         expires=expires,
         due=due,
         label=check_label("" if label is None else label),
-        timeout=_timeout(timeout),
-        retry_max_count=_retries(retry_max_count),
+        timeout=defaults.timeout if timeout is None else check_timeout(timeout),
+        retry_max_count=defaults.retry_max_count if retry_max_count is None else check_retries(retry_max_count),
     )
     later = request is not None and request.user_id_later is not None and user_id is CURRENT
     return Draft(task, copies_body, later)
@@ -187,22 +189,6 @@ def _delay_ms(delay: float | timedelta) -> int:
     if not 0 <= seconds < math.inf:
         raise InvalidTask(f"delay: {seconds!r} is no number of seconds from 0 up")
     return round(seconds * 1000)
-
-
-def _timeout(seconds: float | None) -> float | None:
-    if seconds is None:
-        return None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST_TIMEOUT:
-        raise InvalidTask(f"timeout: {seconds!r} must be seconds above 0, at most {LONGEST_TIMEOUT:.0f}")
-    return float(seconds)
-
-
-def _retries(count: int | None) -> int | None:
-    if count is None:
-        return None
-    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MOST_RETRIES:
-        raise InvalidTask(f"retry_max_count: {count!r} must be a whole number from 0 to {MOST_RETRIES}")
-    return count
 
 
 def _now_ms() -> int:
