@@ -50,6 +50,7 @@ class Verdict:
     faults: dict[str, int] = field(default_factory=dict)
     repeats_per_kill: list[tuple[int, int]] = field(default_factory=list)
     same_name: list[float] = field(default_factory=list)
+    claiming: list[float] = field(default_factory=list)
     other_name: list[float] = field(default_factory=list)
     after_redis: list[float] = field(default_factory=list)
     after_target: list[float] = field(default_factory=list)
@@ -168,6 +169,7 @@ class _Check:
     def _time_recoveries(self) -> None:
         verdict = self.verdict
         killed: dict[str, Event] = {}
+        returned = 0.0
         for event in self._events:
             if event.word == "killed":
                 killed[event.about[0]] = event
@@ -175,7 +177,10 @@ class _Check:
                 began = [held for held in again if self._began(held)]
                 verdict.repeats_per_kill.append((len(began), len(event.about) - 1))
             elif event.word == "returned":
-                self._time(verdict.same_name, killed[event.about[0]], event.at)
+                returned = event.at
+                self._time(verdict.same_name, killed[event.about[0]], returned)
+            elif event.word == "claimed":
+                verdict.claiming.append(event.at - returned)
             elif event.word == "taken-over":
                 self._time(verdict.other_name, killed[event.about[0]], killed[event.about[0]].at)
             elif event.word == "redis-back":

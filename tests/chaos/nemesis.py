@@ -63,13 +63,17 @@ class Nemesis:
         victim, _ = self._kill()
         self._note("returned", victim.name)
         self._scene.wait_for_claim(self._scene.start_consumer(victim.name, inside=victim.inside))
+        self._note("claimed", victim.name)
 
     def _kill_other(self) -> None:
         victim, held = self._kill()
         del self._scene.consumers[victim.name]
         other = self._scene.start_consumer(self._scene.new_name(), inside=victim.inside)
         wait_until(
-            lambda: self._scene.holding(victim.name).epoch != held.epoch, f"{victim.name} is taken over", every=0.03
+            lambda: self._scene.holding(victim.name).epoch != held.epoch,
+            f"{victim.name} is taken over",
+            limit=PATIENCE,
+            every=0.03,
         )
         self._note("taken-over", victim.name)
         self._scene.wait_for_claim(other)
@@ -90,7 +94,7 @@ class Nemesis:
                 held = now  # the last look before the fence counts
             return now.epoch != held.epoch
 
-        wait_until(fenced, f"{victim.name} is fenced", every=0.03)
+        wait_until(fenced, f"{victim.name} is fenced", limit=PATIENCE, every=0.03)
         self._note("fenced", victim.name, *held.deliveries)
         self.wait(0, 0.3)
         self._note("woken", victim.name)

@@ -24,7 +24,7 @@ from tests.waiting import wait_until
 
 LEASE: Final = 2.0
 # Of a paused machine too, everything must have come to an end after so many seconds.
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
 CONCURRENT: Final = 8
 
 # Whoever holds the other end of its standard input is gone: kill the group it leads.
@@ -175,7 +175,12 @@ class Scene:
 
     def wait_for_claim(self, consumer: Consumer) -> None:
         """Wait until this very process has the name."""
-        wait_until(lambda: self._owner(consumer.name) == consumer.process.pid, f"{consumer} consumes", every=0.03)
+        wait_until(
+            lambda: self._owner(consumer.name) == consumer.process.pid,
+            f"{consumer.name} consumes",
+            limit=PATIENCE,
+            every=0.03,
+        )
 
     def _owner(self, name: str) -> int:
         return int(self._watch.hget(f"taskqueue:{{default}}:consumer:{name}", "pid") or 0)

@@ -69,6 +69,7 @@ def test_what_is_counted_and_timed() -> None:
         """
         6 nemesis killed c1 a:1 b:1
         6.5 nemesis returned c1
+        6.75 nemesis claimed c1
         7 inside started b 2 3
         8 inside finished b 2
         9 nemesis redis-back
@@ -84,6 +85,7 @@ def test_what_is_counted_and_timed() -> None:
     assert verdict.unstarted_attempts == 1, "b has spent three with two starts"
     frozen = judged(SOUND, "6 target finished b 1\n7 nemesis fenced c1 e:1\n8 target started e 2 2")
     assert frozen.unstarted_attempts == 0, "e was taken after begin"
+    assert verdict.claiming == [0.25]
     assert (verdict.same_name, verdict.after_redis, verdict.after_target) == ([0.5], [1.0], [0.25])
 
 
