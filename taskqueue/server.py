@@ -39,7 +39,7 @@ CALL_DEADLINE: Final = 2.0
 LAST_WORDS: Final = 5.0
 REMIND: Final = 60.0
 TRIM_EVERY: Final = 100
-STOPPED: Final = Verdict("release", "stopped")
+GIVEN_BACK: Final = Verdict("release", "stopped")
 # (index, ms kept, number kept): whichever comes first.
 KEEP: Final = (("finished", 24 * 3600 * 1000, 10_000), ("failed", 30 * 24 * 3600 * 1000, 10_000))
 
@@ -104,7 +104,7 @@ class TaskQueueServer:
         )
         self._lines: list[_Line] = []
         self._running: dict[asyncio.Task[Settlement], Reservation] = {}
-        self._held_back: list[tuple[_Line, Reservation]] = []
+        self._one_by_one = False
         self._paused = False
         self._in_flight = 0
         self._poll = POLL_MIN
@@ -136,7 +136,7 @@ class TaskQueueServer:
 
     def report(self) -> None:
         """Log what runs, and where in the code each task and each thread is."""
-        log.warning("%d task(s) running, %d held back", len(self._running), len(self._held_back))
+        log.warning("%d task(s) running", len(self._running))
         for job, reservation in self._running.items():
             log.warning("task %s, delivery %d:\n%s", reservation.id, reservation.delivery, stacks.of_job(job))
         for thread in threading.enumerate():
@@ -179,7 +179,7 @@ class TaskQueueServer:
             await self._rest()
 
     def _finished(self) -> bool:
-        if self._stop_at is None or self._running or self._held_back:
+        if self._stop_at is None or self._running:
             return False
         if not any(line.settlements or line.unsure for line in self._lines):
             return True
@@ -196,9 +196,6 @@ class TaskQueueServer:
     async def _turn(self, group: asyncio.TaskGroup) -> None:
         """Tell the broker what has ended, take what there is room for."""
         self._wake.clear()
-        held_back, self._held_back = self._held_back, []
-        for line, reservation in held_back:
-            self._start(group, line, reservation)
         if self._stop_at is not None and time.monotonic() >= self._stop_at and not self._released:
             self._released = True
             self._cancel_running()
@@ -253,16 +250,20 @@ class TaskQueueServer:
 
     def _free(self) -> int:
         """Return how many tasks may be reserved now."""
-        if self._stop_at is not None or self._paused or self._held_back or self._in_flight >= IN_FLIGHT_BYTES:
+        if self._stop_at is not None or self._paused or self._in_flight >= IN_FLIGHT_BYTES:
             return 0
-        if time.monotonic() < self._paused_until or any(map(_is_suspect, self._running.values())):
+        if time.monotonic() < self._paused_until:
             return 0
+        if self._one_by_one:
+            return 0 if self._running else 1
         # A target that was down is tried with one task before it gets the full load again.
         limit = 1 if self._courier.target_down else self._limit
         return max(0, min(limit - len(self._running), BATCH_TASKS)) if limit else BATCH_TASKS
 
     async def _rest(self) -> None:
         """Wait until something has ended, may be waiting or falls due, or the poll interval is over."""
+        if self._finished():
+            return
         now = time.monotonic()
         poll_at = now + self._poll * random.uniform(0.8, 1.0)
         until = [poll_at]
@@ -295,13 +296,19 @@ class TaskQueueServer:
     # One delivery.
 
     def _start(self, group: asyncio.TaskGroup, line: _Line, reservation: Reservation) -> None:
-        if self._stop_at is not None:
-            line.settlements.append(Settlement(reservation.id, reservation.delivery, STOPPED))
+        """Run this task, or give it back to the front of its line, unspent.
+
+        One with which many consumers have died runs alone, lest it condemn its neighbours: it waits in its line until
+        the others have ended, and so does what came with it.
+        """
+        suspect = reservation.crashes >= SUSPECT_AFTER
+        if self._stop_at is not None or self._paused or (self._running and (suspect or self._one_by_one)):
+            self._one_by_one = self._one_by_one or suspect
+            line.settlements.append(Settlement(reservation.id, reservation.delivery, GIVEN_BACK))
+            line.promising = True
+            self._wake.set()
             return
-        if self._paused or (self._running and any(map(_is_suspect, (reservation, *self._running.values())))):
-            self._held_back.append((line, reservation))
-            return
-        size = len(reservation.record)
+        self._one_by_one, size = suspect, len(reservation.record)
         job = group.create_task(self._courier.deliver(reservation))
         self._running[job] = replace(reservation, record=b"")  # whoever delivers it opens it, and then it can go
         self._in_flight += size
@@ -313,7 +320,7 @@ class TaskQueueServer:
         self._in_flight -= size
         self._wake.set()
         if job.cancelled():
-            settlement = Settlement(reservation.id, reservation.delivery, STOPPED)
+            settlement = Settlement(reservation.id, reservation.delivery, GIVEN_BACK)
         elif job.exception() is None:
             settlement = job.result()
         else:
@@ -384,8 +391,3 @@ class TaskQueueServer:
         if self._lost_since is not None:
             log.warning("broker back after %.1f s", time.monotonic() - self._lost_since)
             self._lost_since, self._reminded = None, 0.0
-
-
-def _is_suspect(reservation: Reservation) -> bool:
-    """Tell whether so many consumers died with this task that it must run alone, or it condemns its neighbours."""
-    return reservation.crashes >= SUSPECT_AFTER

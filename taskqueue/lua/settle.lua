@@ -5,10 +5,8 @@
 -- returns {'OK', ids whose delivery this consumer no longer held ...}, or as in _lease.lua.
 -- A repeat after a lost reply finds the delivery ended, and changes nothing.
 local reply = {'OK'}
-if ARGV[3] ~= '0' then
-  local slowed = tonumber(redis.call('HGET', base .. ':control', 'slowed') or 0)
-  redis.call('HSET', base .. ':control', 'slowed', math.max(slowed, at + ARGV[3]))
-end
+local slowed = ARGV[3] ~= '0' and math.max(at + ARGV[3], redis.call('HGET', base .. ':control', 'slowed') or 0)
+if slowed then redis.call('HSET', base .. ':control', 'slowed', slowed) end
 -- From last to first, so that what is released stands in front in the order it came.
 for i = #ARGV - 6, 4, -7 do
   local id, delivery, kind = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2]

@@ -215,7 +215,9 @@ class TestWaking:
             await push(tq, *(f"/{queue}" for _ in range(10)), queue=queue)
         async with running(consumer(any_server.url, target, queues=["mail", "mailhost"], poll_max=3600)):
             await target.finished(20)
-        assert target.done == ["/mail", "/mailhost"] * 10
+        # In turn; where one ends in the midst of a turn, two of one queue may follow each other.
+        for start in range(0, 20, 5):
+            assert set(target.done[start : start + 5]) == {"/mail", "/mailhost"}
 
     async def test_a_consumer_without_a_free_slot_rests(
         self, tq: TaskQueue, target: Target, any_server: RedisServer, monkeypatch: pytest.MonkeyPatch
