@@ -13,8 +13,8 @@ import os
 import secrets
 import signal
 import sys
-import time
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final
 
