@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test check model mutants chaos pauses memory demo format clean
+.PHONY: help test check model mutants chaos pauses memory memory-upload demo format clean
 
 PYTHON ?= $(shell for name in python3.15 python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
@@ -16,7 +16,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 test: check ## all checks, then all tests
 	$(call step,pytest)
@@ -48,6 +48,9 @@ pauses: .venv/installed-test ## consumers are frozen beyond their lease and wake
 
 memory: .venv/installed-test ## how much memory a consumer takes (Linux)
 	@$(BIN)/python -m tests.acceptance.memory
+
+memory-upload: .venv/installed-test ## how much memory a door adds to an upload of 1 GiB
+	@$(BIN)/python -m tests.acceptance.memory_upload
 
 demo: .venv/installed-demo ## an application and a consumer at work; Ctrl-C ends it
 	@$(BIN)/python examples/demo.py
