@@ -32,22 +32,24 @@ class Entry:
 class Deliverer(Protocol):
     """What a transaction needs of its TaskQueue."""
 
-    def begin(
-        self, *, outer: "Transaction | None" = None, request: CurrentRequest | None = None
-    ) -> "Transaction":
-        """Return a new transaction, or with ``outer`` a savepoint in one."""
-        ...
-
-    def running(self) -> "Transaction | None":
-        """Return the transaction this code runs in, None outside."""
-        ...
-
     async def deliver(self, entries: Sequence[Entry], request: CurrentRequest | None) -> None:
         """Queue these tasks; raises BrokerUnavailable, BodyUnavailable, CommitUncertain."""
         ...
 
     def deliver_sync(self, entries: Sequence[Entry], request: CurrentRequest | None) -> None:
         """Do the same from synchronous code."""
+        ...
+
+
+class Beginner(Deliverer, Protocol):
+    """What a Scope needs of it beside: where a transaction of this TaskQueue comes from."""
+
+    def begin(self, *, outer: "Transaction | None" = None, request: CurrentRequest | None = None) -> "Transaction":
+        """Return a new transaction, or with ``outer`` a savepoint in one."""
+        ...
+
+    def running(self) -> "Transaction | None":
+        """Return the transaction this code runs in, None outside."""
         ...
 
 
@@ -182,7 +184,7 @@ def bound(transaction: Transaction) -> Iterator[Transaction]:
 class Scope:
     """``async with`` or ``with``: commits at the end, aborts on an exception. May be entered once."""
 
-    def __init__(self, tq: Deliverer, *, independent: bool) -> None:
+    def __init__(self, tq: Beginner, *, independent: bool) -> None:
         """See ``taskqueue.transaction``."""
         self._tq = tq
         self._independent = independent
