@@ -46,7 +46,7 @@ class Whole:
     """A whole number within limits, both included."""
 
     low: int
-    high: int
+    high: int = 10**18 - 1
 
     def __call__(self, value: object) -> int:
         """Return the number, or raise ValueError."""

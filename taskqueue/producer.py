@@ -56,8 +56,8 @@ class TaskQueue:
         public_url: str | None = None,
         limits: Limits | None = None,
         commit_deadline: float = 2.0,
-        max_tasks: int = 1_000_000,
-        max_bytes: int = 0,
+        max_tasks: int | None = None,
+        max_bytes: int | None = None,
         durability: str | None = None,
     ) -> None:
         """Take where the queues are; nothing is connected, and nothing missing is missed, before first use.
@@ -75,9 +75,9 @@ class TaskQueue:
             raise ConfigError(f"commit_deadline: {commit_deadline!r} must be seconds above 0, for example 2.0")
         self._url, self._secret, self._namespace, self._public_url = url, secret, namespace, public_url
         self._defaults = DefaultsByPath()
-        if max_tasks < 0 or max_bytes < 0:
+        if min(max_tasks or 0, max_bytes or 0) < 0:
             raise ConfigError(f"max_tasks, max_bytes: {max_tasks}, {max_bytes} must be 0 (no limit) or more")
-        self._capacity = Capacity(max_tasks, max_bytes)
+        self._max_tasks, self._max_bytes = max_tasks, max_bytes
         self._durability = None if durability is None else parse_durability(durability)
         self._queues = None if queues is None else _checked_queues(queues)
         self.limits: Final = limits or Limits()
@@ -118,9 +118,18 @@ class TaskQueue:
         return Keyring((found,) if isinstance(found, str) else found)
 
     @cached_property
+    def capacity(self) -> Capacity:
+        """What a queue may hold before a commit is refused."""
+        chosen = self._settings
+        return Capacity(
+            chosen.max_tasks if self._max_tasks is None else self._max_tasks,
+            chosen.max_bytes if self._max_bytes is None else self._max_bytes,
+        )
+
+    @cached_property
     def broker(self) -> Broker:
         """The broker behind the URL, not connected yet."""
-        return connect(self.url, namespace=self.namespace, capacity=self._capacity, durability=self.durability)
+        return connect(self.url, namespace=self.namespace, capacity=self.capacity, durability=self.durability)
 
     @cached_property
     def _public(self) -> tuple[str, str]:

@@ -34,6 +34,11 @@ _SERVICE_LINK: Final = re.compile(
 )
 
 
+def _most(what: str) -> Option:
+    # Without a flag: it is those who add that ask, not the server.
+    return Option(help=f"A queue that holds so many {what} takes no more; 0: no limit.", parse=Whole(0), flag=None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Settings:
     """Every setting, checked; ``load`` makes it. Neither its repr nor ``public`` tells a secret or a password."""
@@ -108,6 +113,8 @@ class Settings:
             flag="--queue",
         ),
     ] = ("default",)
+    max_tasks: Annotated[int, _most("tasks, failed ones left out,")] = 1_000_000
+    max_bytes: Annotated[int, _most("bytes of records")] = 0
     public_url: Annotated[
         str | None,
         Option(
@@ -217,7 +224,7 @@ OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
 
 
 class Row(NamedTuple):
-    """A setting as it is documented; ``flag`` is empty if there is none: a process list would show the value."""
+    """A setting as it is documented; ``flag`` is empty if there is none, as for what a process list must not show."""
 
     name: str
     flag: str

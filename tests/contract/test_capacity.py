@@ -1,6 +1,7 @@
 """What a queue may hold, on each kind of server: at the brim a commit is refused whole, and what is stored stays so."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -236,6 +237,15 @@ async def test_the_client_is_told_503_and_when_to_come_again(
         assert "queue default: it holds all it may" in caplog.text
         assert await tq.size() == 1
     await tq.aclose()
+
+
+def test_what_is_not_given_comes_from_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert queue_at("redis://h").capacity == Capacity(tasks=1_000_000, bytes=0)
+    (tmp_path / "taskqueue.toml").write_text("max_tasks = 7")
+    monkeypatch.setenv("TASKQUEUE_MAX_BYTES", "5000")
+    assert queue_at("redis://h").capacity == Capacity(tasks=7, bytes=5000)
+    assert queue_at("redis://h", max_tasks=0, max_bytes=1).capacity == Capacity(tasks=0, bytes=1)
 
 
 @pytest.mark.parametrize("wrong", [{"max_tasks": -1}, {"max_bytes": -1}])

@@ -55,6 +55,8 @@ def test_every_setting_can_come_from_a_variable_and_from_the_file(tmp_path: Path
         "namespace": "shop",
         "durability": "replica:2",
         "queues": "a,b",
+        "max_tasks": 5000,
+        "max_bytes": 10**12,
         "public_url": "https://example.org",
         "concurrent_limit": 0,
         "retry_max_count": 0,
@@ -295,7 +297,7 @@ def test_a_secret_file_without_secret_is_a_fault(tmp_path: Path, content: str | 
 
 
 def test_no_flag_takes_a_secret() -> None:
-    assert [row.name for row in table() if not row.flag] == ["secrets"]
+    assert [row.name for row in table() if not row.flag] == ["secrets", "max_tasks", "max_bytes"]
 
 
 def test_neither_repr_nor_public_shows_a_secret_or_a_password(tmp_path: Path) -> None:
