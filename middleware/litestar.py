@@ -11,11 +11,12 @@ from litestar.connection import ASGIConnection
 from litestar.exceptions import NotFoundException
 from litestar.handlers import BaseRouteHandler
 from litestar.middleware.authentication import AbstractAuthenticationMiddleware, AuthenticationResult
+from litestar.middleware.csrf import generate_csrf_token
 from litestar.plugins import InitPlugin
 from litestar.types import ASGIApp
 
 from ..door import Credentials, LoadUser, ReplayGuard, UserId
-from ..exchange import App, Scope
+from ..exchange import App, Receive, Scope, Send
 from ..middleware.asgi import CommitAt, TaskQueueMiddleware
 from ..producer import TaskQueue, current_task
 
@@ -72,12 +73,32 @@ class TaskQueuePlugin(InitPlugin):
     async def _mounted(self, app: Litestar) -> AsyncIterator[None]:
         # Litestar's middlewares stand behind its router; what stands before everything has no other place than this.
         inside = app.asgi_handler
-        app.asgi_handler = cast("ASGIApp", self._door(cast("App", inside)))
+        app.asgi_handler = cast("ASGIApp", self._door(_past_csrf(app)))
         try:
             yield
         finally:
             app.asgi_handler = inside
             await self._tq.aclose()
+
+
+def _past_csrf(app: Litestar) -> App:
+    """Return the application, in which deliveries have the token that CSRF protection asks for: they are proved."""
+    inside, config = cast("App", app.asgi_handler), app.csrf_config
+    if config is None:
+        return inside
+    header, prefix = config.header_name.lower().encode(), f"{config.cookie_name}=".encode()
+
+    async def with_token(scope: Scope, receive: Receive, send: Send) -> None:
+        if current_task() is not None:
+            token = generate_csrf_token(secret=config.secret).encode()
+            cookies = [part for name, value in scope["headers"] if name == b"cookie" for part in value.split(b";")]
+            kept = [part.strip() for part in cookies if not part.strip().startswith(prefix)]
+            headers = [pair for pair in scope["headers"] if pair[0] not in (b"cookie", header)]
+            own = [(b"cookie", b"; ".join([*kept, prefix + token])), (header, token)]
+            scope = {**scope, "headers": [*headers, *own]}
+        await inside(scope, receive, send)
+
+    return with_token
 
 
 def task_only(_connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:

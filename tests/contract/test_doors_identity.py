@@ -10,7 +10,8 @@ import quart_auth
 from aiohttp import web
 from fastapi import Depends, FastAPI, HTTPException, Security
 from fastapi.security import APIKeyHeader, OAuth2PasswordBearer
-from litestar import Litestar, Request, post
+from litestar import Litestar, Request, get, post
+from litestar.config.csrf import CSRFConfig
 from litestar.connection import ASGIConnection
 from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
 from litestar.handlers import BaseRouteHandler
@@ -329,6 +330,40 @@ async def test_the_other_policy_remembers_and_forgets(tq: taskqueue.TaskQueue, u
     async with serving_aiohttp(aiohttp(tq, users, [])) as base:
         response = await fetch("GET", base + "/login")
     assert (response.headers["X-Remembered"], response.headers["X-Forgotten"]) == ("ADA", "yes")
+
+
+@pytest.mark.parametrize("credentials", ["copy", "drop"])
+async def test_litestar_lets_a_delivery_past_its_csrf_protection_and_nobody_else(
+    tq: taskqueue.TaskQueue, credentials: Any
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    @get("/order")
+    async def order() -> str:
+        return taskqueue.add("/build", method="POST", headers={"X-CSRFToken": "stale"})
+
+    @post("/build")
+    async def build(request: Request[User, Any, Any]) -> None:
+        seen.append(request.cookies)
+
+    app: Any = Litestar(
+        [order, build],
+        plugins=[litestar_door.TaskQueuePlugin(tq, credentials=credentials)],
+        csrf_config=CSRFConfig(secret="for tests only"),
+        logging_config=None,
+        openapi_config=None,
+    )
+    async with serving_asgi(app) as base:
+        cookies = {"Cookie": "a=1; csrftoken=stale; b=2"}
+        assert (await fetch("GET", base + "/order", headers=cookies)).status == 200
+        _, outcome = await Consumer(tq).replay(base)
+        for headers in ({}, cookies | {"X-CSRFToken": "stale"}):
+            assert (await fetch("POST", base + "/build", headers=headers)).status == 403
+    assert isinstance(outcome, Answered)
+    assert (outcome.status, outcome.receipted) == (201, True)
+    (found,) = seen
+    assert found.pop("csrftoken") != "stale"
+    assert found == ({"a": "1", "b": "2"} if credentials == "copy" else {})
 
 
 # ---- FastAPI's dependencies
