@@ -92,13 +92,19 @@ def check_secret(secrets: Sequence[str]) -> Finding:
 def check_durability(info: StoreInfo, declared: Durability | None) -> list[Finding]:
     """Look whether tasks survive what they were declared to survive; undeclared, the death of the store."""
     findings = [_persistence(info, declared.level if declared else None)]
-    if declared and declared.replicas:
-        connected = f"{info.replicas} of {declared.replicas} replica(s) are connected"
-        remedy = f"start and connect more, or declare less (durability, here {declared}): each commit waits for them"
-        missing = info.replicas < declared.replicas
-        what = f"{connected}: every commit will be uncertain" if missing else connected
-        findings.append(Finding("replicas", "error" if missing else "ok", what, remedy if missing else ""))
-    return findings
+    return [*findings, _replicas(info, declared)] if declared and declared.replicas else findings
+
+
+def _replicas(info: StoreInfo, declared: Durability) -> Finding:
+    what = f"{info.replicas} replica(s) are connected, {declared.replicas} confirm each commit"
+    if info.replicas < declared.replicas:
+        remedy = f"start and connect more, or declare less (durability, here {declared})"
+        return Finding("replicas", "error", f"{what}: every commit will be uncertain", remedy)
+    if info.replicas > declared.replicas:
+        what += ": one that is promoted while the old primary still takes tasks may lack what the others confirmed"
+        remedy = f"declare replica:{info.replicas}; a commit is then uncertain whenever one of them is away"
+        return Finding("replicas", "warning", what, remedy)
+    return Finding("replicas", "ok", what)
 
 
 def _persistence(info: StoreInfo, declared: Kept | None) -> Finding:

@@ -27,6 +27,7 @@ from .scripts import Script
 
 # Seconds. A half-open connection shows itself as a reply that never comes: after this long the line is dropped.
 READ_TIMEOUT: Final = 5.0
+MOVED_TIMEOUT: Final = 1.0
 CONNECT_TIMEOUT: Final = 5.0
 PAUSE_MIN: Final = 0.01
 PAUSE_MAX: Final = 0.5
@@ -107,9 +108,9 @@ class Call:
 class Link:
     """A connection of one event loop. ``offset`` turns this process's monotonic clock into Redis's, in milliseconds."""
 
-    def __init__(self, pool: ConnectionPool, *, read_timeout: float = math.inf) -> None:
-        """Take where connections are made; ``read_timeout``: seconds without a reply, if less than usual."""
-        self._pool, self._read_timeout = pool, read_timeout
+    def __init__(self, pool: ConnectionPool, *, moves: bool = False) -> None:
+        """Take where connections are made; ``moves``: a new one may lead to another server, so do not cling to one."""
+        self._pool, self._moves = pool, moves
         self._connection: AbstractConnection | None = None
         self._waiting: list[Call] = []
         self._speaker: asyncio.Task[None] | None = None
@@ -184,9 +185,13 @@ class Link:
                     call.give_up()
                 raise
 
+    @property
+    def _read_timeout(self) -> float:
+        return MOVED_TIMEOUT if self._moves else READ_TIMEOUT
+
     def _patience(self, calls: Sequence[Call]) -> float:
         latest = max(call.deadline for call in calls) - time.monotonic()
-        return min(max(latest, 0.0), READ_TIMEOUT, self._read_timeout)
+        return min(max(latest, 0.0), self._read_timeout)
 
     async def _again(self, calls: Sequence[Call], error: Exception) -> None:
         for call in calls:
@@ -241,7 +246,7 @@ class Link:
         would confirm what no replica has. Hence a write in front of it that changes nothing and is always passed on.
         """
         first = min(call.deadline for call in calls) - time.monotonic() - WAIT_MARGIN
-        patience = min(first, READ_TIMEOUT / 2, self._read_timeout / 2)
+        patience = min(first, self._read_timeout / 2)
         replicas = max(call.copies.replicas for call in calls if call.copies)
         return [("PUBLISH", f"{calls[0].keys[0]}:copied", ""), ("WAIT", replicas, max(1, int(patience * 1000)))]
 
@@ -263,6 +268,8 @@ class Link:
                 )
                 if time.monotonic() >= call.deadline - WAIT_MARGIN:
                     call.give_up()
+        if self._moves and any(call.lost for call in written):
+            raise RedisConnectionError("the replicas follow another primary, or none")
 
     async def _connected(self) -> AbstractConnection:
         if self._connection is not None and await self._connection.can_read():

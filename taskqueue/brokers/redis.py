@@ -9,7 +9,6 @@ Every move is one script of ``taskqueue/lua``; this module only turns values int
 """
 
 import asyncio
-import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -40,7 +39,7 @@ IN_DOUBT_AFTER_MS: Final = 60_000
 class RedisBroker:
     """A Broker in Redis 6.2 or newer, or Valkey: one connection per event loop, none before first use."""
 
-    read_timeout: ClassVar[float] = math.inf
+    moves: ClassVar[bool] = False
 
     def __init__(
         self, url: str, *, namespace: str, capacity: Capacity = UNLIMITED, durability: Durability | None = None
@@ -61,7 +60,7 @@ class RedisBroker:
     def _link(self) -> Link:
         loop = asyncio.get_running_loop()
         if loop not in self._links:
-            self._links[loop] = Link(self._pool, read_timeout=self.read_timeout)
+            self._links[loop] = Link(self._pool, moves=self.moves)
         return self._links[loop]
 
     def key(self, queue: str) -> str:

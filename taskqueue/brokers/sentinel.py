@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 from urllib.parse import unquote, urlsplit
 
-import redis
+from redis import Connection as SyncConnection
+from redis import Redis
+from redis import SSLConnection as SyncSSLConnection
 from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, parse_url
 from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -48,7 +50,7 @@ class Service:
 
     def distrust(self) -> None:
         """Ask another sentinel next time."""
-        self.sentinels.append(self.sentinels.pop(0))
+        self.sentinels = [*self.sentinels[1:], self.sentinels[0]]  # at one stroke: the heart's thread reads it too
 
     def primary(self, reply: Any) -> Address | None:
         """Return the address in a sentinel's answer, None if it does not know the service."""
@@ -124,9 +126,10 @@ async def find(service: Service) -> Address:
 
 
 def find_sync(service: Service) -> Address:
-    """Do the same from a thread."""
+    """Do the same from a thread, which asks only when it has lost a connection: another sentinel each time."""
+    service.distrust()
     errors: list[str] = []
-    make = redis.SSLConnection if service.tls else redis.Connection
+    make = SyncSSLConnection if service.tls else SyncConnection
     for host, port in tuple(service.sentinels):
         options = {**client_options(PATIENCE), **service.to_sentinel}
         options.pop("max_connections")
@@ -164,12 +167,18 @@ class PrimaryConnection(Connection):
         """Ask for the primary, connect to it, and make sure that it is one."""
         self.host, self.port = await find(self._service)
         connect: Callable[[], Awaitable[None]] = super().connect
-        await connect()
+        try:
+            await connect()
+            await self._require_primary()
+        except BaseException:
+            # That sentinel was cut off, or the others have not told it yet; or it is right, and soon knows better.
+            self._service.distrust()
+            raise
+
+    async def _require_primary(self) -> None:
         await self.send_command("ROLE", check_health=False)
         role, *_ = await read(self)
         if role != b"master":
-            # The sentinel was cut off, or the others have not told it yet.
-            self._service.distrust()
             raise RedisConnectionError(f"{self.host}:{self.port} is named as the primary, and is a replica")
 
 
@@ -181,7 +190,7 @@ class SentinelBroker(RedisBroker):
     """A Broker in the primary of a service that sentinels watch over."""
 
     # A primary that has died may leave its connections open: the sooner one is dropped, the sooner the next is found.
-    read_timeout: ClassVar[float] = 1.0
+    moves: ClassVar[bool] = True
 
     def __init__(
         self, url: str, *, namespace: str, capacity: Capacity = UNLIMITED, durability: Durability | None = None
@@ -192,10 +201,10 @@ class SentinelBroker(RedisBroker):
         kind = TlsPrimaryConnection if self._service.tls else PrimaryConnection
         self._pool = ConnectionPool(kind, service=self._service, **(pool_options() | self._service.to_primary))
 
-    def _client(self, timeout: float) -> redis.Redis:
+    def _client(self, timeout: float) -> Redis:
         host, port = find_sync(self._service)
         options = client_options(timeout) | self._service.to_primary
-        return redis.Redis(host=host, port=port, ssl=self._service.tls, **options)
+        return Redis(host=host, port=port, ssl=self._service.tls, **options)
 
 
 def open_broker(
