@@ -86,7 +86,7 @@ class TaskQueueMiddleware:
 
         ``load_user``, plain or async, gets a task's user id and returns the user, who is put into ``scope["user"]``, or
         None if there is none any more: then the task fails. A plain one runs in the event loop and must not block.
-        Starlette's AuthenticationMiddleware puts there whom its backend names: let that ask ``current_task()`` first.
+        Starlette's AuthenticationMiddleware puts there whom its backend names: see ``starlette.TaskAuthBackend``.
         ``user_id``, plain or async, gets the scope and returns the id (a str) of the user who adds a task, or None;
         without it ``authenticated_user`` is asked. ``credentials``: whether ``Cookie`` and ``Authorization`` travel
         with a task; None: only if there is no ``load_user``. ``task_only``: paths which, with all below them, are 404
