@@ -1,0 +1,173 @@
+"""What is away comes back, and nothing was spent: a killed store, a deploy, an application that asks for patience."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+import pytest
+from aiohttp import web
+
+from taskqueue import server as consuming
+from taskqueue.producer import TaskQueue
+from tests.acceptance.test_consumer import consumer, push, queue_at, queue_of, reached, running, state_of
+from tests.invariants import assert_invariants
+from tests.servers import RedisServer
+from tests.target import Target, listening
+from tests.waiting import until
+from tests.work import Doing, Ran, Work
+
+CONTROL: Final = "taskqueue:{default}:control"
+
+
+@pytest.fixture
+async def target() -> AsyncIterator[Target]:
+    async with listening() as target:
+        yield target
+
+
+@pytest.fixture
+async def tq(any_server: RedisServer) -> AsyncIterator[TaskQueue]:
+    tq = queue_at(any_server)
+    yield tq
+    await tq.aclose()
+    assert_invariants(any_server.client())
+
+
+class TestStore:
+    async def test_killed_and_started_again_it_has_lost_nothing_and_nothing_has_run_twice(
+        self, target: Target, private_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It dies while three run and many wait; the three end while it is away, and are told when it is back."""
+        monkeypatch.setattr(consuming, "CALL_DEADLINE", 0.2)
+        target.handler = target.gated
+        tq = queue_at(private_server)
+        tasks = await push(tq, *(f"/{number}" for number in range(50)))
+        async with running(consumer(private_server.url, target, concurrent_limit=3)) as server:
+            await target.started(3)
+            private_server.kill()
+            target.gate.set()
+            await target.finished(3)
+
+            async def missed() -> bool:
+                return server._lost_since is not None
+
+            await until(missed, "the consumer has missed its store")
+            private_server.start()
+            for task_id in tasks:
+                state = await reached(tq, task_id, "completed")
+                assert (state.delivery, state.attempt, state.crashes) == (1, 1, 0)
+        await tq.aclose()
+        assert sorted(target.paths) == sorted(f"/{number}" for number in range(50))
+        queue = queue_of(private_server.client())
+        assert (queue.reserved, queue.consumers, queue.logs) == ({}, set(), set())
+
+
+class TestDeploy:
+    async def test_a_deploy_spends_no_attempt_keeps_the_order_and_fails_nothing(
+        self, tq: TaskQueue, target: Target, any_server: RedisServer, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(consuming, "TARGET_PAUSE", 0.05)
+        paths = [f"/{number}" for number in range(40)]
+        tasks = await push(tq, *paths[:10])
+
+        async def refused_again() -> bool:
+            found = [await state_of(tq, task_id) for task_id in tasks[len(target.done) :][:1]]
+            return bool(found) and found[0].delivery >= 3
+
+        async with running(consumer(any_server.url, target)):
+            for deploy in range(1, 4):
+                await target.finished(10 * deploy)  # nothing is cut off: the old one has answered all it had begun
+                await reached(tq, tasks[-1], "completed")
+                await target.down()
+                tasks += await push(tq, *paths[10 * deploy : 10 * deploy + 10])
+                await until(refused_again, "it has been refused several times")
+                await target.up()
+            await target.finished(40)
+            await reached(tq, tasks[-1], "completed")
+        assert target.paths == paths
+        assert {headers["X-Task-Attempt"] for headers in target.headers} == {"1"}
+        queue = queue_of(any_server.client())
+        assert ("failed" in queue.indexes, queue.logs) == (False, set())
+        assert caplog.text.count("answers again") == 3
+
+
+class TestRetryAfter:
+    @pytest.fixture
+    def answer(self, target: Target) -> Callable[..., None]:
+        """Let the first request be answered like this, all others well."""
+
+        def chosen(status: int, retry_after: str) -> None:
+            async def first(_request: web.Request) -> web.StreamResponse:
+                if len(target.paths) > 1:
+                    return web.Response()
+                return web.Response(status=status, headers={"Retry-After": retry_after})
+
+            target.handler = first
+
+        return chosen
+
+    @pytest.mark.parametrize("status", [429, 503])
+    async def test_it_holds_for_the_whole_queue(
+        self, tq: TaskQueue, target: Target, any_server: RedisServer, answer: Callable[..., None], status: int
+    ) -> None:
+        answer(status, "1")
+        first, second = await push(tq, "/first", "/second")
+        async with running(consumer(any_server.url, target)):
+            again = await reached(tq, first, "completed")
+            other = await reached(tq, second, "completed")
+        until_then = int(any_server.client().hget(CONTROL, "slowed") or 0)
+        assert other.reserved >= until_then, "by the store's own clock"
+        assert again.reserved >= until_then
+        assert again.attempt == 2
+
+    async def test_another_queue_goes_on(
+        self, tq: TaskQueue, target: Target, any_server: RedisServer, answer: Callable[..., None]
+    ) -> None:
+        answer(429, "3600")
+        first, second = await push(tq, "/first", "/second")
+        async with running(consumer(any_server.url, target, queues=["default", "mail"])):
+            await reached(tq, first, "scheduled")
+            (elsewhere,) = await push(tq, "/elsewhere", queue="mail")
+            await reached(tq, elsewhere, "completed")
+            assert (await state_of(tq, second)).state == "queued"
+        assert target.paths == ["/first", "/elsewhere"]
+
+    @pytest.mark.parametrize(("status", "retry_after"), [(500, "60"), (423, "60"), (429, "0"), (503, "soon")])
+    async def test_other_answers_hold_for_their_task_alone(
+        self, tq: TaskQueue, target: Target, any_server: RedisServer, answer: Callable[..., None], status: int,
+        retry_after: str,
+    ) -> None:  # fmt: skip
+        answer(status, retry_after)
+        _, second = await push(tq, "/first", "/second")
+        async with running(consumer(any_server.url, target)):
+            await reached(tq, second, "completed")
+        assert any_server.client().hget(CONTROL, "slowed") is None
+
+    async def test_it_is_believed_for_ten_minutes_at_most(
+        self, tq: TaskQueue, target: Target, any_server: RedisServer, answer: Callable[..., None]
+    ) -> None:
+        answer(503, "86400")
+        (task_id,) = await push(tq, "/first")
+        async with running(consumer(any_server.url, target)):
+            state = await reached(tq, task_id, "scheduled")
+        client: Any = any_server.client()
+        assert int(client.hget(CONTROL, "slowed")) == state.changed + 600_000
+        assert state.due == state.changed + 86_400_000
+
+
+def test_stats_tell_of_a_queue_that_is_slowed(
+    taskqueue: Callable[..., Ran], store: Doing, any_server: RedisServer
+) -> None:
+    @store
+    async def _(work: Work) -> None:
+        await work.broker.size("default", deadline=time.monotonic() + 10)
+
+    assert "patience" not in taskqueue("stats").err
+    assert taskqueue("stats", "--json").document["queues"][0]["slowed"] == 0
+    client: Any = any_server.client()
+    client.hset(CONTROL, "slowed", round(time.time() * 1000) + 300_000)
+    assert (
+        "queue default: the application has asked for patience (Retry-After), for 5 min more" in taskqueue("stats").err
+    )
+    assert 290_000 < taskqueue("stats", "--json").document["queues"][0]["slowed"] <= 300_000
