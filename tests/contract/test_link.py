@@ -77,28 +77,37 @@ class TestScripts:
 
 
 class TestCallersThatGo:
-    async def test_a_cancelled_reservation_strands_nothing(self, broker: RedisBroker, client: Any) -> None:
+    async def test_ten_thousand_random_cancellations_strand_nothing(self, broker: RedisBroker, client: Any) -> None:
+        """Whoever was cancelled asks again with the same token, as a consumer does that lost a reply."""
         dice = random.Random(2)
-        for _ in range(4):
+        for _ in range(50):
             await broker.push("default", opaque_tasks(200), deadline=within(10))
-        lease, _ = await broker.claim("default", "one", begins=True, deadline=within(10))
-        known: list[str] = []
+        known: dict[str, list[str]] = {}
         cancelled = 0
-        for number in range(400):
 
-            def ask(number: int = number) -> Any:
-                return broker.exchange(lease, (), token=str(number), want=2, room=10**6, deadline=within(10))
+        async def consume(name: str) -> None:
+            nonlocal cancelled
+            lease, _ = await broker.claim("default", name, begins=True, deadline=within(10))
+            known[name] = []
+            for number in range(500):
 
-            caller = asyncio.create_task(ask())
-            await _turns(dice.randrange(12))
-            caller.cancel()
-            await asyncio.wait([caller])
-            cancelled += caller.cancelled()
-            result = await ask() if caller.cancelled() else caller.result()
-            known += [reservation.id for reservation in result.reservations]
-        assert 100 < cancelled <= 400
-        assert len(known) == 800
-        assert client.lrange(f"{BASE}:reserved:one", 0, -1) == [task_id.encode() for task_id in reversed(known)]
+                def ask(number: int = number) -> Any:
+                    return broker.exchange(lease, (), token=str(number), want=1, room=10**6, deadline=within(10))
+
+                caller = asyncio.create_task(ask())
+                await _turns(dice.randrange(40))
+                caller.cancel()
+                await asyncio.wait([caller])
+                cancelled += caller.cancelled()
+                result = await ask() if caller.cancelled() else caller.result()
+                known[name] += [reservation.id for reservation in result.reservations]
+
+        await asyncio.gather(*(consume(f"c{number}") for number in range(20)))
+        assert 4_000 < cancelled < 10_000
+        assert sum(map(len, known.values())) == 10_000
+        for name, ids in known.items():
+            held = client.lrange(f"{BASE}:reserved:{name}", 0, -1)
+            assert held == [task_id.encode() for task_id in reversed(ids)]
 
     async def test_nobody_gets_the_reply_of_another(self, broker: RedisBroker) -> None:
         dice = random.Random(3)
