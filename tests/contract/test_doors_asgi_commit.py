@@ -18,7 +18,7 @@ from starlette.routing import Route
 import taskqueue
 from taskqueue.exchange import Message, Receive, Scope, Send
 from taskqueue.middleware.asgi import TaskQueueMiddleware
-from tests.doors import Consumer, adding, fetch, serving_asgi, starlette_app, task_queue
+from tests.doors import Consumer, adding, fetch, lifespan, serving_asgi, starlette_app, task_queue
 from tests.servers import RedisServer
 from tests.waiting import until
 
@@ -113,6 +113,34 @@ async def test_a_savepoint_that_ends_after_the_response_is_part_of_the_commit(
         assert await queue.size() == 1
         kills = True
         assert (await fetch("POST", base + "/orders")).status == 503
+
+
+@pytest.mark.parametrize("body", [b"", b"x" * 100_000])
+async def test_an_application_may_wait_for_the_end_of_its_response(tq: taskqueue.TaskQueue, body: bytes) -> None:
+    """Some return only when the server says that the client is gone: when all is sent. Here all is held until then."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await lifespan(receive, send)
+            return
+        taskqueue.add("/later", method="POST")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        async with asyncio.TaskGroup() as group:
+            whole = asyncio.Event()
+            group.create_task(ends(receive, whole))
+            await whole.wait()
+            await send({"type": "http.response.body", "body": b"answer"})
+        assert (await receive())["type"] == "http.disconnect"
+
+    async def ends(receive: Receive, whole: asyncio.Event) -> None:
+        while (message := await receive())["type"] != "http.disconnect":
+            if not message["more_body"]:
+                whole.set()
+
+    async with serving_asgi(TaskQueueMiddleware(app, tq)) as base:
+        assert (await fetch("POST", base + "/", data=body)).text == "answer"
+        (task,) = await Consumer(tq).tasks()
+    assert task.body == body
 
 
 async def test_background_tasks_add_until_they_end(tq: taskqueue.TaskQueue) -> None:
