@@ -57,7 +57,7 @@ def seal_response(keyring: Keyring, queue: str, task_id: str, response: Response
 def unseal_response(keyring: Keyring, queue: str, task_id: str, sealed: bytes) -> Response | None:
     """Return a kept response; None if none of this process's secrets opens it, or it was altered."""
     keys = keyring.find(sealed[1:5].hex())
-    if keys is None or sealed[0] != VERSION:
+    if len(sealed) < _HEAD or keys is None or sealed[0] != VERSION:
         return None
     context = _context(queue, task_id) + b"\0response"
     try:
