@@ -645,6 +645,34 @@ class TestStopping:
         assert client.lrange(BASE, 0, -1) == [task_id.encode() for task_id in reversed(tasks)]
         assert queue_of(client).reserved == {}
 
+    async def test_what_arrives_while_paused_is_given_back_and_waits(
+        self, tq: TaskQueue, target: Target, any_server: RedisServer, client: Any
+    ) -> None:
+        server = consumer(any_server.url, target, concurrent_limit=3)
+        exchange = server._broker.exchange
+
+        async def paused_meanwhile(*arguments: Any, **options: Any) -> Any:
+            result = await exchange(*arguments, **options)
+            if result.reservations and not target.paths:
+                server.pause()
+            return result
+
+        server._broker.exchange = paused_meanwhile
+        paths = ["/1", "/2", "/3", "/4"]
+        tasks = await push(tq, *paths)
+
+        async def given_back() -> bool:
+            return client.lrange(BASE, 0, -1) == [task_id.encode() for task_id in reversed(tasks)] and server._paused
+
+        async with running(server):
+            await until(given_back, "all wait in their order")
+            assert target.paths == []
+            server._broker.exchange = exchange
+            server.resume()
+            await target.finished(4)
+        assert sorted(target.paths) == paths
+        assert {headers["X-Task-Attempt"] for headers in target.headers} == {"1"}
+
     async def test_what_was_started_and_never_ran_is_given_back(
         self, tq: TaskQueue, target: Target, any_server: RedisServer, client: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
