@@ -662,7 +662,8 @@ class TestStopping:
         tasks = await push(tq, *paths)
 
         async def given_back() -> bool:
-            return client.lrange(BASE, 0, -1) == [task_id.encode() for task_id in reversed(tasks)] and server._paused
+            waiting = client.lrange(BASE, 0, -1)
+            return server._paused and bool(waiting == [task_id.encode() for task_id in reversed(tasks)])
 
         async with running(server):
             await until(given_back, "all wait in their order")

@@ -174,8 +174,17 @@ async def beating(heart: Heart) -> AsyncIterator[None]:
         await heart.stop()
 
 
+OTHERS: Final[set[threading.Thread]] = set()
+
+
+@pytest.fixture(autouse=True)
+def _hearts_of_other_tests() -> None:
+    OTHERS.update(threading.enumerate())
+
+
 def hearts() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "taskqueue-heart"]
+    """Return the hearts that beat since this test began."""
+    return [found for found in threading.enumerate() if found.name == "taskqueue-heart" and found not in OTHERS]
 
 
 async def beaten(pulse: Beats, more: int = 4) -> None:
