@@ -1,0 +1,107 @@
+"""A line that is cut before or after each script, three times over: nothing is lost, and nothing happens twice."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import pytest
+from aiohttp import web
+
+from taskqueue.brokers.redis import RedisBroker
+from taskqueue.brokers.scripts import SCRIPTS
+from taskqueue.producer import TaskQueue
+from tests.acceptance.test_consumer import consumer, push, queue_at, queue_of, reached, running
+from tests.proxy import Fault, Proxy, proxied
+from tests.servers import RedisServer
+from tests.target import listening
+from tests.tasks import SECRET, opaque_tasks
+from tests.work import soon
+
+FAULTS: Final = pytest.mark.parametrize("fault", ["cut before", "cut after"])
+TIMES: Final = 3
+
+
+@pytest.fixture
+def client(any_server: RedisServer) -> Any:
+    client: Any = any_server.client()
+    for script in SCRIPTS.values():
+        client.script_load(script.source)  # so that no call is sent twice for another reason
+    return client
+
+
+@pytest.fixture
+async def proxy(any_server: RedisServer, client: Any) -> AsyncIterator[Proxy]:
+    async with proxied(any_server.port) as proxy:
+        yield proxy
+
+
+def sha(script: str) -> bytes:
+    return SCRIPTS[script].sha.encode()
+
+
+@FAULTS
+@pytest.mark.parametrize("script", ["claim", "beat", "due", "reserve", "settle", "trim", "leave"])
+async def test_in_a_consumers_life(
+    proxy: Proxy, any_server: RedisServer, client: Any, fault: Fault, script: str
+) -> None:
+    """Of 30 tasks a third completes, a third is retried once, a third fails."""
+    tq = queue_at(any_server)
+    async with listening() as target:
+
+        async def mixed(request: web.Request) -> web.StreamResponse:
+            kind = int(request.path[1:]) % 3
+            again = target.paths.count(request.path) > 1
+            return web.Response(status=200 if kind == 0 or again else 503 if kind == 1 else 404)
+
+        target.handler = mixed
+        ids = await push(tq, *(f"/{number}" for number in range(30)))
+        proxy.inject(fault, sha(script), times=TIMES)
+        async with running(consumer(proxy.url, target, concurrent_limit=3)):
+            for number, task_id in enumerate(ids):
+                state = await reached(tq, task_id, "failed" if number % 3 == 2 else "completed")
+                assert (state.attempt, state.crashes) == (2 if number % 3 == 1 else 1, 0)
+                assert state.delivery == state.attempt
+        assert 1 <= proxy.hits <= TIMES
+        assert Counter(target.paths) == {f"/{number}": 2 if number % 3 == 1 else 1 for number in range(30)}
+    queue = queue_of(client)
+    assert (queue.waiting, queue.reserved, queue.consumers, queue.leases) == ([], {}, set(), set())
+    await tq.aclose()
+
+
+@FAULTS
+@pytest.mark.parametrize("script", ["push", "prepare", "promote"])
+async def test_in_a_commit(proxy: Proxy, client: Any, fault: Fault, script: str) -> None:
+    tq = TaskQueue(proxy.url, secret=SECRET, queues=["default"], namespace="taskqueue")
+    proxy.inject(fault, sha(script), times=TIMES)
+    ids = await push(tq, *(f"/{number}" for number in range(10 if script == "push" else 250)))
+    assert proxy.hits == TIMES
+    assert queue_of(client).waiting == [task_id.encode() for task_id in reversed(ids)]
+    await tq.aclose()
+
+
+@FAULTS
+async def test_in_an_abort(proxy: Proxy, client: Any, fault: Fault) -> None:
+    broker = RedisBroker(proxy.url, namespace="taskqueue")
+    tasks = opaque_tasks(5)
+    await broker.prepare("default", tasks, deadline=soon())
+    proxy.inject(fault, sha("discard"), times=TIMES)
+    await broker.discard("default", [task.id for task in tasks], deadline=soon())
+    assert proxy.hits == TIMES
+    assert client.keys() == []
+    await broker.aclose()
+
+
+@FAULTS
+async def test_as_a_delivery_begins(proxy: Proxy, client: Any, fault: Fault) -> None:
+    broker = RedisBroker(proxy.url, namespace="taskqueue")
+    await broker.push("default", opaque_tasks(1), deadline=soon())
+    lease, _ = await broker.claim("default", "one", begins=True, deadline=soon())
+    (one,) = (await broker.exchange(lease, (), token="1", want=1, room=1, deadline=soon())).reservations
+    proxy.inject(fault, sha("begin"), times=TIMES)
+    assert await broker.begin("default", one.id, one.delivery, deadline=soon())
+    assert proxy.hits == TIMES
+    assert not await broker.begin("default", one.id, one.delivery, deadline=soon())
+    proxy.inject(fault, sha("leave"), times=TIMES)
+    await broker.leave(lease, deadline=soon())
+    assert queue_of(client).leases == {"one"}, "it still holds the task"
+    await broker.aclose()
