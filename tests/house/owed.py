@@ -9,4 +9,6 @@ PART_1: Final = frozenset(
 
 PART_2: Final = frozenset(f"CT{row:02}" for row in (9, 18, 29, 30, 31, 33, 37, 38))
 
-OWED: Final = PART_1 | PART_2
+PART_3: Final = frozenset(("CT05", "CT23", "CT24", "CT25", "CT26", "TA11", "TA12"))
+
+OWED: Final = PART_1 | PART_2 | PART_3
