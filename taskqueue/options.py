@@ -4,9 +4,11 @@ A check takes what a flag or a variable (text) or a file (a TOML value) says. It
 with the rule and an example, written to stand behind the value: whoever calls it knows where that came from.
 """
 
+import difflib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -24,6 +26,31 @@ _BASE: Final = re.compile(r"https?://([^/]+)/?")
 _IMPORT_PATH: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _TRUE: Final = ("true", "yes", "on", "1")
 _FALSE: Final = ("false", "no", "off", "0")
+
+preferred: Final[dict[str, object]] = {}
+"""What the application around the command line says itself, by the names of the settings; see ``preferring``."""
+
+
+@contextmanager
+def preferring(values: Mapping[str, object]) -> Iterator[None]:
+    """Let these values win over variables and files: where an application brings the command line, its word counts."""
+    before = dict(preferred)
+    preferred.update(values)
+    try:
+        yield
+    finally:
+        preferred.clear()
+        preferred.update(before)
+
+
+def unknown(names: Iterable[str], known: Iterable[str], *, prefix: str = "") -> Iterator[str]:
+    """Yield for each name that is not known what was probably meant: neither case nor a common prefix tells that."""
+    bare = {name.removeprefix(prefix).upper(): name for name in known}
+    for name in names:
+        if name not in bare.values():
+            likely = difflib.get_close_matches(name.removeprefix(prefix).upper(), bare, n=1)
+            hint = f"did you mean {bare[likely[0]]}?" if likely else f"known are {', '.join(bare.values())}"
+            yield f"{name}: {hint}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

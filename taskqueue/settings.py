@@ -2,11 +2,11 @@
 
 The only reader of the environment and of configuration files, for the web process and for the consumer. Each setting is
 declared once, as a field below; its flag, variable, key, check and documentation follow from that. A flag wins over a
-variable, a variable over the file, the file over the default. What nobody knows is refused: a misspelt setting that is
+variable, a variable over the file, the file over the default; of what an application says itself, see
+``options.preferring``, only a flag is stronger. What nobody knows is refused: a misspelt setting that is
 silently ignored is the fault that is found last.
 """
 
-import difflib
 import math
 import os
 import re
@@ -264,7 +264,12 @@ def load(
     directory = directory or Path.cwd()
     named = config or environ.get(CONFIG)
     chosen: dict[str, _Given] = {}
-    for source in (_file(directory, named), _variables(environ, directory), _flags(flags or {}, directory)):
+    for source in (
+        _file(directory, named),
+        _variables(environ, directory),
+        _named(options.preferred, "application", directory),
+        _named(flags or {}, "flag", directory),
+    ):
         given = {item.name: item for item in source}
         if "secrets" in given and "secret_file" in given:
             raise UsageError(f"{given['secret_file'].where}: the secret is given beside it; one of the two is enough")
@@ -304,10 +309,10 @@ class _Given:
             raise UsageError(f"{self.where}: {option.shown(self.value)!r} {error}") from None
 
 
-def _flags(flags: Mapping[str, object], directory: Path) -> Iterator[_Given]:
-    for name, value in flags.items():
+def _named(values: Mapping[str, object], origin: str, directory: Path) -> Iterator[_Given]:
+    for name, value in values.items():
         if value is not None:
-            yield _Given(name, value, "flag", ROWS[name].flag, directory)
+            yield _Given(name, value, origin, ROWS[name].flag if origin == "flag" else name, directory)
 
 
 def _variables(environ: Mapping[str, str], directory: Path) -> Iterator[_Given]:
@@ -359,13 +364,7 @@ def _secrets_in(given: _Given) -> tuple[str, ...]:
 
 
 def _refuse_unknown(where: str, names: Iterable[str], known: Iterable[str]) -> None:
-    bare = {name.removeprefix(PREFIX): name for name in known}
-    faults = []
-    for name in names:
-        if name not in bare.values():
-            likely = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
-            hint = f"did you mean {bare[likely[0]]}?" if likely else f"known are {', '.join(bare.values())}"
-            faults.append(f"{name}: {hint}")
+    faults = list(options.unknown(names, known, prefix=PREFIX))
     if faults:
         raise UsageError(f"{where}: no such setting: {'; '.join(faults)}")
 

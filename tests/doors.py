@@ -278,8 +278,9 @@ ASGI_APPS: Final[dict[str, Callable[[Handlers], App]]] = {
     "asgi": bare_app,
 }
 ASGI_KINDS: Final = [*ASGI_APPS, "litestar", "quart"]  # the last two have ways of their own to mount the door
-WSGI_KINDS: Final = ["wsgi", "flask"]
-KINDS: Final = [*ASGI_KINDS, "aiohttp", *WSGI_KINDS]
+DJANGO_KINDS: Final = ["django-asgi", "django-wsgi"]
+WSGI_KINDS: Final = ["wsgi", "flask", "django-wsgi"]
+KINDS: Final = [*ASGI_KINDS, "aiohttp", "django-asgi", *WSGI_KINDS]
 
 
 def asgi_app(kind: str, handlers: Handlers) -> App:
@@ -306,6 +307,10 @@ def serving(kind: str, handlers: Handlers, tq: taskqueue.TaskQueue, **door: Any)
         app = aiohttp_app(handlers)
         aiohttp_door.setup(app, tq, **door)
         return serving_aiohttp(app)
+    if kind in DJANGO_KINDS:
+        from tests import doors_django
+
+        return doors_django.serving(kind, handlers, tq, **door)
     if kind in WSGI_KINDS:
         from tests import doors_wsgi
 

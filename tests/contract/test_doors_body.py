@@ -8,7 +8,7 @@ import pytest
 
 import taskqueue
 from taskqueue.policy import Answered
-from tests.doors import KINDS, Consumer, Reply, View, adding, fetch, serving
+from tests.doors import DJANGO_KINDS, KINDS, Consumer, Reply, View, adding, fetch, serving
 
 in_every_framework = pytest.mark.parametrize("kind", KINDS)
 
@@ -17,6 +17,8 @@ in_every_framework = pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.accept("CT10")
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_form_parsed_before_is_copied_byte_for_byte(kind: str, tq: taskqueue.TaskQueue, chunked: bool) -> None:  # noqa: FBT001
+    if chunked and kind in DJANGO_KINDS:
+        pytest.skip("Django parses no form without a Content-Length")
     body = multipart(random.Random(1).randbytes(2 * 1024 * 1024))
     received: list[bytes] = []
 
@@ -149,6 +151,9 @@ async def test_a_body_declared_too_large_is_refused_in_add(kind: str, tq: taskqu
 
 @in_every_framework
 async def test_a_body_found_too_large_at_commit_aborts_with_413(kind: str, tq: taskqueue.TaskQueue) -> None:
+    if kind == "django-wsgi":
+        pytest.skip("Django reads no body without a Content-Length")
+
     async def endless() -> AsyncIterator[bytes]:
         for _ in range(70):
             yield bytes(65_536)
@@ -158,7 +163,7 @@ async def test_a_body_found_too_large_at_commit_aborts_with_413(kind: str, tq: t
         for path in ("/unread", "/read"):
             response = await fetch("POST", base + path, data=endless())
             assert response.status == 413
-            assert "over the limit of 4194304 bytes" in response.text
+            assert "over the limit of 4194304" in response.text
         assert await tq.size() == 0
 
 
@@ -186,7 +191,7 @@ async def test_a_task_of_a_task_copies_its_body(kind: str, tq: taskqueue.TaskQue
 @in_every_framework
 async def test_push_inside_a_handler_asks_for_the_body_to_be_read(kind: str, tq: taskqueue.TaskQueue) -> None:
     async def handler(view: View) -> Reply:
-        if kind != "quart":  # which reads it by itself, beside the handler
+        if kind not in ("quart", "django-asgi"):  # which read it by themselves
             with pytest.raises(taskqueue.InvalidTask, match="has not read the current request's body to its end"):
                 await tq.push("/at-once", method="POST")
         await view.body()
@@ -199,7 +204,9 @@ async def test_push_inside_a_handler_asks_for_the_body_to_be_read(kind: str, tq:
     assert task.body == b"x" * 100_000
 
 
-@pytest.mark.parametrize("kind", ["asgi", "aiohttp"])  # Starlette answers 500 itself before the door sees the error
+@pytest.mark.parametrize(
+    "kind", ["asgi", "aiohttp", "django-asgi", "django-wsgi"]
+)  # Starlette answers 500 itself before the door sees the error
 async def test_a_body_too_large_that_nobody_handles_is_a_413(kind: str, tq: taskqueue.TaskQueue) -> None:
     async with serving(kind, {"/": adding("/small", "/large", method="POST")}, tq) as base:
         response = await fetch("POST", base + "/", data=io.BytesIO(bytes(4 * 1024 * 1024 + 1)))

@@ -326,7 +326,7 @@ async def test_a_delivery_broken_off_is_nobodys(
         await writer.wait_closed()
         assert (await fetch("GET", base + "/")).status == 200
     assert seen.tasks == [None]
-    assert caplog.text == ""
+    assert [record for record in caplog.records if record.name != "django.request"] == []  # which tells of each 400
 
 
 # ---- views for tasks alone

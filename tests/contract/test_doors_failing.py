@@ -10,7 +10,7 @@ import pytest
 
 import taskqueue
 from taskqueue.policy import Answered
-from tests.doors import KINDS, Consumer, Handler, Reply, View, adding, fetch, serving, task_queue
+from tests.doors import DJANGO_KINDS, KINDS, Consumer, Handler, Reply, View, adding, fetch, serving, task_queue
 from tests.servers import RedisServer
 from tests.waiting import until
 
@@ -115,7 +115,7 @@ async def test_a_stream_is_sent_while_it_is_made(kind: str, tq: taskqueue.TaskQu
         session.get(base + "/") as response,
     ):
         assert await response.content.readline() == b"first\n"
-        assert await tq.size() == 0
+        assert await tq.size() == (1 if kind in DJANGO_KINDS else 0)  # Django has left the view before
         seen.set()
         assert await response.content.read() == b"last\n"
         assert await tq.size() == 1
@@ -124,6 +124,8 @@ async def test_a_stream_is_sent_while_it_is_made(kind: str, tq: taskqueue.TaskQu
 async def test_a_stream_whose_tasks_cannot_be_stored_is_broken_off(
     kind: str, private_server: RedisServer, tq: taskqueue.TaskQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
+    if kind in DJANGO_KINDS:
+        pytest.skip("they are stored before the stream begins")
     ids: list[str] = []
 
     async def broken() -> AsyncIterator[bytes]:
@@ -178,6 +180,8 @@ async def reads(view: View) -> Reply:
 async def test_a_client_that_breaks_off_in_its_body_queues_nothing(
     kind: str, tq: taskqueue.TaskQueue, handler: Handler
 ) -> None:
+    if kind == "django-asgi":
+        pytest.skip("no handler is called before Django has the whole body")
     left = asyncio.Event()
 
     async def noting(view: View) -> Reply:
@@ -203,6 +207,8 @@ async def test_a_client_that_breaks_off_in_its_body_queues_nothing(
 async def test_a_client_that_does_not_send_its_body_is_told_408(
     kind: str, tq: taskqueue.TaskQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    if kind == "django-asgi":
+        pytest.skip("no handler is called before Django has the whole body")
     monkeypatch.setattr("taskqueue.tee.DRAIN_SECONDS", 0.1)
     caplog.set_level(logging.ERROR)
     async with serving(kind, {"/": adding("/later", method="POST")}, tq) as base:

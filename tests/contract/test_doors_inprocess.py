@@ -10,6 +10,7 @@ from taskqueue.middleware import aiohttp as aiohttp_door
 from taskqueue.policy import Answered, Outcome
 from taskqueue.replay import Delivery, Replayer
 from tests.doors import (
+    DJANGO_KINDS,
     KINDS,
     WSGI_KINDS,
     Consumer,
@@ -20,6 +21,7 @@ from tests.doors import (
     behind_asgi_door,
     delivery_of,
 )
+from tests.doors_django import Project
 from tests.doors_wsgi import behind_door
 from tests.tasks import KEYRING
 
@@ -32,6 +34,8 @@ def in_process(kind: str, handlers: Handlers, tq: taskqueue.TaskQueue) -> Replay
         app = aiohttp_app(handlers)
         aiohttp_door.setup(app, tq, load_user=str.upper)
         return AiohttpReplayer(app, KEYRING)
+    if kind in DJANGO_KINDS:
+        return Project(kind, handlers, tq, load_user=str.upper)
     if kind in WSGI_KINDS:
         called: Any = behind_door(kind, handlers, tq, load_user=str.upper)
         return WsgiReplayer(called, threads=2)

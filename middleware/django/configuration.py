@@ -1,0 +1,68 @@
+"""The ``TASKQUEUE`` dictionary of a project's settings: what may stand there, and what of it is wrong."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.utils.module_loading import import_string
+
+from ... import options
+from ...errors import ConfigError
+
+OF_QUEUE: Final = (
+    "URL",
+    "SECRET",
+    "QUEUES",
+    "NAMESPACE",
+    "PUBLIC_URL",
+    "LIMITS",
+    "COMMIT_DEADLINE",
+    "MAX_TASKS",
+    "MAX_BYTES",
+    "DURABILITY",
+)
+OF_DOOR: Final = ("LOAD_USER", "USER_ID", "CREDENTIALS", "TASK_ONLY", "REPLAY_GUARD")
+USING: Final = "USING"
+_KNOWN: Final = (*OF_QUEUE, *OF_DOOR, USING)
+_FUNCTIONS: Final = ("LOAD_USER", "USER_ID")
+
+
+def faults() -> Sequence[str]:
+    """Return what is wrong with the keys, one sentence each."""
+    given = getattr(settings, "TASKQUEUE", {})
+    if not isinstance(given, Mapping):
+        return [f"TASKQUEUE: {type(given).__name__} must be a dictionary, as in TASKQUEUE = {{'URL': 'redis://...'}}"]
+    found = [f"TASKQUEUE: no such key: {fault}" for fault in options.unknown(map(str, given), _KNOWN)]
+    alias = given.get(USING, DEFAULT_DB_ALIAS)
+    if alias not in connections:
+        found.append(f"TASKQUEUE: {USING}: {alias!r} is no database alias; known are {', '.join(connections)}")
+    return found
+
+
+def given(keys: Sequence[str]) -> dict[str, Any]:
+    """Return what the dictionary says of these keys, by the names of the parameters they stand for.
+
+    Functions may be named by their dotted path. Raises ConfigError for what ``faults`` tells, and for a path that
+    leads nowhere.
+    """
+    wrong = faults()
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+    values = {key: value for key, value in getattr(settings, "TASKQUEUE", {}).items() if key in keys}
+    return {key.lower(): _function(key, value) if key in _FUNCTIONS else value for key, value in values.items()}
+
+
+def _function(key: str, value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return import_string(value)
+    except ImportError as error:
+        raise ConfigError(f"TASKQUEUE: {key}: {value!r} cannot be imported: {error}") from error
+
+
+def using() -> str:
+    """Return the alias of the database whose transactions count; raises ConfigError."""
+    alias: str = given([USING]).get("using", DEFAULT_DB_ALIAS)
+    return alias
