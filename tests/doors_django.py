@@ -7,12 +7,15 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, Self
 
 import django
 from django.conf import settings
 from django.core.asgi import get_asgi_application
+from django.core.management import call_command
 from django.core.wsgi import get_wsgi_application
+from django.db import connections
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import path
@@ -84,6 +87,20 @@ def project(tq: taskqueue.TaskQueue, *patterns: Any, middleware: Any = (DOOR,), 
             yield
         finally:
             queue._made.clear()
+
+
+@contextmanager
+def database() -> Iterator[None]:
+    """Give the test the tables of users and sessions in both databases, and leave them empty."""
+    for alias in ("default", "other"):
+        if not (FOLDER / f"{alias}.sqlite3").exists():
+            call_command("migrate", verbosity=0, database=alias)
+    try:
+        yield
+    finally:
+        for alias in ("default", "other"):
+            call_command("flush", verbosity=0, database=alias, interactive=False)
+        connections.close_all()
 
 
 class DjangoView(View):
@@ -173,7 +190,9 @@ class Project:
         await self._stack.enter_async_context(self._replayer)
         return self
 
-    async def __aexit__(self, *about: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         await self._stack.aclose()
 
     async def replay(self, delivery: Delivery) -> Outcome:

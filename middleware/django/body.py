@@ -87,7 +87,7 @@ class File:
 def copy_of(request: HttpRequest, limit: int) -> Stream | File | None:
     """Put a copy beside the request's body, if it may have one."""
     source = request._stream
-    if hasattr(request, "scope"):
+    if source.seekable():
         file = File(request, source)
         return file if may_carry_body(_method(request), file.declared, chunked=False) else None
     declared = _declared(request)
@@ -102,7 +102,7 @@ def copy_of(request: HttpRequest, limit: int) -> Stream | File | None:
 def content_of(request: HttpRequest, limit: int) -> bytes | Answer:
     """Return a delivery's body, or the answer to one that cannot be taken; the limit is in bytes."""
     source = request._stream
-    declared = _size(source) if hasattr(request, "scope") else _declared(request)
+    declared = _size(source) if source.seekable() else _declared(request)
     if declared > limit:
         return too_large(limit)
     content: bytes = source.read(declared)

@@ -325,7 +325,8 @@ def _logging(transaction: Transaction) -> Iterator[None]:
 def _arrival(request: HttpRequest) -> Arrival:
     scope = getattr(request, "scope", None)
     if scope is not None:
-        return asgi_arrival(scope)
+        query = scope["query_string"]  # of Django's AsyncClient it is a str
+        return asgi_arrival({**scope, "query_string": query.encode() if isinstance(query, str) else query})
     # Django has written there what it decoded; a WSGI server does not.
     meta = {name: request.META[name].encode().decode("latin-1") for name in ("SCRIPT_NAME", "PATH_INFO")}
     return wsgi_arrival({**request.META, **meta})

@@ -12,6 +12,7 @@ from threading import Lock
 from typing import Any, Final, Unpack
 
 from asgiref.sync import async_to_sync
+from django.conf import settings
 from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
@@ -35,7 +36,7 @@ class TaskQueue(producer.TaskQueue):
         super().__init__(url, **options)
         self.using: Final = using
 
-    def add(
+    def add(  # pyright: ignore[reportIncompatibleMethodOverride] - one keyword more
         self,
         url: object,
         method: str | None = None,
@@ -186,6 +187,17 @@ def task_queue() -> TaskQueue:
         if not _made:
             _made.append(TaskQueue(using=configuration.using(), **configuration.given(configuration.OF_QUEUE)))
         return _made[0]
+
+
+def _in_block() -> TaskQueue | None:
+    """Return the project's TaskQueue where a block is open on its database: ``taskqueue.add`` needs no request then."""
+    if not settings.configured or not any(_depths().values()):
+        return None
+    tq = task_queue()
+    return tq if tq.running() is not None else None
+
+
+producer.unbound.append(_in_block)
 
 
 def _forget(*, setting: str, **_: object) -> None:
