@@ -36,6 +36,9 @@ Result = TypeVar("Result")
 instances: Final["WeakSet[TaskQueue]"] = WeakSet()
 """Every TaskQueue of this process: how a consumer finds the one of the application it has imported."""
 
+unbound: Final[list[Callable[[], "TaskQueue | None"]]] = []
+"""Asked for the TaskQueue to act for where no door has bound one: a framework may have a transaction running there."""
+
 captures: Final[list[list[Task]]] = []
 """Where commits go instead of the broker while ``taskqueue.capture()`` is active; the last one counts."""
 
@@ -361,15 +364,14 @@ def _bound_queue(verb: str) -> TaskQueue:
     running = innermost()
     if running is not None and isinstance(running.tq, TaskQueue):
         return running.tq
-    # None is bound, yet one may find a transaction of its framework's.
-    found = [tq for tq in list(instances) if tq.running() is not None]
-    if len(found) != 1:
+    found = next((tq for ask in unbound if (tq := ask()) is not None), None)
+    if found is None:
         raise NoTransaction(
             f"{verb}: no TaskQueue is bound here. In a request: mount the middleware, and let threads of your own carry"
             " the context (contextvars.copy_context().run). Elsewhere name it: `async with taskqueue.transaction(tq):`,"
             " `await tq.push(...)`, or `tq.push_sync(...)` in synchronous code"
         )
-    return found[0]
+    return found
 
 
 def _checked_queues(queues: Iterable[str]) -> tuple[str, ...]:
