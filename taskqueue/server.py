@@ -169,8 +169,14 @@ class TaskQueueServer:
     # The loop.
 
     async def _consume(self, group: asyncio.TaskGroup) -> None:
-        leases = await asyncio.gather(*(self._claim(queue) for queue in self.queues))
-        self._lines += [_Line(lease) for lease in leases if lease is not None]
+        claims = [asyncio.create_task(self._claim(queue)) for queue in self.queues]
+        try:
+            self._lines += [_Line(lease) for lease in await asyncio.gather(*claims) if lease is not None]
+        finally:
+            # If one queue is refused, nobody waits for the others any more.
+            for claim in claims:
+                claim.cancel()
+            await asyncio.gather(*claims, return_exceptions=True)
         while not self._finished():
             self._membership.require()
             if await self._membership.take_over():
