@@ -1,4 +1,4 @@
-"""``taskqueue list | show | stats | retry | doctor``: what a person asks, and how it is answered.
+"""``taskqueue list | show | stats | retry | doctor | acl``: what a person asks, and how it is answered.
 
 Tables on a terminal, aligned text in a pipe, one JSON document with ``--json``, in which times are RFC 3339 in UTC.
 Nothing but the answer goes to standard output; warnings and progress go to standard error. What is known of tasks
@@ -8,6 +8,7 @@ and Cookie and Authorization never.
 
 import asyncio
 import json
+import secrets
 import socket
 import sys
 import time
@@ -21,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
 from . import doctor as checks
 from . import settings, showing
+from .acl import ROLES, USER, default_user, set_user
 from .admin import STATES, Admin, Filter, Step, outcome, unserved
 from .broker import ConsumerInfo, QueueStats, connect, kept_secret
 from .doctor import Finding
@@ -82,14 +84,14 @@ class Common:
 
     def keyring(self) -> Keyring | None:
         """Return the keys made of the secrets, None if there is none; raises ConfigError for one that is too short."""
-        secrets = _secrets(self.settings())
-        return Keyring(secrets) if secrets else None
+        known = _known_secrets(self.settings())
+        return Keyring(known) if known else None
 
 
 NOTHING: Final = Common()
 
 
-def _secrets(chosen: Settings) -> Sequence[str]:
+def _known_secrets(chosen: Settings) -> Sequence[str]:
     kept = kept_secret(chosen.url) if chosen.url and not chosen.secrets else None
     return chosen.secrets or ([kept] if kept else [])
 
@@ -101,6 +103,7 @@ def register(app: App) -> None:
     app.command(stats, help_epilogue="Example:\n  taskqueue stats --json")
     app.command(retry, help_epilogue="Example:\n  taskqueue retry --reason exhausted --path '/reports/*'")
     app.command(doctor, help_epilogue="Example:\n  taskqueue doctor --target http://127.0.0.1:8000")
+    app.command(acl, help_epilogue="Example:\n  taskqueue acl --role consumer --user instance1")
 
 
 def list_tasks(
@@ -291,7 +294,7 @@ async def _examine(target: str | None, common: Common) -> list[Finding]:
     try:
         chosen = common.settings(target=target)
         url = checks.check_url(chosen)
-        secret = checks.check_secret(_secrets(chosen) if url.level == "ok" else chosen.secrets)
+        secret = checks.check_secret(_known_secrets(chosen) if url.level == "ok" else chosen.secrets)
     except ConfigError as error:
         return [checks.of_error("settings", error, "taskqueue config show --origin")]
     findings = [url, secret]
@@ -305,12 +308,37 @@ async def _examine(target: str | None, common: Common) -> list[Finding]:
     if chosen.target is None:
         return [*findings, Finding("target", "ok", "not asked: none is set (--target)")]
     try:
-        keyring = Keyring(_secrets(chosen))
+        keyring = Keyring(_known_secrets(chosen))
     except ConfigError:
         keyring = None  # That has been found above.
     return findings + await probe.examine(
         chosen.target, keyring, queue=chosen.queues[0], public_url=chosen.public_url, body_limit=Limits().body
     )
+
+
+def acl(
+    *,
+    role: Annotated[str | None, Parameter(help=f"Only this role: {', '.join(ROLES)}.")] = None,
+    user: Annotated[str | None, Parameter(help="The user's name, instead of the namespace and role.")] = None,
+    common: Common = NOTHING,
+) -> None:
+    """Print the Redis commands that make a user for each role, with the least rights and a new password."""
+    if role is not None and role not in ROLES:
+        raise UsageError(f"--role: {role!r} is none; the roles are {', '.join(ROLES)}")
+    if user is not None and (role is None or not USER.fullmatch(user)):
+        raise UsageError(f"--user: {user!r} must be 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', and --role be given")
+    chosen = common.settings()
+    queues = chosen.queues if common.queues else ()
+    users = []
+    for name in [role] if role else ROLES:
+        about = {"role": name, "user": user or default_user(chosen.namespace, name), "password": secrets.token_hex(32)}
+        command = set_user(ROLES[name], about["user"], about["password"], namespace=chosen.namespace, queues=queues)
+        users.append({**about, "for": ROLES[name].help, "command": command})
+    if common.as_json:
+        _write_json({"users": users})
+        return
+    print(*(one["command"] for one in users), sep="\n")  # noqa: T201
+    _complain("the passwords are new; each belongs into its user's URL: redis://USER:PASSWORD@host:port/db")
 
 
 def _write_findings(findings: Sequence[Finding]) -> None:

@@ -332,14 +332,15 @@ def pool_of(url: str) -> ConnectionPool:
 
 
 def pool_options() -> dict[str, Any]:
-    """Return what holds for every connection: RESP2, no retries, no timeouts but our own."""
-    return {"protocol": 2, "retry": Retry(NoBackoff(), 0), "socket_timeout": None}
+    """Return what holds for every connection: RESP2, no introduction, no retries, no timeouts but our own."""
+    return {"protocol": 2, "driver_info": None, "retry": Retry(NoBackoff(), 0), "socket_timeout": None}
 
 
 def client_options(timeout: float) -> dict[str, Any]:
     """Return the same for a synchronous client that waits at most so many seconds."""
     return {
         "protocol": 2,
+        "driver_info": None,
         "retry": SyncRetry(NoBackoff(), 0),
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,

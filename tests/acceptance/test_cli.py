@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -221,6 +221,36 @@ def test_a_wrong_password_ends_with_78_and_does_not_show_it(private_server: Redi
     assert last["level"] == "critical"
     assert "password" in str(last["message"])
     assert "hunter2" not in done.stderr
+
+
+def test_a_store_that_evicts_ends_with_78_and_the_fix(private_server: RedisServer, tmp_path: Path) -> None:
+    client = private_server.client()
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    client.config_set("maxmemory", "100mb")
+    done = ended("server_main", *NAMED, "--url", private_server.url, cwd=tmp_path, TASKQUEUE_SECRET=SECRET)
+    assert done.returncode == 78
+    assert "CONFIG SET maxmemory-policy noeviction" in json.loads(done.stderr.splitlines()[-1])["message"]
+
+
+def test_a_user_without_rights_ends_with_78_and_the_fix(private_server: RedisServer, tmp_path: Path) -> None:
+    client: Any = private_server.client()
+    client.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-evalsha")
+    url = private_server.url.replace("//", "//app:pw@")
+    done = ended("server_main", *NAMED, "--url", url, cwd=tmp_path, TASKQUEUE_SECRET=SECRET)
+    assert done.returncode == 78
+    assert "taskqueue acl prints what it needs" in json.loads(done.stderr.splitlines()[-1])["message"]
+
+
+def test_the_start_tells_what_the_store_is_and_keeps(private_server: RedisServer, tmp_path: Path) -> None:
+    with consuming(tmp_path, *NAMED, "--url", private_server.url, "--durability=disk") as consumer:
+        consumer.says("queue default: consuming as instance1")
+        consumer.end()
+        start, warning, *_ = consumer.entries()
+    assert start["durability"] == "disk"
+    assert re.fullmatch(r"valkey \d+\.\d+\.\d+", str(start["store"]))
+    assert warning["level"] == "warning"
+    assert "disk is declared, and appendfsync is no" in str(warning["message"])
+    assert "set appendfsync always" in str(warning["message"])
 
 
 @pytest.mark.accept("CT38")

@@ -1,0 +1,71 @@
+"""The least rights of each role in Redis, as the lines that grant them: ``taskqueue acl``.
+
+What a script does inside, Redis checks against the rights of its caller. So the commands of a role are read off its
+scripts, and cannot be forgotten when a script changes; beside them stand the plain commands that the role's code sends.
+Rights go by command and by key, not by script: who may push may also note the start of a delivery, because both write
+the same keys with the same commands.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from .brokers.scripts import source
+
+_CALL: Final = re.compile(rb"redis\.p?call\('([A-Z]+)'")
+USER: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# Every connection: which database, whether it is alive, whether its server is the primary, and how late it is there.
+CONNECTION: Final = ("select", "ping", "role", "time")
+SCRIPTS: Final = ("evalsha", "eval")
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What one kind of process does: its scripts, its plain commands, the keys of a queue (endings; None: all)."""
+
+    help: str
+    scripts: tuple[str, ...]
+    commands: tuple[str, ...]
+    keys: tuple[str, ...] | None = None
+    channels: bool = True
+
+    def rights(self) -> list[str]:
+        """Return every command this role sends, itself or inside its scripts, in lower case and sorted."""
+        inside = {name.decode().lower() for script in self.scripts for name in _CALL.findall(source(script))}
+        return sorted({*inside, *self.commands, *CONNECTION, *(SCRIPTS if self.scripts else ())})
+
+
+_STORING: Final = ("push", "prepare", "promote", "discard")
+_STORED: Final = ("", ":records", ":state", ":scheduled", ":prepared", ":failed", ":control")
+_LOOKING: Final = (
+    *("hget", "hgetall", "hmget", "info", "lindex", "llen", "lrange", "scan", "smembers", "zcard", "zrevrange"),
+)
+
+ROLES: Final = {
+    "producer": Role("whoever adds tasks outside the application", _STORING, ("llen", "wait"), _STORED),
+    "door": Role(
+        "the application, which adds tasks and lets deliveries in", (*_STORING, "begin"), ("llen", "wait"), _STORED
+    ),
+    "consumer": Role(
+        "taskqueue-server",
+        ("claim", "reclaim", "reserve", "settle", "beat", "leave", "due", "trim"),
+        ("info", "hmget", "subscribe"),
+    ),
+    "reader": Role("taskqueue list, show, stats and doctor", (), _LOOKING, channels=False),
+    "operator": Role("taskqueue retry, and TaskQueue.reset", ("retry", "reset"), (*_LOOKING, "hscan")),
+}
+
+
+def default_user(namespace: str, role: str) -> str:
+    """Return what a role's user is called unless somebody says otherwise."""
+    return f"{namespace.replace(':', '-')}-{role}"
+
+
+def set_user(role: Role, user: str, password: str, *, namespace: str, queues: Sequence[str] = ()) -> str:
+    """Return the ACL SETUSER command that makes this user, whatever it could do before; no queues: all queues."""
+    bases = [f"{namespace}:{{{queue}}}" for queue in queues or ["*"]]
+    keys = [f"~{base}{ending}" for base in bases for ending in (role.keys or ("", ":*"))]
+    channels = [f"&{base}{ending}" for base in bases for ending in ("", ":copied")] if role.channels else []
+    rights = [f"+{command}" for command in role.rights()]
+    return " ".join(["ACL SETUSER", user, "reset", "on", f">{password}", *keys, *channels, *rights])
