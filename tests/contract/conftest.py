@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 import taskqueue
+import tests.doors_django  # noqa: F401 - Django's models are only to be had where the settings are made
 from tests.doors import task_queue
 from tests.servers import RedisServer
 
