@@ -10,7 +10,9 @@ import anyio.to_thread
 import pytest
 
 import taskqueue
+from taskqueue.transaction import Transaction, innermost
 from tests.doors import KINDS, Consumer, Handler, Reply, View, adding, fetch, serving
+from tests.waiting import until
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
@@ -167,13 +169,19 @@ async def test_what_outlives_its_request_cannot_add(kind: str, tq: taskqueue.Tas
         late.set()
 
     jobs: list[asyncio.Task[None]] = []
+    running: list[Transaction | None] = []
 
     async def handler(_view: View) -> Reply:
+        running.append(innermost())
         jobs.append(asyncio.create_task(straggler()))
         return Reply()
 
+    async def over() -> bool:
+        return running[0] is not None and running[0].state != "open"
+
     async with serving(kind, {"/": handler}, tq) as base:
         assert (await fetch("GET", base + "/")).status == 200
+        await until(over, "the transaction has ended")  # without tasks the client need not wait for it
         ended.set()
         await late.wait()
         assert "has ended (committed)" in caught[0]
