@@ -113,7 +113,7 @@ class TaskQueueMiddleware:
         match scope["type"]:
             case "http":
                 await self._http(scope, receive, send)
-            case "websocket" if _arrival(scope).claimed or self._hides(scope):
+            case "websocket" if arrived(scope).claimed or self._hides(scope):
                 # No task is a websocket. Closed before it was accepted: the client gets a 403.
                 await send({"type": "websocket.close"})
             case "lifespan":
@@ -131,7 +131,7 @@ class TaskQueueMiddleware:
         return self._door.hides(path) or (path.startswith(mount) and self._door.hides(path[len(mount) :]))
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        arrival = _arrival(scope)
+        arrival = arrived(scope)
         if arrival.claimed:
             await self._delivery(arrival, scope, receive, send)
         elif self._hides(scope):
@@ -151,7 +151,7 @@ class TaskQueueMiddleware:
             await send_answer(send, admitted)
             return
         # A server asks who may forward for others before it believes this; a delivery is proved.
-        scope = {**scope, "scheme": _scheme(arrival.headers) or scope["scheme"]}
+        scope = {**scope, "scheme": recorded_scheme(arrival.headers) or scope["scheme"]}
         if admitted.task.user is not None:
             scope["user"] = admitted.task.user
         receive = _given_back(admitted.content, receive)
@@ -204,7 +204,8 @@ def _task_only_app(app: Callable[..., Any]) -> Any:
     return guarded
 
 
-def _arrival(scope: Scope) -> Arrival:
+def arrived(scope: Scope) -> Arrival:
+    """Return a request of an ASGI server as the doors look at it."""
     # As the signature has it: any bytes are one text, and back.
     headers = [(_text(name), _text(value)) for name, value in scope["headers"]]
     raw_path, mount = scope.get("raw_path"), scope.get("root_path", "")
@@ -222,7 +223,7 @@ def _arrival(scope: Scope) -> Arrival:
     )
 
 
-def _scheme(headers: HeaderPairs) -> str | None:
+def recorded_scheme(headers: HeaderPairs) -> str | None:
     """Return the scheme of the request in which a task was recorded, if the delivery names one."""
     values = [value for name, value in headers if name.lower() == "x-forwarded-proto"]
     return values[0] if values in (["http"], ["https"]) else None

@@ -90,7 +90,7 @@ class TaskQueueMiddleware:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
-        arrival = _arrival(environ)
+        arrival = arrived(environ)
         if arrival.claimed:
             return self._delivery(arrival, environ, start_response)
         if self._hides(environ):
@@ -149,7 +149,8 @@ def task_only(app: WSGIApplication) -> WSGIApplication:
     return guarded
 
 
-def _arrival(environ: WSGIEnvironment) -> Arrival:
+def arrived(environ: WSGIEnvironment) -> Arrival:
+    """Return a request of a WSGI server as the doors look at it."""
     scope = environ.get("asgi.scope")  # of a2wsgi, which calls the application in process
     handover = scope.get(HANDOVER) if isinstance(scope, dict) else None
     return Arrival(

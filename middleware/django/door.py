@@ -18,11 +18,12 @@ from django.http.response import HttpResponseBase
 
 from ...door import OURS, Admission, Answer, Arrival, Door, LoadUser, UserId, not_committed
 from ...errors import BodyUnavailable, ConfigError, InvalidTask
-from ...middleware.asgi import _arrival as asgi_arrival
+from ...middleware.asgi import arrived as asgi_arrival
+from ...middleware.asgi import recorded_scheme
 from ...middleware.django import configuration
 from ...middleware.django.body import Stream, content_of, copy_of, give_back
 from ...middleware.django.queue import TaskQueue, task_queue
-from ...middleware.wsgi import _arrival as wsgi_arrival
+from ...middleware.wsgi import arrived as wsgi_arrival
 from ...producer import current_task
 from ...request import Body, CurrentRequest
 from ...transaction import Transaction, bound
@@ -337,8 +338,8 @@ def _prepare(request: HttpRequest, arrival: Arrival, admission: Admission) -> No
     give_back(request, admission.content)
     # What protects browsers against other sites asks for what no task has.
     request._dont_enforce_csrf_checks = True
-    scheme = dict(arrival.headers).get("x-forwarded-proto")
-    if scheme in ("http", "https"):
+    scheme = recorded_scheme(arrival.headers)
+    if scheme is not None:
         request._get_scheme = lambda: scheme
     user: Any = admission.task.user
     if user is not None:

@@ -69,7 +69,7 @@ def test_it_runs_as_its_first_lines_say(example: Path) -> None:
     folder = Path(tempfile.mkdtemp(prefix="tq-"))
     text = example.read_text().replace("8000", str(port))
     (folder / example.name).write_text(text)
-    application, consumer = commands(example)
+    application, consumer = (line.replace("8000", str(port)) for line in commands(example))
     if application.split()[1] in ("flask", "uvicorn"):
         application += f" --port {port}"
     log = folder / "output"

@@ -74,6 +74,7 @@ def dev_commands(app: str) -> list[str]:
         ("app_litestar", "uvicorn {}:app"),
         ("app_quart", "uvicorn {}:app"),
         ("app_flask", "flask --app {} run"),
+        ("app_django", "uvicorn {}:app"),
     ],
 )
 def test_the_development_commands_run_the_application(name: str, server: str, folder: Path) -> None:
