@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler
 
 from ..door import (
     OURS,
+    UNCAUGHT,
     Admission,
     Answer,
     Arrival,
@@ -22,11 +23,12 @@ from ..door import (
     LoadUser,
     ReplayGuard,
     UserId,
+    answer_to_uncaught,
     may_carry_body,
     not_committed,
     too_large,
 )
-from ..errors import BodyUnavailable, ConfigError
+from ..errors import ConfigError
 from ..producer import TaskQueue, current_task
 from ..request import Body
 from ..tee import Tee
@@ -173,12 +175,12 @@ class _Visit:
                 response = await handler(request)
         except web.HTTPException as error:
             response = raised = error
-        except BodyUnavailable as error:
-            # What ``add`` said of this client's body, and nobody caught.
+        except UNCAUGHT as error:
             transaction.abort()
-            if _STARTED in request:
+            answer = answer_to_uncaught(error)
+            if _STARTED in request or answer is None:
                 raise
-            return _response(Answer(error.status, f"{error}\n"))
+            return _response(answer)
         except BaseException:
             transaction.abort()
             raise

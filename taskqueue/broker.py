@@ -176,6 +176,11 @@ class Broker(Protocol):
         ...
 
     @property
+    def trouble(self) -> str | None:
+        """Why the store was given up within the last second, or None if it was not, or has answered since."""
+        ...
+
+    @property
     def inspector(self) -> "Inspector":
         """How to look into this store."""
         ...

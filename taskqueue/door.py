@@ -342,6 +342,20 @@ def not_committed(error: Exception, ids: Sequence[str]) -> Answer | None:
     return answer
 
 
+UNCAUGHT: Final = (BodyUnavailable, BrokerUnavailable, CommitUncertain)
+"""What ``add``, ``push`` and a vote raise of things that are not the application's fault."""
+
+
+def answer_to_uncaught(error: Exception) -> Answer | None:
+    """Return what the client is told when the application let one of ``UNCAUGHT`` pass; None for any other error."""
+    if isinstance(error, BodyUnavailable):
+        return Answer(error.status, f"{error}\n")
+    if not isinstance(error, UNCAUGHT):
+        return None
+    log.error("answered with 503: %s", error)
+    return Answer(503, "A task of this request could not be queued. Try again later.\n", (RETRY_AFTER,))
+
+
 def may_carry_body(method: str, declared: int | None, *, chunked: bool) -> bool:
     """Return whether there may be a body worth copying; ``declared`` is the Content-Length."""
     return method in CARRY_A_BODY and (chunked if declared is None else declared > 0)

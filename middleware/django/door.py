@@ -16,8 +16,8 @@ from django.core.exceptions import SynchronousOnlyOperation, ValidationError
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-from ...door import OURS, Admission, Answer, Arrival, Door, LoadUser, UserId, not_committed
-from ...errors import BodyUnavailable, ConfigError, InvalidTask
+from ...door import OURS, Admission, Answer, Arrival, Door, LoadUser, UserId, answer_to_uncaught, not_committed
+from ...errors import ConfigError, InvalidTask
 from ...middleware.asgi import arrived as asgi_arrival
 from ...middleware.asgi import recorded_scheme
 from ...middleware.django import configuration
@@ -154,8 +154,9 @@ class TaskQueueMiddleware:
         return visit.left(response)
 
     def process_exception(self, _request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """Answer what ``add`` said of this client's body, if no view caught it."""
-        return _response(Answer(exception.status, f"{exception}\n")) if isinstance(exception, BodyUnavailable) else None
+        """Answer what ``add`` said of the broker, or of this client's body, if no view caught it."""
+        answer = answer_to_uncaught(exception)
+        return None if answer is None else _response(answer)
 
     def _visit(self, request: HttpRequest, arrival: Arrival, admission: Admission | None) -> "_Visit":
         body: Body | None = None

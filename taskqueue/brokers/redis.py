@@ -265,6 +265,11 @@ class RedisBroker:
                 await connection.disconnect(nowait=True)
 
     @property
+    def trouble(self) -> str | None:
+        """See Broker. Any loop's connection may have heard it."""
+        return next((link.trouble for link in tuple(self._links.values()) if link.trouble is not None), None)
+
+    @property
     def inspector(self) -> RedisInspector:
         """See Broker."""
         return RedisInspector(self)

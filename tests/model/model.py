@@ -171,11 +171,12 @@ class Model:
         forgotten = 0
         for task_id in ids:
             task = self._load(task_id)
-            if task and task.state == b"prepared":
+            doubtful = task and task.state == b"failed" and task.reason == b"in-doubt"
+            if task and (doubtful or task.state == b"prepared"):
                 forgotten += 1
                 self._drop_record(task_id)
                 del self.states[task_id]
-                self.indexes[b"prepared"].pop(task_id, None)
+                self.indexes[b"failed" if doubtful else b"prepared"].pop(task_id, None)
         return forgotten
 
     # ---- the consumer's scripts

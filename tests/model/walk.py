@@ -152,15 +152,20 @@ class Walk:
         due = self._one(0, 0, 0, 0, 1, now - 1, now, now + 1, now + 5000, -1, -1000, -MINUTE)
         return (task_id, self._one(*SEALED), due, b"POST", b"/path\xff", self._one(b"", b"label"))
 
-    def _promote(self) -> tuple[Any, ...]:
+    def _undecided(self) -> list[bytes]:
         doubted = [name for name in self._in_state(b"failed") if self._model.states[name].reason == b"in-doubt"]  # type: ignore[union-attr]
         likely = self._in_state(b"prepared") + doubted
         self._random.shuffle(likely)
+        return likely
+
+    def _promote(self) -> tuple[Any, ...]:
+        likely = self._undecided()
         known = [task_id for task_id in self._some(likely) if task_id in self._model.states]
         return (*known, *(self._any_id() for _ in range(self._random.random() < 0.15)))
 
     def _discard(self) -> tuple[Any, ...]:
-        return tuple(self._some(self._in_state(b"prepared")))
+        likely = self._undecided() + self._in_state(b"failed")[:1]
+        return tuple(self._some(likely))
 
     def _retry(self) -> tuple[Any, ...]:
         ids = self._some(self._in_state(b"failed"))
