@@ -36,7 +36,8 @@ class Role:
         return sorted({*inside, *self.commands, *CONNECTION, *(SCRIPTS if self.scripts else ())})
 
 
-_STORING: Final = ("push", "prepare", "promote", "discard")
+_DECIDING: Final = ("promote", "discard")
+_STORING: Final = ("push", "prepare", *_DECIDING)
 _STORED: Final = ("", ":records", ":state", ":scheduled", ":prepared", ":failed", ":control")
 _LOOKING: Final = (
     *("hget", "hgetall", "hmget", "info", "lindex", "llen", "lrange", "scan", "smembers", "zcard", "zrevrange"),
@@ -49,8 +50,8 @@ ROLES: Final = {
     ),
     "consumer": Role(
         "taskqueue-server",
-        ("claim", "reclaim", "reserve", "settle", "beat", "leave", "due", "trim"),
-        ("info", "hmget", "subscribe"),
+        ("claim", "reclaim", "reserve", "settle", "beat", "leave", "due", "trim", *_DECIDING),
+        ("info", "hmget", "subscribe", "zrevrange"),
     ),
     "reader": Role("taskqueue list, show, stats and doctor", (), _LOOKING, channels=False),
     "operator": Role("taskqueue retry, and TaskQueue.reset", ("retry", "reset"), (*_LOOKING, "hscan")),
