@@ -38,7 +38,7 @@ class Role:
 
 _DECIDING: Final = ("promote", "discard")
 _STORING: Final = ("push", "prepare", *_DECIDING)
-_STORED: Final = ("", ":records", ":state", ":scheduled", ":prepared", ":failed", ":control")
+_STORED: Final = ("", ":p?", ":records", ":state", ":scheduled", ":prepared", ":failed", ":control")
 _LOOKING: Final = (
     *("hget", "hgetall", "hmget", "info", "lindex", "llen", "lrange", "scan", "smembers", "zcard", "zrevrange"),
 )
@@ -54,7 +54,9 @@ ROLES: Final = {
         ("info", "hmget", "subscribe", "zrevrange"),
     ),
     "reader": Role("taskqueue list, show, stats and doctor", (), _LOOKING, channels=False),
-    "operator": Role("taskqueue retry, and TaskQueue.reset", ("retry", "reset"), (*_LOOKING, "hscan")),
+    "operator": Role(
+        "taskqueue retry and queues, and TaskQueue.reset", ("retry", "reset", "control", "purge"), (*_LOOKING, "hscan")
+    ),
 }
 
 

@@ -216,12 +216,13 @@ DOINGS: Final[dict[str, Doing]] = {
     "retry": lambda broker, _: broker.inspector.retry("default", [("failed", b"")], deadline=within()),
     "reset": lambda broker, _: broker.reset("default", deadline=within()),
 }
-# Noting a start and queueing again what has failed take no more rights than a commit: see taskqueue.acl.
+# Noting a start and queueing again what has failed take no more rights than a commit, or than deciding what is in
+# doubt: see taskqueue.acl.
 ADDING: Final = {"push", "prepare", "begin", "retry"}
 MAY: Final = {
     "producer": ADDING,
     "door": ADDING,
-    "consumer": {"begin", "claim", "reserve", "settle", "reclaim", "trim"},
+    "consumer": {"begin", "claim", "reserve", "settle", "reclaim", "trim", "retry"},
     "reader": {"look"},
     "operator": {"begin", "look", "retry", "reset"},
 }
