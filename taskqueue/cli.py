@@ -23,7 +23,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from . import commands, doctor, logs, settings
+from . import commands, doctor, logs, queue_commands, settings
 from .broker import StoreInfo, masked
 from .durability import kept
 from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError, UsageError
@@ -84,6 +84,7 @@ config_app: Final = App(
 )
 app.command(config_app)
 commands.register(app)
+queue_commands.register(app)
 
 
 def server_main() -> None:
