@@ -228,6 +228,7 @@ async def _server(chosen: Settings) -> tuple[Any, TaskQueue]:
         wait_broker=chosen.wait_broker,
         lease=chosen.lease,
         on_failed=loading.function("on_failed", chosen.on_failed) if chosen.on_failed else None,
+        begins=lambda: tq.notes_starts,
     )
     return server, tq
 

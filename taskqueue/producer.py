@@ -86,6 +86,8 @@ class TaskQueue:
         self.limits: Final = limits or Limits()
         instances.add(self)
         self.commit_deadline: Final = commit_deadline
+        self.notes_starts = True
+        """Whether its doors tell the broker that a delivery starts. For doors, and for who consumes in process."""
 
     @cached_property
     def _settings(self) -> settings.Settings:

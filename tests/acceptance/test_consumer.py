@@ -680,8 +680,8 @@ class TestStopping:
         server = consumer(any_server.url, target)
         start = TaskQueueServer._start
 
-        def stopped_right_after(server: TaskQueueServer, *arguments: Any) -> None:
-            start(server, *arguments)
+        def stopped_right_after(server: TaskQueueServer, *arguments: Any, alone: bool) -> None:
+            start(server, *arguments, alone=alone)
             server.stop(now=True)
 
         async def no_trim(*_arguments: object) -> None:
