@@ -35,6 +35,7 @@ IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
 # Seconds.
 POLL_MIN: Final = 0.02
 TARGET_PAUSE: Final = 0.5
+LISTEN_AGAIN: Final = 0.5
 CALL_DEADLINE: Final = 2.0
 LAST_WORDS: Final = 5.0
 REMIND: Final = 60.0
@@ -368,7 +369,7 @@ class TaskQueueServer:
                         self._wake.set()
             except (BrokerUnavailable, ConfigError) as error:
                 log.debug("no hints: %s", error)
-            await asyncio.sleep(self._poll_max)
+            await asyncio.sleep(LISTEN_AGAIN)
 
     async def _trim(self, line: _Line, settled: int) -> None:
         line.untrimmed += settled

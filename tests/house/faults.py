@@ -124,6 +124,7 @@ FAULTS: Final = (
         "the subscription alone dies",
         (
             f"{BROKER}::TestLooking::test_hints_end_with_their_connection",
+            f"{CONSUMER}::TestWaking::test_a_subscription_that_dies_is_made_anew",
             f"{CONSUMER}::TestWaking::test_the_poll_alone_starts_a_task",
         ),
     ),
