@@ -241,6 +241,13 @@ def test_a_user_without_rights_ends_with_78_and_the_fix(private_server: RedisSer
     assert "taskqueue acl prints what it needs" in json.loads(done.stderr.splitlines()[-1])["message"]
 
 
+def test_a_key_of_somebody_else_ends_with_78_and_the_fix(private_server: RedisServer, tmp_path: Path) -> None:
+    private_server.client().set("taskqueue:{default}:consumer:instance1", "somebody else's")
+    done = ended("server_main", *NAMED, "--url", private_server.url, cwd=tmp_path, TASKQUEUE_SECRET=SECRET)
+    assert done.returncode == 78
+    assert "choose another namespace" in json.loads(done.stderr.splitlines()[-1])["message"]
+
+
 def test_the_start_tells_what_the_store_is_and_keeps(private_server: RedisServer, tmp_path: Path) -> None:
     with consuming(tmp_path, *NAMED, "--url", private_server.url, "--durability=disk") as consumer:
         consumer.says("queue default: consuming as instance1")

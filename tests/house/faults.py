@@ -155,7 +155,11 @@ FAULTS: Final = (
     ),
     Fault(
         "a store that loads, is busy with a script, or paused",
-        (f"{REFUSALS}::TestWaitedOut::test_loading", f"{REFUSALS}::TestWaitedOut::test_busy"),
+        (
+            f"{REFUSALS}::TestWaitedOut::test_loading",
+            f"{REFUSALS}::TestWaitedOut::test_busy",
+            f"{REFUSALS}::TestWaitedOut::test_paused",
+        ),
     ),
     Fault(
         "a frozen store",
@@ -202,6 +206,7 @@ FAULTS: Final = (
         "keys of somebody else",
         (
             f"{BROKER}::TestRefusals::test_a_key_of_somebody_else_names_the_remedy",
+            "tests/acceptance/test_cli.py::test_a_key_of_somebody_else_ends_with_78_and_the_fix",
             "tests/acceptance/test_doctor.py::test_a_key_of_somebody_else",
         ),
     ),
@@ -286,6 +291,7 @@ FAULTS: Final = (
     Fault(
         "a producer killed between its two phases",
         (
+            f"{OUTAGE}::TestProducer::test_killed_between_the_two_phases_it_leaves_a_doubt_that_a_consumer_tells",
             f"{BROKER}::TestTwoPhases::test_what_was_set_aside_as_in_doubt_is_queued_by_a_late_promotion",
             "tests/acceptance/test_doctor.py::test_prepared_tasks_are_in_doubt",
         ),
