@@ -37,6 +37,7 @@ class Role:
 
 
 _STORING: Final = ("push", "prepare", "promote", "discard")
+_CONSUMING: Final = ("claim", "reclaim", "reserve", "settle", "beat", "leave", "due", "trim")
 _STORED: Final = ("", ":records", ":state", ":scheduled", ":prepared", ":failed", ":control")
 _LOOKING: Final = (
     *("hget", "hgetall", "hmget", "info", "lindex", "llen", "lrange", "scan", "smembers", "zcard", "zrevrange"),
@@ -47,10 +48,11 @@ ROLES: Final = {
     "door": Role(
         "the application, which adds tasks and lets deliveries in", (*_STORING, "begin"), ("llen", "wait"), _STORED
     ),
-    "consumer": Role(
-        "taskqueue-server",
-        ("claim", "reclaim", "reserve", "settle", "beat", "leave", "due", "trim"),
-        ("info", "hmget", "subscribe"),
+    "consumer": Role("taskqueue-server --target", _CONSUMING, ("info", "hmget", "subscribe")),
+    "app": Role(
+        "taskqueue-server --app, which is the application too",
+        (*_STORING, "begin", *_CONSUMING),
+        ("llen", "wait", "info", "hmget", "subscribe"),
     ),
     "reader": Role("taskqueue list, show, stats and doctor", (), _LOOKING, channels=False),
     "operator": Role("taskqueue retry, and TaskQueue.reset", ("retry", "reset"), (*_LOOKING, "hscan")),
