@@ -19,6 +19,8 @@ log = logging.getLogger("taskqueue.server")
 # Seconds: more than two beats of an owner that lives (see liveness.beat_interval).
 LISTEN: Final = 1.2
 CALL_DEADLINE: Final = 2.0
+# A beat without an answer: at most half a lease, and no longer than a line that is open at this end only may seem alive.
+BEAT_DEADLINE: Final = 4.0
 
 
 class Membership:
@@ -46,7 +48,7 @@ class Membership:
         self._fenced: Fenced | None = None
         self._leases: dict[str, Lease] = {}
         self._heart = Heart(
-            broker.pulse(timeout=lease / 2),
+            broker.pulse(timeout=min(lease / 2, BEAT_DEADLINE)),
             lease=lease,
             patience=patience,
             on_seen=self._on_seen,

@@ -11,6 +11,7 @@ import pytest
 
 from taskqueue import membership as membership_module
 from taskqueue.broker import Lease, Owner, Seen
+from taskqueue.brokers import link
 from taskqueue.brokers import redis as redis_broker
 from taskqueue.brokers.pulse import RedisPulse
 from taskqueue.brokers.redis import RedisBroker
@@ -416,6 +417,19 @@ class Rival(RedisBroker):
         if meeting is not None:
             await meeting.wait()
         return await super().claim(queue, consumer, **options)
+
+
+@pytest.mark.parametrize("lease", [2.0, 8.0, 3600.0])
+async def test_a_line_that_is_open_at_this_end_only_is_given_up_within_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch, lease: float
+) -> None:
+    """How long an answer is waited for: by a beat, also with a long lease, by a call, and by who listens to hints."""
+    broker = RedisBroker("redis://127.0.0.1:1", namespace="taskqueue")
+    beats: list[float] = []
+    monkeypatch.setattr(broker, "pulse", lambda *, timeout: beats.append(timeout))
+    Membership(broker, "one", lease=lease, patience=lambda: 60.0, begins=lambda: True, wake=Woken())
+    assert beats[0] <= lease / 2, "another beat must come in time"
+    assert max(beats[0], link.READ_TIMEOUT, 2 * redis_broker.HINT_PING) < 10
 
 
 class TestMembership:

@@ -116,6 +116,7 @@ FAULTS: Final = (
         "a line open at one end only",
         (
             f"{LINK}::TestLinesThatBreak::test_a_line_that_is_open_at_this_end_only_is_dropped",
+            f"{MEMBERS}::test_a_line_that_is_open_at_this_end_only_is_given_up_within_ten_seconds",
             f"{MEMBERS}::TestBeating::test_a_beat_without_an_answer_is_told_and_the_next_goes_another_way",
             f"{BROKER}::TestLooking::test_silence_is_no_dead_line",
         ),
