@@ -19,7 +19,7 @@ log = logging.getLogger("taskqueue.server")
 # Seconds: more than two beats of an owner that lives (see liveness.beat_interval).
 LISTEN: Final = 1.2
 CALL_DEADLINE: Final = 2.0
-# A beat without an answer: at most half a lease, and no longer than a line that is open at this end only may seem alive.
+# A beat without an answer, at most: a line that is open at this end only must not seem alive for long.
 BEAT_DEADLINE: Final = 4.0
 
 
