@@ -64,8 +64,8 @@ def setup(
     the user who adds a task, or None; without it ``authenticated_user`` is asked. ``credentials``: whether ``Cookie``
     and ``Authorization`` travel with a task; None: only if there is no ``load_user``. ``task_only``: paths which, with
     all below them, are 404 for everybody else. ``replay_guard``: who sees to it that a delivery starts only once: the
-    broker (``"begin"``) or, cheaper but blind to other processes, this one's memory (``"process"``). Raises
-    ConfigError.
+    broker (``"begin"``) or, cheaper but blind to other processes, this one's memory (``"process"``): then a consumer
+    over HTTP takes what it held when it died for not begun, and that spends no attempt. Raises ConfigError.
     """
     door: Door[web.Request] = Door(
         tq,

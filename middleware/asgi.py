@@ -93,7 +93,8 @@ class TaskQueueMiddleware:
         for everybody else. ``commit_at``: when tasks are stored: ``"return"``, the application has returned;
         ``"response"``, its response starts, for applications that commit inside the handler: adding later is an error
         then. ``replay_guard``: who sees to it that a delivery starts only once: the broker (``"begin"``) or, cheaper
-        but blind to other processes, this one's memory (``"process"``).
+        but blind to other processes, this one's memory (``"process"``): then a consumer over HTTP takes what it held
+        when it died for not begun, and that spends no attempt.
         """
         if commit_at not in ("return", "response"):
             raise ConfigError(f"commit_at: {commit_at!r} must be 'return' or 'response'")

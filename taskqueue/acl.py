@@ -38,6 +38,7 @@ class Role:
 
 _DECIDING: Final = ("promote", "discard")
 _STORING: Final = ("push", "prepare", *_DECIDING)
+_CONSUMING: Final = ("claim", "reclaim", "reserve", "settle", "beat", "leave", "due", "trim", *_DECIDING)
 _STORED: Final = ("", ":p?", ":records", ":state", ":scheduled", ":prepared", ":failed", ":control")
 _LOOKING: Final = (
     *("hget", "hgetall", "hmget", "info", "lindex", "llen", "lrange", "scan", "smembers", "zcard", "zrevrange"),
@@ -48,10 +49,11 @@ ROLES: Final = {
     "door": Role(
         "the application, which adds tasks and lets deliveries in", (*_STORING, "begin"), ("llen", "wait"), _STORED
     ),
-    "consumer": Role(
-        "taskqueue-server",
-        ("claim", "reclaim", "reserve", "settle", "beat", "leave", "due", "trim", *_DECIDING),
-        ("info", "hmget", "subscribe", "zrevrange"),
+    "consumer": Role("taskqueue-server --target", _CONSUMING, ("info", "hmget", "subscribe", "zrevrange")),
+    "app": Role(
+        "taskqueue-server --app, which is the application too",
+        (*_STORING, "begin", *_CONSUMING),
+        ("llen", "wait", "info", "hmget", "subscribe", "zrevrange"),
     ),
     "reader": Role("taskqueue list, show, stats and doctor", (), _LOOKING, channels=False),
     "operator": Role(

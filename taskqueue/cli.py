@@ -234,6 +234,7 @@ async def _server(chosen: Settings) -> tuple[Any, TaskQueue]:
         lease=chosen.lease,
         on_failed=loading.function("on_failed", chosen.on_failed) if chosen.on_failed else None,
         companions=companions,
+        begins=lambda: tq.notes_starts,
     )
     return server, tq
 

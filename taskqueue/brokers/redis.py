@@ -33,7 +33,7 @@ from .scripts import SCRIPTS
 
 # A command that the clock of a thawed Redis finds later than this before the deadline is refused.
 LATE_MARGIN: Final = 0.05
-HINT_PING: Final = 5.0
+HINT_PING: Final = 4.0
 IN_DOUBT_AFTER_MS: Final = 60_000
 
 

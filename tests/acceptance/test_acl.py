@@ -25,6 +25,7 @@ from taskqueue.policy import Rules
 from taskqueue.replay import HttpReplayer
 from taskqueue.server import TaskQueueServer
 from taskqueue.task import Settlement, Verdict
+from tests.rights import refused
 from tests.servers import RedisServer
 from tests.target import listening
 from tests.tasks import KEYRING, opaque, opaque_tasks, sealed, task
@@ -58,12 +59,7 @@ class Users:
 
     def refused(self) -> list[str]:
         """Return what was refused so far, by command, key or channel."""
-        client: Any = self.server.client()
-        return [entry[b"object"].decode() for entry in map(_fields, client.execute_command("ACL", "LOG"))]
-
-
-def _fields(entry: Any) -> dict[bytes, bytes]:
-    return entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=True))
+        return refused(self.server)
 
 
 @pytest.fixture
@@ -79,7 +75,7 @@ def users(redis_server: RedisServer, taskqueue: Callable[..., Ran]) -> Iterator[
 
 
 class TestWholeJobs:
-    @pytest.mark.parametrize("role", ["producer", "door"])
+    @pytest.mark.parametrize("role", ["producer", "door", "app"])
     async def test_adding(self, users: Users, role: str) -> None:
         async with users.broker(role) as broker:
             await commit(broker, [opaque("one", due=-60_000)], deadline=within())
@@ -219,12 +215,14 @@ DOINGS: Final[dict[str, Doing]] = {
 # Noting a start and queueing again what has failed take no more rights than a commit, or than deciding what is in
 # doubt: see taskqueue.acl.
 ADDING: Final = {"push", "prepare", "begin", "retry"}
+TAKING: Final = {"begin", "claim", "reserve", "settle", "reclaim", "trim"}
 MAY: Final = {
     "producer": ADDING,
     "door": ADDING,
-    "consumer": {"begin", "claim", "reserve", "settle", "reclaim", "trim", "retry"},
+    "consumer": TAKING | {"retry"},
+    "app": ADDING | TAKING,
     "reader": {"look"},
-    "operator": {"begin", "look", "retry", "reset"},
+    "operator": {"begin", "look", "retry", "reset", "trim"},
 }
 
 

@@ -135,7 +135,9 @@ def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_
     ]
     with pytest.raises(Recorded) as caught:
         run(server_app, [*NAMED, *flags])
-    assert caught.value.args[0] == {
+    given = caught.value.args[0]
+    assert given.pop("begins")(), "over HTTP nobody can say otherwise"
+    assert given == {
         "name": "instance1",
         "queues": ("b", "a"),
         "concurrent_limit": 5,
@@ -270,6 +272,13 @@ def test_a_user_without_rights_ends_with_78_and_the_fix(private_server: RedisSer
     done = ended("server_main", *NAMED, "--url", url, cwd=tmp_path, TASKQUEUE_SECRET=SECRET)
     assert done.returncode == 78
     assert "taskqueue acl prints what it needs" in json.loads(done.stderr.splitlines()[-1])["message"]
+
+
+def test_a_key_of_somebody_else_ends_with_78_and_the_fix(private_server: RedisServer, tmp_path: Path) -> None:
+    private_server.client().set("taskqueue:{default}:consumer:instance1", "somebody else's")
+    done = ended("server_main", *NAMED, "--url", private_server.url, cwd=tmp_path, TASKQUEUE_SECRET=SECRET)
+    assert done.returncode == 78
+    assert "choose another namespace" in json.loads(done.stderr.splitlines()[-1])["message"]
 
 
 def test_the_start_tells_what_the_store_is_and_keeps(private_server: RedisServer, tmp_path: Path) -> None:

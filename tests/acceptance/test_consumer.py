@@ -187,6 +187,15 @@ class TestWaking:
             for number in range(3):
                 await reached(tq, (await push(tq, f"/{number}"))[0], "completed")
 
+    @pytest.mark.usefixtures("no_polling")
+    async def test_a_subscription_that_dies_is_made_anew(
+        self, tq: TaskQueue, target: Target, any_server: RedisServer, client: Any
+    ) -> None:
+        async with running(consumer(any_server.url, target, poll_max=3600)):
+            await self._idle(tq, target)
+            assert client.client_kill_filter(_type="pubsub") == 1
+            await reached(tq, (await push(tq, "/1"))[0], "completed")
+
     @pytest.mark.accept("CT22")
     @pytest.mark.usefixtures("no_hints")
     async def test_the_poll_alone_starts_a_task(self, tq: TaskQueue, target: Target, any_server: RedisServer) -> None:
@@ -680,8 +689,8 @@ class TestStopping:
         server = consumer(any_server.url, target)
         start = TaskQueueServer._start
 
-        def stopped_right_after(server: TaskQueueServer, *arguments: Any) -> None:
-            start(server, *arguments)
+        def stopped_right_after(server: TaskQueueServer, *arguments: Any, alone: bool) -> None:
+            start(server, *arguments, alone=alone)
             server.stop(now=True)
 
         async def no_trim(*_arguments: object) -> None:
