@@ -70,8 +70,7 @@ def setup(
     and ``Authorization`` travel with a task; None: only if there is no ``load_user``. ``task_only``: paths which, with
     all below them, are 404 for everybody else. ``replay_guard``: who sees to it that a delivery starts only once: the
     broker (``"begin"``) or, cheaper but blind to other processes, this one's memory (``"process"``). ``consume``:
-    whether a consumer runs beside the application, from the end of its startup to the beginning of its shutdown: True,
-    its name or a ``Consume``. Raises ConfigError.
+    True, a name or a ``Consume`` for a consumer beside the started application. Raises ConfigError.
     """
     door: Door[web.Request] = Door(
         tq,
@@ -100,12 +99,13 @@ def setup(
     app.middlewares.append(taskqueue_task_only)
     app.on_response_prepare.append(_mark)
     app.on_cleanup.append(close)
-    if consume is not False:
-        _consume(app, tq, consume)
+    _consume(app, tq, consume)
 
 
 def _consume(app: web.Application, tq: TaskQueue, consume: Consuming) -> None:
-    """Let a consumer run beside the application."""
+    """Let a consumer run beside the application, if that is asked for."""
+    if consume is False:
+        return
     consumer: WebConsumer | None = None
 
     async def beside(app: web.Application) -> AsyncIterator[None]:

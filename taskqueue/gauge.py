@@ -15,8 +15,8 @@ log = logging.getLogger("taskqueue.server")
 # Seconds between two looks at the loop, and so many looks for one decision.
 STEP: Final = 0.02
 STEPS: Final = 50
-# One look in ten may be late: a garbage collection, a neighbour on the machine.
-LAG_RANK: Final = 0.9
+# One look in twenty may be late: a garbage collection, a neighbour on the machine.
+LAG_RANK: Final = 0.95
 LATENCY_RANK: Final = 0.99
 # Of fewer requests the 99th percentile would be the slowest. No more than so many are kept.
 REQUESTS: Final = 100

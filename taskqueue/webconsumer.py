@@ -143,7 +143,9 @@ def beside_asgi(
     """
     if captures or consumed.get():
         return None
-    return WebConsumer(tq, wanted(consume), lambda: AsgiReplayer(app, started=True, state=state or {}))
+    return WebConsumer(
+        tq, wanted(consume), lambda: AsgiReplayer(app, started=True, state={} if state is None else state)
+    )
 
 
 def beside_aiohttp(tq: TaskQueue, consume: Consuming, app: "web.Application") -> WebConsumer | None:
