@@ -13,7 +13,7 @@ from aiohttp import StreamReader, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.typedefs import Handler
 
-from ..consume import Consuming
+from ..consume import Consume, Consuming
 from ..door import (
     OURS,
     Admission,
@@ -126,13 +126,20 @@ def _consume(app: web.Application, tq: TaskQueue, consume: Consuming) -> None:
         if consumer is not None:
             await consumer.stop()
 
+    @web.middleware
+    async def timed(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[_BEGAN] = time.monotonic()
+        return await handler(request)
+
     async def told(request: web.Request, _response: web.StreamResponse) -> None:
-        if consumer is not None and consumer.gauge is not None and _ADMISSION not in request:
+        if consumer is not None and consumer.gauge is not None and _BEGAN in request and _ADMISSION not in request:
             consumer.gauge.took(time.monotonic() - request[_BEGAN])
 
     app.cleanup_ctx.append(beside)
     app.on_shutdown.insert(0, stop)  # before anything of the application is taken down
-    app.on_response_prepare.append(told)
+    if isinstance(consume, Consume) and consume.adaptive:
+        app.middlewares.insert(0, timed)
+        app.on_response_prepare.append(told)
 
 
 def task_only(view: View) -> View:
@@ -169,7 +176,6 @@ class _Visit:
 
     def __init__(self, door: Door[web.Request], request: web.Request) -> None:
         self._door, self._request = door, request
-        request[_BEGAN] = time.monotonic()
         decoded = _decoded(request)  # a copy of the body must not say that it is packed
         headers = tuple(
             pair for pair in request.headers.items() if not decoded or pair[0].lower() != "content-encoding"

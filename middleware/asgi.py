@@ -99,8 +99,8 @@ class TaskQueueMiddleware:
         for everybody else. ``commit_at``: when tasks are stored: ``"return"``, the application has returned;
         ``"response"``, its response starts, for applications that commit inside the handler: adding later is an error
         then. ``replay_guard``: who sees to it that a delivery starts only once: the broker (``"begin"``) or, cheaper
-        but blind to other processes, this one's memory (``"process"``). ``consume``: True, a name or a ``Consume`` for a
-        consumer beside the application, from the end of its startup to the beginning of its shutdown.
+        but blind to other processes, this one's memory (``"process"``). ``consume``: True, a name or a ``Consume``
+        for a consumer beside the application, from the end of its startup to the beginning of its shutdown.
         """
         if commit_at not in ("return", "response"):
             raise ConfigError(f"commit_at: {commit_at!r} must be 'return' or 'response'")

@@ -25,20 +25,24 @@ class Consume:
 
     def __post_init__(self) -> None:
         """Check; raises ConfigError."""
-        for name, value in {**self.chosen, **({} if self.name is None else {"name": self.name})}.items():
-            try:
-                OPTIONS[name].parse(value)
-            except ValueError as error:
-                raise ConfigError(f"consume: {name}: {value!r} {error}") from None
+        for name, value in self.chosen.items():
+            object.__setattr__(self, name, value)
 
     @property
     def chosen(self) -> Mapping[str, Any]:
-        """What counts instead of the settings, by their names."""
-        given = {"queues": self.queues, "concurrent_limit": self.concurrent_limit}
-        return {name: value for name, value in given.items() if value is not None}
+        """What counts instead of the settings, by their names and as they have it."""
+        given = {"name": self.name, "queues": self.queues, "concurrent_limit": self.concurrent_limit}
+        return {name: _parsed(name, value) for name, value in given.items() if value is not None}
 
 
 Consuming: TypeAlias = Consume | str | bool
+
+
+def _parsed(name: str, value: object) -> object:
+    try:
+        return OPTIONS[name].parse(value)
+    except ValueError as error:
+        raise ConfigError(f"consume: {name}: {value!r} {error}") from None
 
 
 def wanted(consume: Consuming) -> Consume:

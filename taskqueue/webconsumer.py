@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from . import settings
 from .assembly import narrowed, server_for
 from .consume import Consume, Consuming, wanted
-from .errors import ConfigError, TaskQueueError
+from .errors import ConfigError, Fenced, TaskQueueError
 from .gauge import Gauge
 from .inprocess import AiohttpReplayer, AsgiApp, AsgiReplayer, consumed
 from .producer import TaskQueue, captures
@@ -45,7 +45,7 @@ class WebConsumer:
     def __init__(self, tq: TaskQueue, consume: Consume, replayer: Callable[[], Replayer]) -> None:
         """Take what is asked of it and what makes the way to the application; raises ConfigError."""
         chosen = replace(settings.load(), **consume.chosen)
-        self._queues: Final = narrowed(tq, consume.queues and chosen.queues, where="consume: queues")
+        self._queues: Final = narrowed(tq, consume.queues, where="consume: queues")
         self._tq, self._chosen, self._replayer = tq, chosen, replayer
         self.gauge: Final = Gauge(chosen.concurrent_limit) if consume.adaptive else None
         """Who is to be told how long requests take, if that counts."""
@@ -113,8 +113,8 @@ class WebConsumer:
             try:
                 await self._server.run()
             except TaskQueueError as error:
-                # What goes on for hours is said once.
-                level = logging.DEBUG if str(error) == told else logging.ERROR
+                # What goes on for hours is said once; to be fenced is always news.
+                level = logging.DEBUG if str(error) == told and not isinstance(error, Fenced) else logging.ERROR
                 told = str(error)
                 log.log(
                     level, "the consumer of this web process has ended, and tries again every %g s: %s", PAUSE, error

@@ -113,7 +113,7 @@ async def users(base: str, seconds: float) -> dict[str, list[float]]:
 
 async def measured(way: str, url: str) -> tuple[dict[str, list[float]], float]:
     """Return what requests took in one way, and how many tasks ran a second."""
-    tq = TaskQueue(url, secret=SECRET)
+    tq = TaskQueue(url, secret=SECRET, commit_deadline=60)
     with tempfile.TemporaryDirectory() as name:
         async with application(Path(name), url, *WAYS[way]) as base:
             await users(base, WARM)

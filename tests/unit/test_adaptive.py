@@ -147,6 +147,7 @@ def test_a_wrong_consume_says_what_may_be() -> None:
     assert wanted(True) == Consume()
     assert wanted("one") == Consume(name="one")
     assert wanted(Consume(concurrent_limit=3)).chosen == {"concurrent_limit": 3}
+    assert Consume(queues=["b", "a", "b"]).queues == ("b", "a")
     for wrong, told in (
         ("two words", "name: 'two words' is no consumer name"),
         ("", "name: '' is no consumer name"),
