@@ -285,11 +285,13 @@ async def test_no_consumer_runs_in_a_test_that_captures_nor_beside_one_that_call
         running = server(app)
         await running.start()
         await story.while_others_work()
+        assert consumers(any_server) == set()
         await running.stop()
     app = MAKERS[kind](story, own, True)
     replayer = AiohttpReplayer(app, KEYRING) if kind == "aiohttp" else AsgiReplayer(app)
     async with replayer:
         await story.while_others_work()
+        assert consumers(any_server) == set()
     assert story.events == ["started, 0 wait", "stopped"] * 2
     assert any_server.client().keys() == []
 
