@@ -10,7 +10,6 @@ import asyncio
 import logging
 import random
 import secrets
-import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -73,7 +72,7 @@ class TaskQueueServer:
         *,
         name: str,
         queues: Sequence[str],
-        concurrent_limit: int = 1,
+        concurrent_limit: int | Callable[[], int] = 1,
         rules: Rules | None = None,
         timeout: float = 600.0,
         stop_grace: float = 25.0,
@@ -84,15 +83,15 @@ class TaskQueueServer:
         begins: Callable[[], bool] = lambda: True,
         companions: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
-        """Take a broker, a way to the application and the name to consume under.
+        """Take a broker, which stays open, a way to the application and the name to consume under.
 
-        ``concurrent_limit`` 0 means no limit but memory (64 MiB of records). Seconds: ``timeout`` for a task that names
-        none, ``stop_grace`` for running tasks at a stop, ``poll_max`` between two looks at an idle queue,
-        ``wait_broker`` for a broker that does not answer (None: for ever), ``lease`` for another consumer that does not
-        beat. ``on_failed``, plain or async, is called with a FailedTask for each delivery that fails its task; it has
-        10 s, and what it raises is logged. ``companions`` are called at the start, and cancelled at the end.
-        ``begins``: whether the application notes the start of each delivery in the broker (see ``replay_guard`` of its
-        door); asked once it has been started.
+        ``concurrent_limit``, or what it tells each time, 0 means no limit but memory (64 MiB of records). Seconds:
+        ``timeout`` for a task that names none, ``stop_grace`` for running tasks at a stop, ``poll_max`` between two
+        looks at an idle queue, ``wait_broker`` for a broker that does not answer (None: for ever), ``lease`` for
+        another consumer that does not beat. ``on_failed``, plain or async, is called with a FailedTask for each
+        delivery that fails its task; it has 10 s, and what it raises is logged. ``begins``: whether the application
+        notes the start of each delivery in the broker (see ``replay_guard`` of its door); asked once it has been
+        started. ``companions`` are called at the start, and cancelled at the end.
         """
         self.name: Final = name
         self.queues: Final = tuple(queues)
@@ -103,7 +102,8 @@ class TaskQueueServer:
         )
         self._on_failed, self._group = on_failed, asyncio.TaskGroup()
         self._companions = (self._listen, *companions)
-        self._limit, self._stop_grace = concurrent_limit, stop_grace
+        self._limit = concurrent_limit if callable(concurrent_limit) else lambda: concurrent_limit
+        self._stop_grace = stop_grace
         self._poll_max, self._absence, self._wake = poll_max, Absence(wait_broker), asyncio.Event()
         self._membership = Membership(
             broker, name, lease=lease, patience=self._courier.patience, begins=self._courier.begins, wake=self._wake.set
@@ -138,12 +138,16 @@ class TaskQueueServer:
 
     def report(self) -> None:
         """Log what runs, and where in the code each task and each thread is."""
-        log.warning("%d task(s) running", len(self._running))
+        log.warning("%d task(s) running", self.running)
         for job, reservation in self._running.items():
             log.warning("task %s, delivery %d:\n%s", reservation.id, reservation.delivery, stacks.of_job(job))
-        for thread in threading.enumerate():
-            if thread is not threading.current_thread():
-                log.warning("thread %s:\n%s", thread.name, stacks.of_thread(thread.ident))
+        for name, stack in stacks.of_other_threads():
+            log.warning("thread %s:\n%s", name, stack)
+
+    @property
+    def running(self) -> int:
+        """How many tasks run now."""
+        return len(self._running)
 
     async def run(self) -> None:
         """Consume until stopped.
@@ -164,7 +168,6 @@ class TaskQueueServer:
                 self._cancel_running()
         finally:
             await self._membership.leave()
-            await self._broker.aclose()
         if ending is not None:
             raise ending
         log.info("stopped")
@@ -265,7 +268,7 @@ class TaskQueueServer:
         if self._one_by_one:
             return 0 if self._running or self._untold() else 1
         # A target that was down is tried with one task before it gets the full load again.
-        limit = 1 if self._courier.target_down else self._limit
+        limit = 1 if self._courier.target_down else self._limit()
         return max(0, min(limit - len(self._running), BATCH_TASKS)) if limit else BATCH_TASKS
 
     async def _rest(self) -> None:

@@ -29,6 +29,7 @@ from tests.servers import RedisServer
 from tests.target import Target, listening
 from tests.tasks import KEYRING, SECRET
 from tests.waiting import until
+from tests.work import consume
 
 # No door in these applications, and nobody waits for a second try.
 RULES: Final = Rules(receipt_required=False, backoff_min=0.01, backoff_max=0.01)
@@ -76,7 +77,7 @@ def consumer(
 @asynccontextmanager
 async def running(server: TaskQueueServer) -> AsyncIterator[TaskQueueServer]:
     """Run a consumer, and stop it in good order."""
-    job = asyncio.create_task(server.run())
+    job = asyncio.create_task(consume(server))
     try:
         yield server
     finally:
@@ -649,7 +650,7 @@ class TestStopping:
 
         server._broker.exchange = stopped_meanwhile
         tasks = await push(tq, "/1", "/2", "/3", "/4")
-        await server.run()
+        await consume(server)
         assert target.paths == []
         assert client.lrange(BASE, 0, -1) == [task_id.encode() for task_id in reversed(tasks)]
         assert queue_of(client).reserved == {}
@@ -699,7 +700,7 @@ class TestStopping:
         monkeypatch.setattr(TaskQueueServer, "_start", stopped_right_after)
         monkeypatch.setattr(TaskQueueServer, "_trim", no_trim)
         (task_id,) = await push(tq, "/task")
-        await server.run()
+        await consume(server)
         assert (await state_of(tq, task_id)).state == "queued"
         assert target.paths == []
 
@@ -720,7 +721,7 @@ class TestStopping:
 
         server._broker.exchange = reply_lost
         (task_id,) = await push(tq, "/task")
-        await server.run()
+        await consume(server)
         assert len(lost) == 1
         assert (await state_of(tq, task_id)).state == "queued"
         assert queue_of(client).reserved == {}
@@ -796,12 +797,12 @@ class TestBrokerTrouble:
         server = consumer(private_server.url, target, wait_broker=0.1, poll_max=0.05)
         private_server.kill()
         with pytest.raises(BrokerUnavailable):
-            await server.run()
+            await consume(server)
 
     async def test_a_wrong_password_ends_the_consumer(self, target: Target, private_server: RedisServer) -> None:
         private_server.client().config_set("requirepass", "right")
         with pytest.raises(ConfigError, match="password"):
-            await consumer(private_server.url.replace("redis://", "redis://:wrong@"), target).run()
+            await consume(consumer(private_server.url.replace("redis://", "redis://:wrong@"), target))
 
     async def test_the_fenced_one_ends_and_changes_nothing(
         self, tq: TaskQueue, target: Target, any_server: RedisServer, client: Any
@@ -810,7 +811,7 @@ class TestBrokerTrouble:
         (task_id,) = await push(tq, "/task")
         async with listening() as other:
             other.handler = other.gated
-            first = asyncio.create_task(consumer(any_server.url, target).run())
+            first = asyncio.create_task(consume(consumer(any_server.url, target)))
             await target.started()
             async with running(consumer(any_server.url, other)):
                 await other.started()
