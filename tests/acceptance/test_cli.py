@@ -121,7 +121,7 @@ def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TASKQUEUE_SECRET", SECRET)
-    monkeypatch.setattr("taskqueue.server.TaskQueueServer", record)
+    monkeypatch.setattr("taskqueue.assembly.TaskQueueServer", record)
     seconds = {"timeout": 1.0, "stop_grace": 2.0, "poll_max": 3.0, "wait_broker": 4.0, "lease": 5.0}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in seconds.items()]
     flags += [
