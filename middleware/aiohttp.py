@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import inspect
+import logging
 import warnings
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -13,6 +14,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.typedefs import Handler
 
 from ..door import (
+    BROKEN_OFF,
     OURS,
     Admission,
     Answer,
@@ -34,8 +36,14 @@ from ..transaction import Transaction, bound
 
 View = TypeVar("View", bound=Callable[..., Awaitable[web.StreamResponse]])
 
+log = logging.getLogger("taskqueue.door")
+
 _ADMISSION: Final = web.RequestKey("taskqueue_admission", Admission)
 _STARTED: Final = web.RequestKey("taskqueue_started", bool)  # the response has
+_REMEDY: Final = (
+    'make it web.Application(handler_args={"auto_decompress": False}) and unpack in the handlers, or add the task'
+    " without Content-Encoding"
+)
 
 
 def authenticated_user(request: web.Request) -> str | None:
@@ -63,7 +71,8 @@ def setup(
     and ``Authorization`` travel with a task; None: only if there is no ``load_user``. ``task_only``: paths which, with
     all below them, are 404 for everybody else. ``replay_guard``: who sees to it that a delivery starts only once: the
     broker (``"begin"``) or, cheaper but blind to other processes, this one's memory (``"process"``). Raises
-    ConfigError.
+    ConfigError. aiohttp unpacks bodies with ``Content-Encoding`` before anybody can prove them: a task that is given
+    one of its own fails with 415, unless ``web.Application(handler_args={"auto_decompress": False})`` leaves it packed.
     """
     door: Door[web.Request] = Door(
         tq,
@@ -148,8 +157,8 @@ class _Visit:
 
     async def _delivery(self, handler: Handler) -> web.StreamResponse:
         request = self._request
-        content = await _read(request, self._door.tq.limits.body)
-        admitted = await self._door.admit(self._arrival, content)
+        read = functools.partial(_read, request, self._door.tq.limits.body)
+        admitted = await self._door.admit(self._arrival, read)
         if isinstance(admitted, Answer):
             return _response(admitted)
         if admitted.content:
@@ -286,17 +295,20 @@ def _decoded(request: web.Request) -> bool:
     return request.body_exists and request.content.total_compressed_bytes is not None
 
 
-async def _read(request: web.Request, limit: int) -> bytes | Answer:
+async def _read(request: web.Request, limit: int, *, keep: bool) -> bytes | Answer:
     """Return a delivery's body, or the answer to one that cannot be taken."""
+    if not keep:
+        return b""  # aiohttp reads and forgets by itself what a handler has left.
     if _decoded(request):
         # The signature is over bytes that nobody has any more.
-        return Answer(415, "A task with Content-Encoding needs web.AppRunner(..., auto_decompress=False).\n")
+        log.error("a task's body came with Content-Encoding, and aiohttp has unpacked it: %s", _REMEDY)
+        return Answer(415, f"aiohttp has unpacked the body of this task: {_REMEDY}\n")
     body, source = bytearray(), request.content
     while max(len(body), request.content_length or 0) <= limit:
         try:
             piece = await source.readany()
         except (ConnectionError, web.RequestPayloadError):
-            return Answer(400, "The body was broken off.\n")
+            return BROKEN_OFF
         if not piece:
             return bytes(body)
         body += piece

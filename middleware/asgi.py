@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 from ..door import (
+    BROKEN_OFF,
     Answer,
     Arrival,
     Credentials,
@@ -143,10 +144,10 @@ class TaskQueueMiddleware:
             await exchange.run(self._app, scope, Transaction(self._tq, request=request))
 
     async def _delivery(self, arrival: Arrival, scope: Scope, receive: Receive, send: Send) -> None:
-        content = await _read(receive, _declared(arrival.headers), self._tq.limits.body)
-        if content is None:
-            return  # The client has gone.
-        admitted = await self._door.admit(arrival, content)
+        read = functools.partial(_read, receive, _declared(arrival.headers), self._tq.limits.body)
+        admitted = await self._door.admit(arrival, read)
+        if admitted is BROKEN_OFF:
+            return
         if isinstance(admitted, Answer):
             await send_answer(send, admitted)
             return
@@ -247,21 +248,24 @@ def _tee(scope: Scope, headers: HeaderPairs, pull: Callable[[], Awaitable[None]]
     return Tee(pull, declared=declared, limit=limit)
 
 
-async def _read(receive: Receive, declared: int | None, limit: int) -> bytes | Answer | None:
-    """Return a delivery's body, the answer to one over the limit, or None if the client has gone."""
-    body, more = bytearray(), True
+async def _read(receive: Receive, declared: int | None, limit: int, *, keep: bool) -> bytes | Answer:
+    """Return a delivery's body, or the answer to one that cannot be taken."""
+    body, received, size, more = bytearray(), 0, declared or 0, True
     while more:
-        if max(len(body), declared or 0) > limit:
+        if size > limit and not keep:
             return too_large(limit)
         message = await receive()
         if message["type"] == "http.disconnect":
-            return None
+            return BROKEN_OFF
         piece: bytes = message.get("body", b"")
         more = message.get("more_body", False)
-        if not body and not more and len(piece) <= limit:
+        received += len(piece)
+        size = max(size, received)
+        if received == len(piece) and not more and size <= limit:
             return piece  # in one, as every delivery in process: not copied
-        body += piece
-    return bytes(body) if len(body) <= limit else too_large(limit)
+        if keep and size <= limit:
+            body += piece
+    return bytes(body) if size <= limit else too_large(limit)
 
 
 def _given_back(body: bytes, receive: Receive) -> Receive:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
 from .errors import (
     BodyUnavailable,
@@ -28,14 +28,16 @@ from .headers import check_host
 from .keys import Keyring
 from .portal import in_portal
 from .producer import TaskQueue, captures, drains
+from .receipt import receipt
 from .record import CARRY_A_BODY
 from .request import Body, CurrentRequest, CurrentTask, Handover
-from .signature import LIFETIME, SKEW, HeaderPairs, Proof, is_claimed, receipt, verify
+from .signature import LIFETIME, SKEW, HeaderPairs, Proof, check_body, is_claimed, verify
 from .tee import Whole
 
 log = logging.getLogger("taskqueue.door")
 
 Value = TypeVar("Value")
+Body_co = TypeVar("Body_co", covariant=True)
 Subject = TypeVar("Subject")  # what a framework calls the request: a scope, a Request
 LoadUser: TypeAlias = Callable[[str], object | Awaitable[object | None] | None]
 UserId: TypeAlias = Callable[[Subject], str | Awaitable[str | None] | None]
@@ -56,6 +58,10 @@ class Answer:
     status: int
     text: str
     headers: tuple[tuple[str, str], ...] = ()
+
+
+BROKEN_OFF: Final = Answer(400, "The body was broken off.\n")
+"""What a door's way to read says of a client that has gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +87,28 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A proved delivery, its body read; ``receipt`` is for the response, None where the replayer needs none."""
+    """A proved delivery, its body read; ``headers`` are what every response to it carries: the receipt, over HTTP."""
 
     task: CurrentTask
     content: bytes
-    receipt: str | None
+    headers: tuple[tuple[str, str], ...]
 
     @property
     def body(self) -> Body | None:
         """What the queue is given to copy."""
         return Whole(self.content) if self.content else None
 
-    @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
-        """What every response to it carries."""
-        return () if self.receipt is None else ((RECEIPT, self.receipt),)
+
+class Read(Protocol[Body_co]):
+    """A door's way to read a request's body: what it returns, or what is awaited for that, is the body or an answer."""
+
+    def __call__(self, *, keep: bool) -> Body_co:
+        """Read all of it; ``keep`` is False if nobody wants it.
+
+        Then it is only to be off the connection: where a server closes that with something unread, as gunicorn and
+        hypercorn do, the answer is lost, and a consumer with a wrong secret would not learn what is wrong.
+        """
+        ...
 
 
 class Door(Generic[Subject]):
@@ -164,16 +177,17 @@ class Door(Generic[Subject]):
     async def _user_id_later(self, subject: Subject) -> str | None:
         return await cast("Awaitable[str | None]", self._user_id(subject))
 
-    async def admit(self, arrival: Arrival, content: bytes | Answer) -> Admission | Answer:
-        """Take a request that claims to be a delivery, and its body or why there is none to be had.
+    async def admit(self, arrival: Arrival, read: Read[Awaitable[bytes | Answer]]) -> Admission | Answer:
+        """Take a request that claims to be a delivery, and how to read its body or learn why there is none to be had.
 
-        Return it as let in, its user loaded, or what is answered instead.
+        Return it as let in, its user loaded, or what is answered instead. Of what is not proved no body is kept.
         """
+        proof = self._proved(arrival)
+        if isinstance(proof, Answer):
+            return proof if await read(keep=False) is not BROKEN_OFF else BROKEN_OFF
+        content = self._checked(arrival, proof, await read(keep=True))
         if isinstance(content, Answer):
             return content
-        proof = self._proved(arrival, content)
-        if isinstance(proof, Answer):
-            return proof
         refusal = await self._begin(arrival, proof)
         if refusal is not None:
             return refusal
@@ -182,13 +196,14 @@ class Door(Generic[Subject]):
             login.user = await found if inspect.isawaitable(found) else found
         return self._admitted(arrival, proof, content, login)
 
-    def admit_sync(self, arrival: Arrival, content: bytes | Answer) -> Admission | Answer:
+    def admit_sync(self, arrival: Arrival, read: Read[bytes | Answer]) -> Admission | Answer:
         """Do the same in a thread: a plain ``load_user`` is called there, as the application's own code would be."""
+        proof = self._proved(arrival)
+        if isinstance(proof, Answer):
+            return proof if read(keep=False) is not BROKEN_OFF else BROKEN_OFF
+        content = self._checked(arrival, proof, read(keep=True))
         if isinstance(content, Answer):
             return content
-        proof = self._proved(arrival, content)
-        if isinstance(proof, Answer):
-            return proof
         refusal = self._in_portal(partial(self._begin, arrival, proof))
         if refusal is not None:
             return refusal
@@ -200,11 +215,23 @@ class Door(Generic[Subject]):
     def _in_portal(self, call: Callable[[], Awaitable[Value]]) -> Value:
         return in_portal(self.tq, self.tq.aclose, call)
 
-    def _proved(self, arrival: Arrival, content: bytes) -> Proof | Answer:
+    def _proved(self, arrival: Arrival) -> Proof | Answer:
         try:
-            return self._proof(arrival, content)
+            return self._proof(arrival)
         except SignatureError as error:
             return _refusal(arrival, error)
+
+    def _checked(self, arrival: Arrival, proof: Proof, content: bytes | Answer) -> bytes | Answer:
+        """Return the body that was signed, or what is answered: with a receipt if it is this task that must change."""
+        if content is BROKEN_OFF:
+            return BROKEN_OFF
+        if isinstance(content, Answer):
+            return replace(content, headers=content.headers + self._receipt(arrival, proof, logged_in=False))
+        try:
+            check_body(proof, content)
+        except SignatureError as error:
+            return _refusal(arrival, error)
+        return content
 
     async def _begin(self, arrival: Arrival, proof: Proof) -> Answer | None:
         """Return None if this delivery may start, or what is answered instead."""
@@ -236,7 +263,7 @@ class Door(Generic[Subject]):
     def _keyring(self) -> Keyring:
         return drains[-1] if drains else self.tq.keyring
 
-    def _proof(self, arrival: Arrival, body: bytes) -> Proof:
+    def _proof(self, arrival: Arrival) -> Proof:
         if arrival.handover is not None:
             return arrival.handover.proof
         return verify(
@@ -245,7 +272,6 @@ class Door(Generic[Subject]):
             authority=arrival.authority,
             targets=arrival.targets,
             headers=arrival.headers,
-            body=body,
             now=arrival.at,
         )
 
@@ -269,12 +295,15 @@ class Door(Generic[Subject]):
             enqueued_at=proof.enqueued_at,
             deadline=proof.deadline,
         )
-        logged_in = user is not None
+        return Admission(task, content, self._receipt(arrival, proof, logged_in=user is not None))
+
+    def _receipt(self, arrival: Arrival, proof: Proof, *, logged_in: bool) -> tuple[tuple[str, str], ...]:
+        """Return the receipt as headers; in process it is noted on the handover instead."""
         if arrival.handover is not None:
             arrival.handover.admitted, arrival.handover.logged_in = True, logged_in
-            return Admission(task, content, None)
-        value = receipt(self._keyring.current, task_id=task.id, delivery=task.delivery, logged_in=logged_in)
-        return Admission(task, content, value)
+            return ()
+        value = receipt(self._keyring.current, task_id=proof.task_id, delivery=proof.delivery, logged_in=logged_in)
+        return ((RECEIPT, value),)
 
 
 @dataclass(slots=True)

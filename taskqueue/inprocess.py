@@ -133,6 +133,7 @@ def _proof(delivery: Delivery) -> Proof:
         key_id="",
         nonce="",
         target=task.target,
+        content_digest=None,
     )
 
 

@@ -124,7 +124,7 @@ class TaskQueueMiddleware:
     def _serve(self, request: HttpRequest) -> HttpResponseBase:
         arrival, admission = _arrival(request), None
         if arrival.claimed:
-            admitted = self._door.admit_sync(arrival, content_of(request, self._tq.limits.body))
+            admitted = self._door.admit_sync(arrival, functools.partial(content_of, request, self._tq.limits.body))
             if isinstance(admitted, Answer):
                 return _response(admitted)
             admission = admitted
@@ -140,7 +140,8 @@ class TaskQueueMiddleware:
     async def _serve_async(self, request: HttpRequest) -> HttpResponseBase:
         arrival, admission = _arrival(request), None
         if arrival.claimed:
-            admitted = await self._door.admit(arrival, content_of(request, self._tq.limits.body))
+            read = functools.partial(content_of, request, self._tq.limits.body)
+            admitted = await self._door.admit(arrival, sync_to_async(read))
             if isinstance(admitted, Answer):
                 return _response(admitted)
             admission = admitted
