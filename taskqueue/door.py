@@ -26,12 +26,13 @@ from .errors import (
 )
 from .headers import check_host
 from .keys import Keyring
+from .nonces import Nonces
 from .portal import in_portal
 from .producer import TaskQueue, captures, drains
 from .receipt import receipt
 from .record import CARRY_A_BODY
 from .request import Body, CurrentRequest, CurrentTask, Handover
-from .signature import LIFETIME, SKEW, HeaderPairs, Proof, check_body, is_claimed, verify
+from .signature import HeaderPairs, Proof, check_body, is_claimed, verify
 from .tee import Whole
 
 log = logging.getLogger("taskqueue.door")
@@ -134,7 +135,7 @@ class Door(Generic[Subject]):
         self._user_id_is_async = _is_async(user_id)
         self._copies_credentials = credentials == "copy" if credentials else load_user is None
         self._task_only: Final = _prefixes(task_only)
-        self._nonces: Final[_Nonces | None] = _Nonces() if replay_guard == "process" else None
+        self._nonces: Final[Nonces | None] = Nonces() if replay_guard == "process" else None
 
     def hides(self, path: str) -> bool:
         """Return whether this decoded path is there for tasks only."""
@@ -325,22 +326,6 @@ def _logging_in(proof: Proof) -> Iterator[_Login]:
 
 async def _value(awaitable: Awaitable[Value]) -> Value:
     return await awaitable
-
-
-class _Nonces:
-    """The deliveries this process has seen: kept for as long as their signatures could still be accepted."""
-
-    def __init__(self) -> None:
-        self._until: dict[str, float] = {}
-
-    def add(self, nonce: str, *, now: float) -> bool:
-        """Note a nonce; False if it is known. ``now`` as ``time.monotonic()``."""
-        while self._until and next(iter(self._until.values())) <= now:
-            del self._until[next(iter(self._until))]
-        if nonce in self._until:
-            return False
-        self._until[nonce] = now + LIFETIME + SKEW
-        return True
 
 
 def too_large(limit: int) -> Answer:
