@@ -164,6 +164,9 @@ class _Visit:
         if admitted.content:
             _put_body(request, _stream_of(admitted.content, request.content))
         request[_ADMISSION] = admitted
+        if self._arrival.recorded_scheme is not None:
+            # As _put_body; where it is looked for first. A clone would not be what aiohttp's own error pages answer.
+            request._cache["scheme"] = self._arrival.recorded_scheme
         if admitted.task.user is not None:
             with warnings.catch_warnings():
                 # The name under which handlers look for it; aiohttp recommends keys that are objects.

@@ -151,8 +151,7 @@ class TaskQueueMiddleware:
         if isinstance(admitted, Answer):
             await send_answer(send, admitted)
             return
-        # A server asks who may forward for others before it believes this; a delivery is proved.
-        scope = {**scope, "scheme": recorded_scheme(arrival.headers) or scope["scheme"]}
+        scope = {**scope, "scheme": arrival.recorded_scheme or scope["scheme"]}
         if admitted.task.user is not None:
             scope["user"] = admitted.task.user
         receive = _given_back(admitted.content, receive)
@@ -222,12 +221,6 @@ def arrived(scope: Scope) -> Arrival:
         headers=headers,
         handover=handover if isinstance(handover, Handover) else None,
     )
-
-
-def recorded_scheme(headers: HeaderPairs) -> str | None:
-    """Return the scheme of the request in which a task was recorded, if the delivery names one."""
-    values = [value for name, value in headers if name.lower() == "x-forwarded-proto"]
-    return values[0] if values in (["http"], ["https"]) else None
 
 
 def _text(raw: bytes) -> str:

@@ -112,6 +112,7 @@ class TaskQueueMiddleware:
         environ["wsgi.input"] = io.BytesIO(admitted.content)
         environ["CONTENT_LENGTH"] = str(len(admitted.content))
         environ.pop("HTTP_TRANSFER_ENCODING", None)
+        environ["wsgi.url_scheme"] = arrival.recorded_scheme or environ["wsgi.url_scheme"]
         task = admitted.task
         if task.user is not None and task.user_id is not None:
             environ[USER] = task.user

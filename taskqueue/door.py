@@ -81,6 +81,15 @@ class Arrival:
         return next((value for name, value in self.headers if name.lower() == "host"), "")
 
     @property
+    def recorded_scheme(self) -> str | None:
+        """The scheme of the request in which a task was recorded, if a delivery names one.
+
+        A server asks who may forward for others before it believes that; a proved delivery is believed.
+        """
+        values = [value for name, value in self.headers if name.lower() == "x-forwarded-proto"]
+        return values[0] if values in (["http"], ["https"]) else None
+
+    @property
     def claimed(self) -> bool:
         """Whether this says of itself to be a delivery."""
         return self.handover is not None or is_claimed(self.headers)

@@ -19,7 +19,6 @@ from django.http.response import HttpResponseBase
 from ...door import OURS, Admission, Answer, Arrival, Door, LoadUser, UserId, not_committed
 from ...errors import BodyUnavailable, ConfigError, InvalidTask
 from ...middleware.asgi import arrived as asgi_arrival
-from ...middleware.asgi import recorded_scheme
 from ...middleware.django import configuration
 from ...middleware.django.body import Stream, content_of, copy_of, give_back
 from ...middleware.django.queue import TaskQueue, task_queue
@@ -339,7 +338,7 @@ def _prepare(request: HttpRequest, arrival: Arrival, admission: Admission) -> No
     give_back(request, admission.content)
     # What protects browsers against other sites asks for what no task has.
     request._dont_enforce_csrf_checks = True
-    scheme = recorded_scheme(arrival.headers)
+    scheme = arrival.recorded_scheme
     if scheme is not None:
         request._get_scheme = lambda: scheme
     user: Any = admission.task.user
