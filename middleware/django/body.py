@@ -111,6 +111,8 @@ def give_back(request: HttpRequest, content: bytes) -> None:
     """Let the application read this body."""
     request._stream = io.BytesIO(content)
     request.META["CONTENT_LENGTH"] = str(len(content))
+    if "wsgi.input" in request.META:
+        request.META["wsgi.input"] = request._stream
 
 
 def _method(request: HttpRequest) -> str:

@@ -1,4 +1,4 @@
-"""The ASGI door on real servers with two workers each, and behind nginx: what was captured is let in nowhere again."""
+"""The doors of ASGI and Django on real servers with two workers each: what was captured is let in nowhere again."""
 
 import json
 import re
@@ -25,12 +25,16 @@ from tests.waiting import until
 from tests.wire import captured, send
 
 APP: Final = "tests.acceptance.asgi_app:app"
+DJANGO: Final = "tests.acceptance.django_app"
 BIND: Final = "127.0.0.1:{port}"
 SERVERS: Final = {
     "uvicorn": ["uvicorn", APP, "--port", "{port}", "--workers", "2", "--proxy-headers"],
     "hypercorn": ["hypercorn", APP, "--bind", BIND, "--workers", "2"],
     "gunicorn-uvicorn": ["gunicorn", APP, "-b", BIND, "-w", "2", "-k", "uvicorn.workers.UvicornWorker"],
     "gunicorn": ["gunicorn", APP, "-b", BIND, "-w", "2", "-k", "asgi"],
+    "gunicorn-django-sync": ["gunicorn", f"{DJANGO}:wsgi", "-b", BIND, "-w", "2"],
+    "gunicorn-django-gthread": ["gunicorn", f"{DJANGO}:wsgi", "-b", BIND, "-w", "2", "-k", "gthread", "--threads", "2"],
+    "uvicorn-django": ["uvicorn", f"{DJANGO}:asgi", "--port", "{port}", "--workers", "2", "--proxy-headers"],
 }
 PROXIED: Final = {"Host": "shop.example.org", "X-Forwarded-Proto": "https"}
 

@@ -35,7 +35,7 @@ class Poller(threading.Thread):
 
     def run(self) -> None:
         while not self._stopped:
-            self.waiting = int(self._redis.llen(KEY))  # type: ignore[arg-type]  # a synchronous client's
+            self.waiting = int(self._redis.llen(KEY))
             self.seen_too_early += self.waiting > 0 and not self.may_see
             with self._looked:
                 self.polls += 1
