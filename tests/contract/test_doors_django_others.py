@@ -9,6 +9,7 @@ from django.contrib import auth
 from django.contrib.auth.backends import BaseBackend
 from django.contrib.auth.models import User
 from django.core.cache import cache
+from django.core.wsgi import get_wsgi_application
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client
@@ -187,6 +188,25 @@ def test_a_session_of_somebody_else_in_a_task_changes_nothing(get_application: A
         logged_in()[0].get("/")
         assert drained(tasks, get_application).status == 200
     assert seen == ["ada", "grete"], "the session itself is whose it is"
+
+
+# ---- what reads past Django
+
+
+def test_a_task_whose_view_asks_the_server_for_the_body_gets_it() -> None:
+    bodies: list[bytes] = []
+
+    def build(request: HttpRequest) -> HttpResponse:
+        bodies.append(request.environ["wsgi.input"].read())
+        return HttpResponse()
+
+    def order_with(_request: HttpRequest) -> HttpResponse:
+        return HttpResponse(taskqueue.add("/build/", payload=b"the body"))
+
+    with site(path("", order_with), path("build/", build)), taskqueue.capture() as tasks:
+        Client().get("/")
+        assert drained(tasks, get_wsgi_application).status == 200
+    assert bodies == [b"the body"]
 
 
 # ---- callbacks
