@@ -13,22 +13,9 @@ from aiohttp import StreamReader, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.typedefs import Handler
 
-from ..door import (
-    BROKEN_OFF,
-    OURS,
-    Admission,
-    Answer,
-    Arrival,
-    Credentials,
-    Door,
-    LoadUser,
-    ReplayGuard,
-    UserId,
-    may_carry_body,
-    not_committed,
-    too_large,
-)
-from ..errors import BodyUnavailable, ConfigError
+from ..answers import BROKEN_OFF, UNCAUGHT, Answer, answer_to_uncaught, not_committed, too_large
+from ..door import OURS, Admission, Arrival, Credentials, Door, LoadUser, ReplayGuard, UserId, may_carry_body
+from ..errors import ConfigError
 from ..producer import TaskQueue, current_task
 from ..request import Body
 from ..tee import Tee
@@ -185,12 +172,12 @@ class _Visit:
                 response = await handler(request)
         except web.HTTPException as error:
             response = raised = error
-        except BodyUnavailable as error:
-            # What ``add`` said of this client's body, and nobody caught.
+        except UNCAUGHT as error:
             transaction.abort()
-            if _STARTED in request:
+            answer = answer_to_uncaught(error)
+            if _STARTED in request or answer is None:
                 raise
-            return _response(Answer(error.status, f"{error}\n"))
+            return _response(answer)
         except BaseException:
             transaction.abort()
             raise

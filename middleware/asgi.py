@@ -11,18 +11,8 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
-from ..door import (
-    BROKEN_OFF,
-    Answer,
-    Arrival,
-    Credentials,
-    Door,
-    LoadUser,
-    ReplayGuard,
-    UserId,
-    may_carry_body,
-    too_large,
-)
+from ..answers import BROKEN_OFF, Answer, too_large
+from ..door import Arrival, Credentials, Door, LoadUser, ReplayGuard, UserId, may_carry_body
 from ..errors import ConfigError, InvalidTask
 from ..exchange import App, Exchange, Message, Receive, Scope, Send, send_answer
 from ..producer import TaskQueue, current_task

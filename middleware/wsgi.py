@@ -17,19 +17,8 @@ from typing import Any, Final
 from urllib.parse import unquote
 from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
-from ..door import (
-    BROKEN_OFF,
-    Admission,
-    Answer,
-    Arrival,
-    Credentials,
-    Door,
-    LoadUser,
-    ReplayGuard,
-    UserId,
-    may_carry_body,
-    too_large,
-)
+from ..answers import BROKEN_OFF, Answer, too_large
+from ..door import Admission, Arrival, Credentials, Door, LoadUser, ReplayGuard, UserId, may_carry_body
 from ..errors import ConfigError
 from ..producer import TaskQueue, current_task
 from ..request import HANDOVER, Body, Handover

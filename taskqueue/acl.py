@@ -36,8 +36,9 @@ class Role:
         return sorted({*inside, *self.commands, *CONNECTION, *(SCRIPTS if self.scripts else ())})
 
 
-_STORING: Final = ("push", "prepare", "promote", "discard")
-_STORED: Final = ("", ":records", ":state", ":scheduled", ":prepared", ":failed", ":control")
+_DECIDING: Final = ("promote", "discard")
+_STORING: Final = ("push", "prepare", *_DECIDING)
+_STORED: Final = ("", ":p?", ":records", ":state", ":scheduled", ":prepared", ":failed", ":control")
 _LOOKING: Final = (
     *("hget", "hgetall", "hmget", "info", "lindex", "llen", "lrange", "scan", "smembers", "zcard", "zrevrange"),
 )
@@ -49,11 +50,13 @@ ROLES: Final = {
     ),
     "consumer": Role(
         "taskqueue-server",
-        ("claim", "reclaim", "reserve", "settle", "beat", "leave", "due", "trim"),
-        ("info", "hmget", "subscribe"),
+        ("claim", "reclaim", "reserve", "settle", "beat", "leave", "due", "trim", *_DECIDING),
+        ("info", "hmget", "subscribe", "zrevrange"),
     ),
     "reader": Role("taskqueue list, show, stats and doctor", (), _LOOKING, channels=False),
-    "operator": Role("taskqueue retry, and TaskQueue.reset", ("retry", "reset"), (*_LOOKING, "hscan")),
+    "operator": Role(
+        "taskqueue retry and queues, and TaskQueue.reset", ("retry", "reset", "control", "purge"), (*_LOOKING, "hscan")
+    ),
 }
 
 

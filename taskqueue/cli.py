@@ -23,7 +23,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from . import commands, doctor, logs, settings
+from . import commands, doctor, logs, queue_commands, settings
 from .broker import StoreInfo, masked
 from .durability import kept
 from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError, UsageError
@@ -84,6 +84,7 @@ config_app: Final = App(
 )
 app.command(config_app)
 commands.register(app)
+queue_commands.register(app)
 
 
 def server_main() -> None:
@@ -195,6 +196,7 @@ server_app.default(serve)
 async def _server(chosen: Settings) -> tuple[Any, TaskQueue]:
     """Return the server for these settings, and its TaskQueue, which with an application is the application's."""
     from . import loading  # noqa: PLC0415  see _version
+    from .doubts import Doubts  # noqa: PLC0415
     from .server import TaskQueueServer  # noqa: PLC0415
 
     if chosen.app:
@@ -214,6 +216,9 @@ async def _server(chosen: Settings) -> tuple[Any, TaskQueue]:
             durability=chosen.durability,
         )
         replayer = HttpReplayer(chosen.required_target(), tq.keyring, connect_timeout=chosen.connect_timeout)
+    companions = []
+    if chosen.resolve:
+        companions.append(Doubts(tq.broker, queues, loading.function("resolve", chosen.resolve)).watch)
     server = TaskQueueServer(
         tq.broker,
         replayer,
@@ -228,6 +233,7 @@ async def _server(chosen: Settings) -> tuple[Any, TaskQueue]:
         wait_broker=chosen.wait_broker,
         lease=chosen.lease,
         on_failed=loading.function("on_failed", chosen.on_failed) if chosen.on_failed else None,
+        companions=companions,
     )
     return server, tq
 

@@ -15,15 +15,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
-from .errors import (
-    BodyUnavailable,
-    BrokerUnavailable,
-    CommitUncertain,
-    ConfigError,
-    InvalidTask,
-    QueueFull,
-    SignatureError,
-)
+from .answers import BROKEN_OFF, RETRY_AFTER, Answer
+from .errors import BrokerUnavailable, ConfigError, InvalidTask, SignatureError
 from .headers import check_host
 from .keys import Keyring
 from .nonces import Nonces
@@ -49,20 +42,6 @@ RECEIPT: Final = "x-task-receipt"
 REFUSED: Final = "x-task-refused"
 # A response of the application can neither refuse a delivery nor vouch for it.
 OURS: Final = frozenset((RECEIPT, REFUSED))
-RETRY_AFTER: Final = ("retry-after", "1")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A response that the door gives itself: plain text, names of headers in lower case."""
-
-    status: int
-    text: str
-    headers: tuple[tuple[str, str], ...] = ()
-
-
-BROKEN_OFF: Final = Answer(400, "The body was broken off.\n")
-"""What a door's way to read says of a client that has gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,34 +314,6 @@ def _logging_in(proof: Proof) -> Iterator[_Login]:
 
 async def _value(awaitable: Awaitable[Value]) -> Value:
     return await awaitable
-
-
-def too_large(limit: int) -> Answer:
-    """Return the answer to a delivery whose body is over the limit in bytes."""
-    return Answer(413, f"The body is over the limit of {limit} bytes.\n")
-
-
-def not_committed(error: Exception, ids: Sequence[str]) -> Answer | None:
-    """Return what the client is told when the commit of these tasks failed, and log it with their ids.
-
-    None for an error that is not the queue's: it is to be raised.
-    """
-    match error:
-        case BodyUnavailable():
-            answer = Answer(error.status, f"{error}\n")
-        case CommitUncertain():
-            text = f"It is not known whether the {len(error.ids)} task(s) of this request were queued: they may run.\n"
-            answer = Answer(503, text, (RETRY_AFTER,))
-        case QueueFull():
-            text = "The queue is full: none of the tasks of this request will run. Try again later.\n"
-            answer = Answer(503, text, (RETRY_AFTER,))
-        case BrokerUnavailable():
-            answer = Answer(503, "The tasks of this request could not be queued: none will run.\n", (RETRY_AFTER,))
-        case _:
-            return None
-    may_run = "may run" if isinstance(error, CommitUncertain) else "will not run"
-    log.error("%d task(s) %s: %s: %s", len(ids), may_run, error, ", ".join(ids), extra={"task_ids": list(ids)})
-    return answer
 
 
 def may_carry_body(method: str, declared: int | None, *, chunked: bool) -> bool:

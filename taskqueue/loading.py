@@ -10,10 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Literal, cast
 
+from .configured import instances
 from .errors import AppNotFound, ConfigError
 from .inprocess import AiohttpReplayer, AsgiReplayer, WsgiReplayer
 from .keys import Keyring
-from .producer import TaskQueue, instances
+from .producer import TaskQueue
 from .replay import Replayer
 
 Kind = Literal["asgi", "wsgi", "aiohttp"]
@@ -93,7 +94,7 @@ def replayer_for(app: Application, keyring: Keyring, *, concurrent_limit: int, s
 
 def task_queue() -> TaskQueue:
     """Return the TaskQueue that the imported application uses; raises ConfigError if there is none, or several."""
-    found = list(instances)
+    found: list[TaskQueue] = list(instances)
     if len(found) == 1:
         return found[0]
     if not found:

@@ -12,11 +12,12 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from . import stacks
+from .absence import Absence
 from .broker import Broker, Lease
 from .delivery import SUSPECT_AFTER, Courier
 from .errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError
@@ -37,7 +38,6 @@ POLL_MIN: Final = 0.02
 TARGET_PAUSE: Final = 0.5
 CALL_DEADLINE: Final = 2.0
 LAST_WORDS: Final = 5.0
-REMIND: Final = 60.0
 TRIM_EVERY: Final = 100
 GIVEN_BACK: Final = Verdict("release", "stopped")
 # (index, ms kept, number kept): whichever comes first.
@@ -80,6 +80,7 @@ class TaskQueueServer:
         wait_broker: float | None = None,
         lease: float = 8.0,
         on_failed: OnFailed | None = None,
+        companions: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
         """Take a broker, a way to the application and the name to consume under.
 
@@ -87,7 +88,7 @@ class TaskQueueServer:
         none, ``stop_grace`` for running tasks at a stop, ``poll_max`` between two looks at an idle queue,
         ``wait_broker`` for a broker that does not answer (None: for ever), ``lease`` for another consumer that does not
         beat. ``on_failed``, plain or async, is called with a FailedTask for each delivery that fails its task; it has
-        10 s, and what it raises is logged.
+        10 s, and what it raises is logged. ``companions`` are called at the start, and cancelled at the end.
         """
         self.name: Final = name
         self.queues: Final = tuple(queues)
@@ -96,8 +97,9 @@ class TaskQueueServer:
         begin = broker.begin if self._rules.receipt_required else None
         self._courier = Courier(replayer, keyring, self._rules, timeout=timeout, failed=self._tell_failed, begin=begin)
         self._on_failed, self._group = on_failed, asyncio.TaskGroup()
+        self._companions = (self._listen, *companions)
         self._limit, self._stop_grace = concurrent_limit, stop_grace
-        self._poll_max, self._wait_broker = poll_max, wait_broker
+        self._poll_max, self._absence = poll_max, Absence(wait_broker)
         self._wake, begins = asyncio.Event(), self._rules.receipt_required
         self._membership = Membership(
             broker, name, lease=lease, patience=self._courier.patience, begins=begins, wake=self._wake.set
@@ -111,8 +113,6 @@ class TaskQueueServer:
         self._stop_at: float | None = None
         self._released = False
         self._paused_until = 0.0
-        self._lost_since: float | None = None
-        self._reminded = 0.0
 
     def stop(self, *, now: bool = False) -> None:
         """Stop reserving and let running tasks end within the grace time; ``now``: give them back at once."""
@@ -152,12 +152,13 @@ class TaskQueueServer:
         ending: TaskQueueError | None = None
         try:
             async with self._replayer, self._group as group:
-                listener = group.create_task(self._listen())
+                beside = [group.create_task(_awaited(companion())) for companion in self._companions]
                 try:
                     await self._consume(group)
                 except (NameInUse, Fenced, BrokerUnavailable, ConfigError) as error:
                     ending = error
-                listener.cancel()
+                for job in beside:
+                    job.cancel()
                 self._cancel_running()
         finally:
             await self._membership.leave()
@@ -224,7 +225,7 @@ class TaskQueueServer:
             )
         except BrokerUnavailable as error:
             line.unsure = True  # The same token and settlements go out again: nothing is told or taken twice.
-            self._lost(error)
+            self._absence.note(error)
             return
         except Fenced as error:
             if not error.gone:
@@ -233,7 +234,7 @@ class TaskQueueServer:
             line.settlements, line.unsure = [], False
             line.lease = await self._claim(line.lease.queue) or line.lease
             return
-        self._found()
+        self._absence.end()
         line.settlements, line.unsure = line.settlements[len(settlements) :], False
         line.token = secrets.token_hex(8)
         if want:
@@ -275,7 +276,7 @@ class TaskQueueServer:
         until = [poll_at]
         if self._paused_until > now:
             until = [self._paused_until]
-        elif self._lost_since is None and self._free():
+        elif not self._absence and self._free():
             # Only then can anything be done about what waits or is due.
             if any(line.promising for line in self._lines):
                 return
@@ -349,11 +350,11 @@ class TaskQueueServer:
             try:
                 lease = await self._membership.join(queue)
             except BrokerUnavailable as error:
-                self._lost(error)
+                self._absence.note(error)
                 self._wake.clear()
                 await self._woken(self._poll_max)
             else:
-                self._found()
+                self._absence.end()
                 return lease
         return None
 
@@ -383,17 +384,6 @@ class TaskQueueServer:
         except BrokerUnavailable as error:
             log.debug("not trimmed: %s", error)
 
-    def _lost(self, error: BrokerUnavailable) -> None:
-        now = time.monotonic()
-        if self._lost_since is None:
-            self._lost_since = now
-        if now - self._reminded >= REMIND:
-            self._reminded = now
-            log.warning("broker unreachable, trying on: %s", error)
-        if self._wait_broker is not None and now - self._lost_since > self._wait_broker:
-            raise error
 
-    def _found(self) -> None:
-        if self._lost_since is not None:
-            log.warning("broker back after %.1f s", time.monotonic() - self._lost_since)
-            self._lost_since, self._reminded = None, 0.0
+async def _awaited(awaitable: Awaitable[None]) -> None:
+    await awaitable

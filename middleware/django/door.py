@@ -14,8 +14,9 @@ from django.apps import apps
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-from ...door import OURS, Admission, Answer, Arrival, Door, LoadUser, UserId, not_committed
-from ...errors import BodyUnavailable, ConfigError
+from ...answers import Answer, answer_to_uncaught, not_committed
+from ...door import OURS, Admission, Arrival, Door, LoadUser, UserId
+from ...errors import ConfigError
 from ...middleware.asgi import arrived as asgi_arrival
 from ...middleware.django import configuration
 from ...middleware.django.body import Stream, content_of, copy_of, give_back
@@ -124,8 +125,9 @@ class TaskQueueMiddleware:
         return visit.left(response)
 
     def process_exception(self, _request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """Answer what ``add`` said of this client's body, if no view caught it."""
-        return _response(Answer(exception.status, f"{exception}\n")) if isinstance(exception, BodyUnavailable) else None
+        """Answer what ``add`` said of the broker, or of this client's body, if no view caught it."""
+        answer = answer_to_uncaught(exception)
+        return None if answer is None else _response(answer)
 
     def _visit(self, request: HttpRequest, arrival: Arrival, admission: Admission | None) -> "_Visit":
         body: Body | None = None

@@ -18,6 +18,7 @@ from taskqueue.broker import Lease, Seen
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import PARTS
 from taskqueue.commit import PUSH_TASKS, commit
+from taskqueue.doubts import Doubts
 from taskqueue.durability import Durability
 from taskqueue.errors import ConfigError, ReplyLost
 from taskqueue.policy import Rules
@@ -139,6 +140,11 @@ class TestWholeJobs:
             await consumer.exchange(lease, ended, token="u", want=0, room=0, deadline=within())
             await producer.prepare("default", opaque_tasks(1), deadline=within())
             await consumer.due("default", deadline=within())
+            await Doubts(consumer, ["default"], lambda _: None).look()
+            for decide in (consumer.promote, consumer.discard):
+                (voted,) = opaque_tasks(1)
+                await producer.prepare("default", [voted], deadline=within())
+                await decide("default", [voted.id], deadline=within())
             await consumer.trim("default", [("finished", 0, 0), ("failed", 10**9, 9)], most=9, deadline=within())
             pulse = consumer.pulse(timeout=5)
             assert await asyncio.to_thread(pulse.beat, lease) == []
@@ -210,12 +216,13 @@ DOINGS: Final[dict[str, Doing]] = {
     "retry": lambda broker, _: broker.inspector.retry("default", [("failed", b"")], deadline=within()),
     "reset": lambda broker, _: broker.reset("default", deadline=within()),
 }
-# Noting a start and queueing again what has failed take no more rights than a commit: see taskqueue.acl.
+# Noting a start and queueing again what has failed take no more rights than a commit, or than deciding what is in
+# doubt: see taskqueue.acl.
 ADDING: Final = {"push", "prepare", "begin", "retry"}
 MAY: Final = {
     "producer": ADDING,
     "door": ADDING,
-    "consumer": {"begin", "claim", "reserve", "settle", "reclaim", "trim"},
+    "consumer": {"begin", "claim", "reserve", "settle", "reclaim", "trim", "retry"},
     "reader": {"look"},
     "operator": {"begin", "look", "retry", "reset"},
 }

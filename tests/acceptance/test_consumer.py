@@ -817,7 +817,7 @@ class TestBrokerTrouble:
 
 async def _until_lost(server: TaskQueueServer) -> None:
     async def lost() -> bool:
-        return server._lost_since is not None
+        return bool(server._absence)
 
     await until(lost, "the consumer has missed the broker")
 

@@ -49,7 +49,7 @@ class TestStore:
             await target.finished(3)
 
             async def missed() -> bool:
-                return server._lost_since is not None
+                return bool(server._absence)
 
             await until(missed, "the consumer has missed its store")
             private_server.start()

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 import taskqueue
-from taskqueue.door import Admission, Answer, Arrival, Door, Read, may_carry_body, not_committed
+from taskqueue.answers import Answer, not_committed
+from taskqueue.door import Admission, Arrival, Door, Read, may_carry_body
 from taskqueue.errors import BodyUnavailable, BrokerUnavailable, CommitUncertain, ConfigError, InvalidTask
 from taskqueue.request import CurrentTask, Handover
 from taskqueue.signature import Proof
