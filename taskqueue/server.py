@@ -13,19 +13,22 @@ import secrets
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from . import stacks
 from .absence import Absence
 from .broker import Broker, Lease
 from .delivery import SUSPECT_AFTER, Courier
+from .errand import Errand
 from .errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError
 from .hooks import FailedTask, OnFailed, tell
 from .keys import Keyring
+from .line import TRIM_EVERY, Line
 from .membership import Membership
 from .policy import Rules
 from .replay import Replayer
+from .signs import Signs
 from .task import Reservation, Settlement, Verdict
 
 log = logging.getLogger("taskqueue.server")
@@ -38,27 +41,9 @@ POLL_MIN: Final = 0.02
 TARGET_PAUSE: Final = 0.5
 CALL_DEADLINE: Final = 2.0
 LAST_WORDS: Final = 5.0
-TRIM_EVERY: Final = 100
 GIVEN_BACK: Final = Verdict("release", "stopped")
 # (index, ms kept, number kept): whichever comes first.
 KEEP: Final = (("finished", 24 * 3600 * 1000, 10_000), ("failed", 30 * 24 * 3600 * 1000, 10_000))
-
-
-@dataclass(slots=True, eq=False)
-class _Line:
-    """One queue as this consumer sees it.
-
-    ``promising``: something may wait there. ``unsure``: a reply was lost, so tasks may be reserved that nobody here
-    knows of; the same token brings them.
-    """
-
-    lease: Lease
-    token: str = field(default_factory=lambda: secrets.token_hex(8))
-    settlements: list[Settlement] = field(default_factory=list)
-    promising: bool = True
-    unsure: bool = False
-    look_for_due: float = 0.0
-    untrimmed: int = TRIM_EVERY
 
 
 class TaskQueueServer:
@@ -81,6 +66,9 @@ class TaskQueueServer:
         lease: float = 8.0,
         on_failed: OnFailed | None = None,
         companions: Sequence[Callable[[], Awaitable[None]]] = (),
+        signs: Signs | None = None,
+        may_start: Callable[[], bool] = lambda: True,
+        errand: Errand | None = None,
     ) -> None:
         """Take a broker, a way to the application and the name to consume under.
 
@@ -89,13 +77,19 @@ class TaskQueueServer:
         ``wait_broker`` for a broker that does not answer (None: for ever), ``lease`` for another consumer that does not
         beat. ``on_failed``, plain or async, is called with a FailedTask for each delivery that fails its task; it has
         10 s, and what it raises is logged. ``companions`` are called at the start, and cancelled at the end.
+        ``signs`` show how it goes; while ``may_start`` says no, no task is started; after its ``errand`` it stops.
         """
         self.name: Final = name
         self.queues: Final = tuple(queues)
         self._broker, self._replayer = broker, replayer
         self._rules = rules or Rules()
+        self._signs, self._may_start = signs or Signs(), may_start
+        self._errand = errand or Errand(broker, self.queues, self._signs)
         begin = broker.begin if self._rules.receipt_required else None
-        self._courier = Courier(replayer, keyring, self._rules, timeout=timeout, failed=self._tell_failed, begin=begin)
+        self._courier = Courier(
+            replayer, keyring, self._rules,
+            timeout=timeout, failed=self._tell_failed, begin=begin, ended=self._signs.ended,
+        )  # fmt: skip
         self._on_failed, self._group = on_failed, asyncio.TaskGroup()
         self._companions = (self._listen, *companions)
         self._limit, self._stop_grace = concurrent_limit, stop_grace
@@ -104,14 +98,13 @@ class TaskQueueServer:
         self._membership = Membership(
             broker, name, lease=lease, patience=self._courier.patience, begins=begins, wake=self._wake.set
         )
-        self._lines: list[_Line] = []
+        self._signs.beats = self._membership.beats
+        self._lines: list[Line] = []
         self._running: dict[asyncio.Task[Settlement], Reservation] = {}
-        self._one_by_one = False
-        self._paused = False
+        self._one_by_one = self._paused = self._released = False
         self._in_flight = 0
         self._poll = POLL_MIN
         self._stop_at: float | None = None
-        self._released = False
         self._paused_until = 0.0
 
     def stop(self, *, now: bool = False) -> None:
@@ -119,18 +112,21 @@ class TaskQueueServer:
         if self._stop_at is None or now:
             log.info("stopping: %d task(s) running", len(self._running))
             self._stop_at = time.monotonic() + (0.0 if now else self._stop_grace)
+        self._signs.stop("it was told to")
         self._wake.set()
 
     def pause(self) -> None:
         """Start no more tasks until ``resume``; those that run go on."""
         log.info("paused: %d task(s) running", len(self._running))
         self._paused = True
+        self._signs.pause(paused=True)
 
     def resume(self) -> None:
         """Start tasks again."""
         if self._paused:
             log.info("resumed")
             self._paused = False
+            self._signs.pause(paused=False)
             self._look_everywhere()
             self._wake.set()
 
@@ -157,6 +153,7 @@ class TaskQueueServer:
                     await self._consume(group)
                 except (NameInUse, Fenced, BrokerUnavailable, ConfigError) as error:
                     ending = error
+                    self._signs.stop(str(error))
                 for job in beside:
                     job.cancel()
                 self._cancel_running()
@@ -172,7 +169,7 @@ class TaskQueueServer:
     async def _consume(self, group: asyncio.TaskGroup) -> None:
         claims = [asyncio.create_task(self._claim(queue)) for queue in self.queues]
         try:
-            self._lines += [_Line(lease) for lease in await asyncio.gather(*claims) if lease is not None]
+            self._lines += [Line(lease) for lease in await asyncio.gather(*claims) if lease is not None]
         finally:
             # If one queue is refused, nobody waits for the others any more.
             for claim in claims:
@@ -211,10 +208,15 @@ class TaskQueueServer:
             look = want and (line.promising or time.monotonic() >= line.look_for_due)
             if look or line.settlements or line.unsure:
                 await self._exchange(group, line, want)
+            elif not want:
+                self._signs.progressed(time.monotonic())
+        self._signs.running = len(self._running)
+        if self._stop_at is None and await self._errand.over(idle=self._idle()):
+            self.stop()
         # The next turn begins with another queue, so that a full one cannot starve the others.
         self._lines.append(self._lines.pop(0))
 
-    async def _exchange(self, group: asyncio.TaskGroup, line: _Line, want: int) -> None:
+    async def _exchange(self, group: asyncio.TaskGroup, line: Line, want: int) -> None:
         settlements = tuple(line.settlements)
         room = min(BATCH_BYTES, IN_FLIGHT_BYTES - self._in_flight)
         deadline = time.monotonic() + CALL_DEADLINE
@@ -224,6 +226,7 @@ class TaskQueueServer:
                 line.lease, settlements, token=line.token, want=want, room=room, deadline=deadline
             )
         except BrokerUnavailable as error:
+            self._signs.unanswered()
             line.unsure = True  # The same token and settlements go out again: nothing is told or taken twice.
             self._absence.note(error)
             return
@@ -235,6 +238,7 @@ class TaskQueueServer:
             line.lease = await self._claim(line.lease.queue) or line.lease
             return
         self._absence.end()
+        self._signs.progressed(time.monotonic())
         line.settlements, line.unsure = line.settlements[len(settlements) :], False
         line.token = secrets.token_hex(8)
         if want:
@@ -249,7 +253,7 @@ class TaskQueueServer:
             self._poll = POLL_MIN
         await self._trim(line, len(settlements))
 
-    async def _queue_due(self, line: _Line, deadline: float) -> None:
+    async def _queue_due(self, line: Line, deadline: float) -> None:
         now = time.monotonic()
         if now >= line.look_for_due:
             wait = await self._broker.due(line.lease.queue, deadline=deadline)
@@ -259,13 +263,19 @@ class TaskQueueServer:
         """Return how many tasks may be reserved now."""
         if self._stop_at is not None or self._paused or self._in_flight >= IN_FLIGHT_BYTES:
             return 0
-        if time.monotonic() < self._paused_until:
+        if time.monotonic() < self._paused_until or not self._may_start():
             return 0
         if self._one_by_one:
             return 0 if self._running else 1
         # A target that was down is tried with one task before it gets the full load again.
         limit = 1 if self._courier.target_down else self._limit
-        return max(0, min(limit - len(self._running), BATCH_TASKS)) if limit else BATCH_TASKS
+        room = min(limit - len(self._running), BATCH_TASKS) if limit else BATCH_TASKS
+        return max(0, min(room, self._errand.left(len(self._running))))
+
+    def _idle(self) -> bool:
+        """Tell whether nothing runs, and nothing was to be had a moment ago."""
+        now = time.monotonic()
+        return not self._running and all(line.idle(now) for line in self._lines)
 
     async def _rest(self) -> None:
         """Wait until something has ended, may be waiting or falls due, or the poll interval is over."""
@@ -302,7 +312,7 @@ class TaskQueueServer:
 
     # One delivery.
 
-    def _start(self, group: asyncio.TaskGroup, line: _Line, reservation: Reservation) -> None:
+    def _start(self, group: asyncio.TaskGroup, line: Line, reservation: Reservation) -> None:
         """Run this task, or give it back to the front of its line, unspent.
 
         One with which many consumers have died runs alone, lest it condemn its neighbours: it waits in its line until
@@ -321,7 +331,7 @@ class TaskQueueServer:
         self._in_flight += size
         job.add_done_callback(lambda ended: self._end(line, ended, size))
 
-    def _end(self, line: _Line, job: asyncio.Task[Settlement], size: int) -> None:
+    def _end(self, line: Line, job: asyncio.Task[Settlement], size: int) -> None:
         """Note how a delivery ended, also one that was cancelled before it began."""
         reservation = self._running.pop(job)
         self._in_flight -= size
@@ -372,7 +382,7 @@ class TaskQueueServer:
                 log.debug("no hints: %s", error)
             await asyncio.sleep(self._poll_max)
 
-    async def _trim(self, line: _Line, settled: int) -> None:
+    async def _trim(self, line: Line, settled: int) -> None:
         line.untrimmed += settled
         if line.untrimmed < TRIM_EVERY:
             return

@@ -132,10 +132,15 @@ def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_
         "--retry-max-count=6",
         "--no-receipt",
         "--on-failed=json:dumps",
+        "--max-memory=1",
     ]
     with pytest.raises(Recorded) as caught:
         run(server_app, [*NAMED, *flags])
-    assert caught.value.args[0] == {
+    chosen = caught.value.args[0]
+    life = [chosen.pop(name) for name in ("signs", "may_start", "errand")]
+    assert life[0].capacity == 5
+    assert not life[1](), "above its ceiling"
+    assert chosen == {
         "name": "instance1",
         "queues": ("b", "a"),
         "concurrent_limit": 5,

@@ -7,8 +7,9 @@ import pytest
 
 from taskqueue import settings
 from taskqueue.broker import masked
+from taskqueue.catalogue import OPTIONS, Settings, table
 from taskqueue.errors import ConfigError, UsageError
-from taskqueue.settings import Settings, colours, table, under_journald
+from taskqueue.settings import colours, under_journald
 
 SECRET: Final = "an-example-that-is-long-enough-0123456789"
 
@@ -71,6 +72,12 @@ def test_every_setting_can_come_from_a_variable_and_from_the_file(tmp_path: Path
         "resolve": "orders:committed",
         "log_format": "JSON",
         "log_level": "Debug",
+        "limit": 5,
+        "burst": "yes",
+        "workers": 2,
+        "max_memory": "90%",
+        "max_load": 1.5,
+        "health_addr": "[::1]:9000",
     }
     assert values.keys() == {row.key for row in table()} - {"secret_file"}
     (tmp_path / "taskqueue.toml").write_text("".join(f"{key} = {value!r}\n" for key, value in values.items()))
@@ -409,8 +416,8 @@ def test_the_table_tells_everything_of_every_option() -> None:
 def test_every_default_passes_its_own_check() -> None:
     for row in table():
         if row.default is not None and row.name != "secrets":
-            assert settings.OPTIONS[row.name].parse(row.default) == row.default, row.name
-    assert settings.OPTIONS["wait_broker"].parse(math.inf) == Settings().wait_broker
+            assert OPTIONS[row.name].parse(row.default) == row.default, row.name
+    assert OPTIONS["wait_broker"].parse(math.inf) == Settings().wait_broker
 
 
 # The streams.
