@@ -188,7 +188,8 @@ def _keyword(row: Row, kind: Any) -> inspect.Parameter:
     if kind is bool:
         parameter = Parameter(name=row.flag.replace("--no-", "--"), negative=row.flag, help=about)
     else:
-        parameter = Parameter(name=row.flag, negative=(), help=about, converter=_as_written)
+        written = _as_written if kind is str else _all_as_written
+        parameter = Parameter(name=row.flag, negative=(), help=about, converter=written)
     return inspect.Parameter(
         row.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, parameter]
     )
@@ -197,6 +198,11 @@ def _keyword(row: Row, kind: Any) -> inspect.Parameter:
 def _as_written(_kind: object, tokens: Sequence[cyclopts.Token]) -> str | list[str]:
     values = [token.value for token in tokens]
     return values[0] if len(values) == 1 else values
+
+
+def _all_as_written(_kind: object, tokens: Sequence[cyclopts.Token]) -> list[str]:
+    # A list also of one: where an application has imported pydantic, cyclopts has it check the type.
+    return [token.value for token in tokens]
 
 
 vars(serve)["__signature__"] = inspect.Signature(list(_server_parameters()))

@@ -53,15 +53,12 @@ class Courier:
         timeout: float,
         failed: Callable[[FailedTask], None] = lambda _: None,
         begin: Begin | None = None,
-        ended: Callable[[Ending], None] = lambda _: None,
     ) -> None:
         """Take the way to the application.
 
         ``timeout`` is in seconds, for tasks that name none; ``failed`` is told of each delivery that fails its task;
-        ``begin`` is the broker's, None if the application does not note the start of each delivery; ``ended`` is told
-        how each delivery has ended.
+        ``begin`` is the broker's, None if the application does not note the start of each delivery.
         """
-        self._ended = ended
         self._begin = begin
         self._replayer, self._keyring, self._rules, self._timeout = replayer, keyring, rules, timeout
         self._failed = failed
@@ -69,6 +66,9 @@ class Courier:
         self._longest = timeout
         self.target_down: str | None = None
         """Why the target is to be left alone for a moment, or None while it answers."""
+
+        self.on_ended: Callable[[Ending], None] = lambda _: None
+        """Told how each delivery has ended."""
 
     def patience(self) -> float:
         """Return the most seconds that any task so far may take."""
@@ -154,7 +154,7 @@ class Courier:
 
     def _note(self, reservation: Reservation, verdict: Verdict, waited: float | None, ran: float | None) -> None:
         first = reservation.attempt == 1
-        self._ended(Ending(reservation.queue, verdict.kind, verdict.reason, first, waited, ran))
+        self.on_ended(Ending(reservation.queue, verdict.kind, verdict.reason, first, waited, ran))
 
     def _decide(self, outcome: Outcome, reservation: Reservation, task: Task | None) -> Verdict:
         rules = self._rules

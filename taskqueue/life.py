@@ -9,8 +9,8 @@ from .broker import Broker
 from .catalogue import Settings
 from .ceilings import ceilings
 from .doubts import Doubts
-from .errand import Errand
 from .health import Health, listening
+from .intake import Intake
 from .loading import function
 from .notify import Notices, Send, to_systemd
 from .settings import WorkerPlace
@@ -23,9 +23,7 @@ class Around(TypedDict):
     """Those arguments of a TaskQueueServer that are about its life."""
 
     companions: Sequence[Companion]
-    signs: Signs
-    may_start: Callable[[], bool]
-    errand: Errand
+    intake: Intake
 
 
 def around(chosen: Settings, broker: Broker, queues: Sequence[str], place: WorkerPlace | None) -> Around:
@@ -35,6 +33,7 @@ def around(chosen: Settings, broker: Broker, queues: Sequence[str], place: Worke
     """
     signs = Signs(poll_max=chosen.poll_max, capacity=chosen.concurrent_limit)
     ceiling = ceilings(chosen.max_memory, chosen.max_load)
+    may_start = ceiling.may_start if ceiling else lambda: True
     companions: list[Companion] = []
     if chosen.resolve:
         companions.append(Doubts(broker, queues, function("resolve", chosen.resolve)).watch)
@@ -48,9 +47,7 @@ def around(chosen: Settings, broker: Broker, queues: Sequence[str], place: Worke
         companions.append(Notices(tell, signs, watchdog=settings.watchdog()).watch)
     return {
         "companions": companions,
-        "signs": signs,
-        "may_start": ceiling.may_start if ceiling else lambda: True,
-        "errand": Errand(broker, queues, signs, limit=chosen.limit, burst=chosen.burst),
+        "intake": Intake(broker, queues, signs, limit=chosen.limit, burst=chosen.burst, may_start=may_start),
     }
 
 

@@ -20,15 +20,14 @@ from . import stacks
 from .absence import Absence
 from .broker import Broker, Lease
 from .delivery import SUSPECT_AFTER, Courier
-from .errand import Errand
 from .errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError
 from .hooks import FailedTask, OnFailed, tell
+from .intake import Intake
 from .keys import Keyring
 from .line import TRIM_EVERY, Line
 from .membership import Membership
 from .policy import Rules
 from .replay import Replayer
-from .signs import Signs
 from .task import Reservation, Settlement, Verdict
 
 log = logging.getLogger("taskqueue.server")
@@ -66,9 +65,7 @@ class TaskQueueServer:
         lease: float = 8.0,
         on_failed: OnFailed | None = None,
         companions: Sequence[Callable[[], Awaitable[None]]] = (),
-        signs: Signs | None = None,
-        may_start: Callable[[], bool] = lambda: True,
-        errand: Errand | None = None,
+        intake: Intake | None = None,
     ) -> None:
         """Take a broker, a way to the application and the name to consume under.
 
@@ -76,20 +73,17 @@ class TaskQueueServer:
         none, ``stop_grace`` for running tasks at a stop, ``poll_max`` between two looks at an idle queue,
         ``wait_broker`` for a broker that does not answer (None: for ever), ``lease`` for another consumer that does not
         beat. ``on_failed``, plain or async, is called with a FailedTask for each delivery that fails its task; it has
-        10 s, and what it raises is logged. ``companions`` are called at the start, and cancelled at the end.
-        ``signs`` show how it goes; while ``may_start`` says no, no task is started; after its ``errand`` it stops.
+        10 s, and what it raises is logged. ``companions`` run from the start to the end; ``intake``
+        tells how many tasks may be taken (None: all), and its signs show how it goes.
         """
         self.name: Final = name
         self.queues: Final = tuple(queues)
         self._broker, self._replayer = broker, replayer
-        self._rules = rules or Rules()
-        self._signs, self._may_start = signs or Signs(), may_start
-        self._errand = errand or Errand(broker, self.queues, self._signs)
+        self._rules, self._intake = rules or Rules(), intake or Intake(broker, self.queues)
+        self._signs = self._intake.signs
         begin = broker.begin if self._rules.receipt_required else None
-        self._courier = Courier(
-            replayer, keyring, self._rules,
-            timeout=timeout, failed=self._tell_failed, begin=begin, ended=self._signs.ended,
-        )  # fmt: skip
+        self._courier = Courier(replayer, keyring, self._rules, timeout=timeout, failed=self._tell_failed, begin=begin)
+        self._courier.on_ended = self._signs.ended
         self._on_failed, self._group = on_failed, asyncio.TaskGroup()
         self._companions = (self._listen, *companions)
         self._limit, self._stop_grace = concurrent_limit, stop_grace
@@ -102,10 +96,8 @@ class TaskQueueServer:
         self._lines: list[Line] = []
         self._running: dict[asyncio.Task[Settlement], Reservation] = {}
         self._one_by_one = self._paused = self._released = False
-        self._in_flight = 0
-        self._poll = POLL_MIN
+        self._in_flight, self._poll, self._paused_until = 0, POLL_MIN, 0.0
         self._stop_at: float | None = None
-        self._paused_until = 0.0
 
     def stop(self, *, now: bool = False) -> None:
         """Stop reserving and let running tasks end within the grace time; ``now``: give them back at once."""
@@ -211,7 +203,7 @@ class TaskQueueServer:
             elif not want:
                 self._signs.progressed(time.monotonic())
         self._signs.running = len(self._running)
-        if self._stop_at is None and await self._errand.over(idle=self._idle()):
+        if self._stop_at is None and await self._intake.over(idle=self._idle()):
             self.stop()
         # The next turn begins with another queue, so that a full one cannot starve the others.
         self._lines.append(self._lines.pop(0))
@@ -263,14 +255,12 @@ class TaskQueueServer:
         """Return how many tasks may be reserved now."""
         if self._stop_at is not None or self._paused or self._in_flight >= IN_FLIGHT_BYTES:
             return 0
-        if time.monotonic() < self._paused_until or not self._may_start():
+        if time.monotonic() < self._paused_until:
             return 0
-        if self._one_by_one:
-            return 0 if self._running else 1
         # A target that was down is tried with one task before it gets the full load again.
-        limit = 1 if self._courier.target_down else self._limit
+        limit = 1 if self._one_by_one or self._courier.target_down else self._limit
         room = min(limit - len(self._running), BATCH_TASKS) if limit else BATCH_TASKS
-        return max(0, min(room, self._errand.left(len(self._running))))
+        return max(0, min(room, self._intake.left(len(self._running))))
 
     def _idle(self) -> bool:
         """Tell whether nothing runs, and nothing was to be had a moment ago."""

@@ -137,9 +137,9 @@ def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_
     with pytest.raises(Recorded) as caught:
         run(server_app, [*NAMED, *flags])
     chosen = caught.value.args[0]
-    life = [chosen.pop(name) for name in ("signs", "may_start", "errand")]
-    assert life[0].capacity == 5
-    assert not life[1](), "above its ceiling"
+    intake = chosen.pop("intake")
+    assert intake.signs.capacity == 5
+    assert intake.left(0) == 0, "above its ceiling"
     assert chosen == {
         "name": "instance1",
         "queues": ("b", "a"),

@@ -20,6 +20,7 @@ from taskqueue import signs as module
 from taskqueue.cli import run, server_app
 from taskqueue.errors import Fenced
 from taskqueue.health import Health, listening
+from taskqueue.intake import Intake
 from taskqueue.server import TaskQueueServer
 from taskqueue.signs import Signs
 from tests.acceptance.test_cli import NAMED
@@ -74,8 +75,9 @@ class Asked:
 async def asked(tq: TaskQueue, target: Target, **options: Any) -> AsyncIterator[Asked]:
     signs, port = Signs(poll_max=POLL, capacity=3), free_port()
     health = Health(listening(f"127.0.0.1:{port}"), tq.broker, ["default"], signs)
+    intake, companions = Intake(tq.broker, ["default"], signs), [health.serve]
     server = consumer(
-        tq.url, target, signs=signs, companions=[health.serve], poll_max=POLL, concurrent_limit=3, **options
+        tq.url, target, intake=intake, companions=companions, poll_max=POLL, concurrent_limit=3, **options
     )
     async with running(server), ClientSession() as session:
         yield Asked(server, f"http://127.0.0.1:{port}", session, signs)
@@ -145,7 +147,9 @@ async def test_paused_it_is_not_ready(any_server: RedisServer, target: Target) -
 
 async def test_fenced_it_is_not_ready(any_server: RedisServer, target: Target) -> None:
     tq, signs = queue_at(any_server), Signs()
-    job = asyncio.create_task(consumer(tq.url, target, signs=signs, poll_max=POLL).run())
+    job = asyncio.create_task(
+        consumer(tq.url, target, intake=Intake(tq.broker, ["default"], signs), poll_max=POLL).run()
+    )
     await until(lambda: _value(signs.phase == "consuming"), "it consumes")
     await tq.broker.claim("default", "one", begins=False, deadline=time.monotonic() + 10)
     with pytest.raises(Fenced) as caught:

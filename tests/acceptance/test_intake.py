@@ -1,6 +1,7 @@
 """A consumer that ends by itself: after so many tasks, or when nothing is left; and how one waits that does not."""
 
 import asyncio
+import importlib
 import itertools
 import logging
 import time
@@ -14,9 +15,8 @@ from aiohttp import web
 from taskqueue import TaskQueue
 from taskqueue import server as module
 from taskqueue.cli import run, server_app
-from taskqueue.errand import Errand
+from taskqueue.intake import Intake
 from taskqueue.server import TaskQueueServer
-from taskqueue.signs import Signs
 from tests.acceptance.test_cli import NAMED, ended
 from tests.acceptance.test_consumer import BASE, consumer, push, queue_at, queue_of, running, state_of
 from tests.servers import RedisServer
@@ -39,10 +39,8 @@ async def tq(any_server: RedisServer) -> AsyncIterator[TaskQueue]:
 
 
 def sent(tq: TaskQueue, target: Target, *, limit: int | None = None, burst: bool = False, **options: Any) -> Any:
-    """Return a consumer with an errand."""
-    signs = Signs()
-    errand = Errand(tq.broker, ["default"], signs, limit=limit, burst=burst)
-    return consumer(tq.url, target, signs=signs, errand=errand, **options)
+    """Return a consumer that ends by itself."""
+    return consumer(tq.url, target, intake=Intake(tq.broker, ["default"], limit=limit, burst=burst), **options)
 
 
 @pytest.mark.accept("TA13")
@@ -61,6 +59,7 @@ async def test_with_a_limit_it_handles_so_many_and_exits(
 
 
 @pytest.mark.accept("TA13")
+@pytest.mark.parametrize("library", ["json", "pydantic"], ids=["", "with pydantic in the process"])
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
@@ -71,8 +70,14 @@ async def test_with_a_limit_it_handles_so_many_and_exits(
     ],
 )
 def test_a_limit_needs_one_queue_and_one_process(
-    flags: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    flags: list[str],
+    told: str,
+    library: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    importlib.import_module(library)
     monkeypatch.chdir(tmp_path)
     assert run(server_app, [*NAMED, *flags]) == 2
     assert told in capsys.readouterr().err
@@ -192,7 +197,8 @@ async def test_over_a_ceiling_no_task_is_started_and_those_that_run_go_on(
         asked += 1
         return allowed
 
-    server = consumer(tq.url, target, may_start=may_start, concurrent_limit=5, poll_max=0.02)
+    intake = Intake(tq.broker, ["default"], may_start=may_start)
+    server = consumer(tq.url, target, intake=intake, concurrent_limit=5, poll_max=0.02)
     async with running(server):
         first = await tq.push("/first")
         await target.started()
@@ -204,7 +210,7 @@ async def test_over_a_ceiling_no_task_is_started_and_those_that_run_go_on(
         await until(lambda: _value(asked > before + 20), "it was asked again and again")
         assert (await state_of(tq, first)).state == "completed"
         assert (await state_of(tq, second)).state == "queued"
-        assert server._signs.unready(time.monotonic()) is None, "its turn will come: that is no outage"
+        assert intake.signs.unready(time.monotonic()) is None, "its turn will come: that is no outage"
         allowed = True
         await target.finished(2)
 
