@@ -51,7 +51,11 @@ ROLES: Final = {
     "consumer": Role(
         "taskqueue-server",
         ("claim", "reclaim", "reserve", "settle", "beat", "leave", "due", "trim", *_DECIDING),
-        ("info", "hmget", "subscribe", "zrevrange"),
+        # The last line is what its metrics count.
+        (
+            *("info", "hmget", "llen", "subscribe", "zrevrange"),
+            *("hget", "lindex", "smembers", "zcard"),
+        ),
     ),
     "reader": Role("taskqueue list, show, stats and doctor", (), _LOOKING, channels=False),
     "operator": Role("taskqueue retry, and TaskQueue.reset", ("retry", "reset"), (*_LOOKING, "hscan")),

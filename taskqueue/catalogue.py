@@ -230,8 +230,10 @@ class Settings:
                 )
         return self.app or self.target or missing("target", "http://127.0.0.1:8000", UsageError)
 
-    def check_ending(self) -> None:
-        """Raise UsageError for a limit without one queue that was chosen, or among several processes."""
+    def check_together(self) -> None:
+        """Raise UsageError for a limit without one queue that was chosen, or what several processes cannot have."""
+        if self.health_addr and options.host_and_port(self.health_addr)[1] + self.workers > options.PORTS:
+            raise UsageError(f"health_addr: {self.workers} workers need as many ports from {self.health_addr} on")
         if self.limit is None:
             return
         # With an application the queues are its own, and only the flag chooses among them.

@@ -150,7 +150,7 @@ def serve(**flags: Any) -> int:
     chosen = settings.load(flags, config=config)
     chosen.required_name()
     chosen.required_target()
-    chosen.check_ending()
+    chosen.check_together()
     place = settings.worker_place()
     if place is not None:
         chosen = chosen.of_worker(place.number)

@@ -20,6 +20,7 @@ from .headers import check_host
 from .target import check_consumer_name, check_queue_name
 
 MASK: Final = "***"
+PORTS: Final = 65536
 
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9._:\-]{1,64}")
 _BASE: Final = re.compile(r"https?://([^/]+)/?")
@@ -227,7 +228,7 @@ def load(value: object) -> float:
 def address(value: object) -> str:
     """Return where to listen: host:port, an IPv6 host in brackets."""
     found = _ADDRESS.fullmatch(text(value))
-    if not found or not 0 < int(found[2]) < 65536:
+    if not found or not 0 < int(found[2]) < PORTS:
         raise ValueError("must be host:port, for example 127.0.0.1:9000, or 0.0.0.0:9000 for every interface")
     return found[0]
 
