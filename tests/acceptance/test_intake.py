@@ -119,14 +119,25 @@ async def test_in_a_burst_all_there_is_runs_and_what_is_delayed_stays(tq: TaskQu
 
 
 async def test_a_burst_waits_for_what_runs_and_takes_what_that_has_added(tq: TaskQueue, target: Target) -> None:
+    asked = 0
+
+    class Counting(Intake):
+        async def over(self, *, idle: bool) -> bool:
+            nonlocal asked
+            asked += 1
+            return await super().over(idle=idle)
+
     async def adds(request: web.Request) -> web.Response:
         if request.path == "/first":
+            before = asked
+            await until(lambda: _value(asked > before + 5), "the consumer has found nothing else, several times")
             await tq.push("/second")
         return web.Response()
 
     target.handler = adds
     await tq.push("/first")
-    await sent(tq, target, burst=True, concurrent_limit=5).run()
+    intake = Counting(tq.broker, ["default"], burst=True)
+    await consumer(tq.url, target, intake=intake, concurrent_limit=5, poll_max=0.02).run()
     assert target.done == ["/first", "/second"]
 
 
