@@ -1,4 +1,8 @@
-"""The door of an aiohttp application: tasks are stored when the handler is left, by returning or raising a redirect."""
+"""The door of an aiohttp application: tasks are stored when the handler is left, by returning or raising a redirect.
+
+aiohttp unpacks bodies with ``Content-Encoding`` before anybody can prove them: a task that is given one of its own
+fails with 415, unless ``web.Application(handler_args={"auto_decompress": False})`` leaves it packed.
+"""
 
 import asyncio
 import functools
@@ -66,9 +70,7 @@ def setup(
     all below them, are 404 for everybody else. ``replay_guard``: who sees to it that a delivery starts only once: the
     broker (``"begin"``) or, cheaper but blind to other processes, this one's memory (``"process"``): then a consumer
     over HTTP takes what it held when it died for not begun, and that spends no attempt. ``consume``: True, a name or a
-    ``Consume`` for a consumer beside the started application. Raises ConfigError. aiohttp unpacks bodies with
-    ``Content-Encoding`` before anybody can prove them: a task that is given one of its own fails with 415, unless
-    ``web.Application(handler_args={"auto_decompress": False})`` leaves it packed.
+    ``Consume`` for a consumer beside the started application. Raises ConfigError.
     """
     door: Door[web.Request] = Door(
         tq,
@@ -89,15 +91,16 @@ def setup(
             raise web.HTTPNotFound
         return await handler(request)
 
-    async def close(_app: web.Application) -> None:
-        await tq.aclose()
-
     app.middlewares.insert(0, taskqueue_door)
     # The innermost of those there are: what others make of a page that is missing, they make of these too.
     app.middlewares.append(taskqueue_task_only)
     app.on_response_prepare.append(_mark)
-    app.on_cleanup.append(close)
+    app.on_cleanup.append(functools.partial(_close, tq))
     _consume(app, tq, consume)
+
+
+async def _close(tq: TaskQueue, _app: web.Application) -> None:
+    await tq.aclose()
 
 
 def _consume(app: web.Application, tq: TaskQueue, consume: Consuming) -> None:

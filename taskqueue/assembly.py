@@ -1,16 +1,17 @@
 """From settings to a consumer: what ``taskqueue-server`` and the consumer in a web process have in common."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from . import loading
 from .catalogue import Settings
 from .doubts import Doubts
-from .errors import UsageError
+from .errors import ConfigError, UsageError
 from .intake import Intake
 from .policy import Rules
 from .producer import TaskQueue
 from .replay import Replayer
 from .server import TaskQueueServer
+from .strategy import Strategy, Strict, Weighted
 
 
 def server_for(
@@ -50,7 +51,22 @@ def server_for(
         begins=lambda: tq.notes_starts,
         companions=beside,
         intake=intake,
+        strategy=_strategy(chosen, queues),
     )
+
+
+def _strategy(chosen: Settings, queues: Sequence[str]) -> Strategy:
+    """Return the strategy with the weights of these queues, 1 where none is named; raises AppNotFound, ConfigError."""
+    weights = {queue: chosen.queues.weights.get(queue, 1) for queue in queues}
+    kinds: Mapping[str, Callable[[Mapping[str, float]], Strategy]] = {"weighted": Weighted, "strict": Strict}
+    make = kinds.get(chosen.strategy) or loading.function("strategy", chosen.strategy)
+    made = make(weights)
+    if not callable(getattr(made, "share", None)):
+        raise ConfigError(
+            f"strategy: {chosen.strategy} makes a {type(made).__name__}, which cannot share slots: it needs a method"
+            " share(free, promising), see taskqueue.strategy.Strategy"
+        )
+    return made
 
 
 def narrowed(tq: TaskQueue, wanted: Sequence[str] | None, *, where: str) -> Sequence[str]:

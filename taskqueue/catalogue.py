@@ -19,6 +19,9 @@ FILE: Final = "taskqueue.toml"
 STORE: Final = ".taskqueue"
 
 
+DEFAULT_QUEUES: Final = options.queue_names("default")
+
+
 def _most(what: str) -> Option:
     # Without a flag: it is those who add that ask, not the server.
     return Option(help=f"A queue that holds so many {what} takes no more; 0: no limit.", parse=Whole(0), flag=None)
@@ -91,13 +94,23 @@ class Settings:
         ),
     ] = None
     queues: Annotated[
-        tuple[str, ...],
+        options.Queues,
         Option(
-            help="Queues that take tasks, and that this consumer serves. Repeat the flag, or put commas between them.",
+            help="Queues that take tasks, and that this consumer serves; name:3 gives one a weight. Repeat the flag, or"
+            " put commas between them.",
             parse=options.queue_names,
+            shown=options.shown_queues,
             flag="--queue",
         ),
-    ] = ("default",)
+    ] = DEFAULT_QUEUES
+    strategy: Annotated[
+        str,
+        Option(
+            help="How free slots are shared among queues: weighted, strict (the highest weight first), or a class of"
+            " yours, package.module:attribute.",
+            parse=options.strategy_name,
+        ),
+    ] = "weighted"
     max_tasks: Annotated[int, _most("tasks, failed ones left out,")] = 1_000_000
     max_bytes: Annotated[int, _most("bytes of records")] = 0
     public_url: Annotated[

@@ -1,12 +1,20 @@
 """One queue as a consumer sees it: what is to be told to the broker, and whether it is worth asking for tasks."""
 
+import logging
 import secrets
+import time
 from dataclasses import dataclass, field
 from typing import Final
 
-from .broker import Lease
+from .broker import Broker, Lease
+from .errors import BrokerUnavailable
 from .task import Settlement
 
+log = logging.getLogger("taskqueue.server")
+
+CALL_DEADLINE: Final = 2.0
+# (index, ms kept, number kept): whichever comes first.
+KEEP: Final = (("finished", 24 * 3600 * 1000, 10_000), ("failed", 30 * 24 * 3600 * 1000, 10_000))
 # So many settlements from one clearing out of what was kept long enough to the next; there is one at the start.
 TRIM_EVERY: Final = 100
 
@@ -26,6 +34,24 @@ class Line:
     unsure: bool = False
     look_for_due: float = 0.0
     untrimmed: int = TRIM_EVERY
+
+    async def queue_due(self, broker: Broker, deadline: float, *, poll_max: float) -> None:
+        """Have what has fallen due queued, if it is time to look; raises BrokerUnavailable."""
+        now = time.monotonic()
+        if now >= self.look_for_due:
+            wait = await broker.due(self.lease.queue, deadline=deadline)
+            self.look_for_due = now + (poll_max if wait is None else min(wait, poll_max))
+
+    async def trim(self, broker: Broker, settled: int) -> None:
+        """Have what was kept long enough forgotten, now and then: after so many more settlements."""
+        self.untrimmed += settled
+        if self.untrimmed < TRIM_EVERY:
+            return
+        self.untrimmed = 0
+        try:
+            await broker.trim(self.lease.queue, KEEP, most=2 * TRIM_EVERY, deadline=time.monotonic() + CALL_DEADLINE)
+        except BrokerUnavailable as error:
+            log.debug("not trimmed: %s", error)
 
     def idle(self, now: float) -> bool:
         """Tell whether nothing has to be told, and nothing was to be had a moment ago."""

@@ -111,6 +111,9 @@ class Seconds:
             return math.nan
 
 
+_WEIGHT: Final = Whole(1, 1000)
+
+
 class Choice:
     """One of a few words, in any case."""
 
@@ -158,9 +161,36 @@ def consumer_name(value: object) -> str:
     return check_consumer_name(value)
 
 
-def queue_names(value: object) -> tuple[str, ...]:
-    """Return the names of queues, in the order given; raises ConfigError for a name that is none."""
-    return tuple(map(check_queue_name, texts(value)))
+class Queues(tuple[str, ...]):  # noqa: SLOT001 - a tuple's slots cannot hold anything
+    """Names of queues, in the order given; ``weights`` holds that of each, 1 unless it was named as ``name:3``."""
+
+    weights: Mapping[str, int]
+
+
+def queue_names(value: object) -> Queues:
+    """Return the queues named, each maybe with a weight; raises ConfigError for a name that is none."""
+    weights: dict[str, int] = {}
+    for part in texts(value):
+        name, colon, weight = part.partition(":")
+        if check_queue_name(name) in weights:
+            raise ValueError(f"names queue {name} twice")
+        weights[name] = _WEIGHT(weight) if colon else 1
+    queues = Queues(weights)
+    queues.weights = weights
+    return queues
+
+
+def strategy_name(value: object) -> str:
+    """Return ``weighted``, ``strict`` or the import path of a class."""
+    name = text(value)
+    return name if name in ("weighted", "strict") else import_path(name)
+
+
+def shown_queues(value: object) -> object:
+    """Return queues as they are written, with the weights that are not 1."""
+    if not isinstance(value, Queues):
+        return value
+    return tuple(name if value.weights[name] == 1 else f"{name}:{value.weights[name]}" for name in value)
 
 
 def namespace(value: object) -> str:

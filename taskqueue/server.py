@@ -11,7 +11,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -23,10 +23,11 @@ from .errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueue
 from .hooks import FailedTask, OnFailed, tell
 from .intake import Intake
 from .keys import Keyring
-from .line import TRIM_EVERY, Line
+from .line import Line
 from .membership import Membership
 from .policy import Rules
 from .replay import Replayer
+from .strategy import Strategy, Weighted
 from .task import Reservation, Settlement, Verdict
 
 log = logging.getLogger("taskqueue.server")
@@ -41,12 +42,22 @@ LISTEN_AGAIN: Final = 0.5
 CALL_DEADLINE: Final = 2.0
 LAST_WORDS: Final = 5.0
 GIVEN_BACK: Final = Verdict("release", "stopped")
-# (index, ms kept, number kept): whichever comes first.
-KEEP: Final = (("finished", 24 * 3600 * 1000, 10_000), ("failed", 30 * 24 * 3600 * 1000, 10_000))
 
 
 class TaskQueueServer:
-    """A consumer under one name: takes tasks from its queues and replays at most ``concurrent_limit`` at a time."""
+    """A consumer under one name: takes tasks from its queues and replays at most ``concurrent_limit`` at a time.
+
+    It takes a broker, which stays open, a way to the application and the name to consume under.
+
+    ``concurrent_limit``, or what it tells each time, 0 means no limit but memory (64 MiB of records). Seconds:
+    ``timeout`` for a task that names none, ``stop_grace`` for running tasks at a stop, ``poll_max`` between two
+    looks at an idle queue, ``wait_broker`` for a broker that does not answer (None: for ever), ``lease`` for
+    another consumer that does not beat. ``on_failed``, plain or async, is called with a FailedTask for each
+    delivery that fails its task; it has 10 s, and what it raises is logged. ``begins``: whether the application
+    notes the start of each delivery in the broker (see ``replay_guard`` of its door); asked once it has been
+    started. ``companions`` run from the start to the end; ``intake`` tells how many tasks may be taken (None: all),
+    and its signs show how it goes. ``strategy`` shares free slots among the queues (None: equally).
+    """
 
     def __init__(
         self,
@@ -67,22 +78,13 @@ class TaskQueueServer:
         begins: Callable[[], bool] = lambda: True,
         companions: Sequence[Callable[[], Awaitable[None]]] = (),
         intake: Intake | None = None,
+        strategy: Strategy | None = None,
     ) -> None:
-        """Take a broker, which stays open, a way to the application and the name to consume under.
-
-        ``concurrent_limit``, or what it tells each time, 0 means no limit but memory (64 MiB of records). Seconds:
-        ``timeout`` for a task that names none, ``stop_grace`` for running tasks at a stop, ``poll_max`` between two
-        looks at an idle queue, ``wait_broker`` for a broker that does not answer (None: for ever), ``lease`` for
-        another consumer that does not beat. ``on_failed``, plain or async, is called with a FailedTask for each
-        delivery that fails its task; it has 10 s, and what it raises is logged. ``begins``: whether the application
-        notes the start of each delivery in the broker (see ``replay_guard`` of its door); asked once it has been
-        started. ``companions`` run from the start to the end; ``intake`` tells how many tasks may be taken (None: all),
-        and its signs show how it goes.
-        """
         self.name: Final = name
         self.queues: Final = tuple(queues)
         self._broker, self._replayer = broker, replayer
         self._intake = intake or Intake(broker, self.queues)
+        self._strategy = strategy or Weighted(dict.fromkeys(queues, 1))
         self._signs = self._intake.signs
         self._rules = rules or Rules()
         self._courier = Courier(
@@ -200,25 +202,36 @@ class TaskQueueServer:
         if self._stop_at is not None and time.monotonic() >= self._stop_at and not self._released:
             self._released = True
             self._cancel_running()
+        free, shares = self._free(), self._shares()
         for line in tuple(self._lines):
-            want = self._free()
-            look = want and (line.promising or time.monotonic() >= line.look_for_due)
-            if look or line.settlements or line.unsure:
+            want = min(shares.get(line.lease.queue, 0), self._free())
+            if want or line.settlements or line.unsure:
                 await self._exchange(group, line, want)
-            elif not want:
+            elif not free:
                 self._signs.progressed(time.monotonic())
         self._signs.running = len(self._running)
         if self._stop_at is None and await self._intake.over(idle=self._idle()):
             self.stop()
-        # The next turn begins with another queue, so that a full one cannot starve the others.
+        # The next turn begins with another queue, so that large records of one cannot starve the others.
         self._lines.append(self._lines.pop(0))
+
+    def _shares(self) -> Mapping[str, int]:
+        """Return how many tasks to ask of each queue: where something may wait, as the strategy shares the free slots.
+
+        What a queue does not fill is shared again in the next turn, which then comes at once.
+        """
+        free, now = self._free(), time.monotonic()
+        promising = [line.lease.queue for line in self._lines if line.promising or now >= line.look_for_due]
+        if not (free and promising):
+            return {}
+        return {promising[0]: free} if len(promising) == 1 else self._strategy.share(free, promising)
 
     async def _exchange(self, group: asyncio.TaskGroup, line: Line, want: int) -> None:
         settlements = tuple(line.settlements)
         room = min(BATCH_BYTES, IN_FLIGHT_BYTES - self._in_flight)
         deadline = time.monotonic() + CALL_DEADLINE
         try:
-            await self._queue_due(line, deadline)
+            await line.queue_due(self._broker, deadline, poll_max=self._poll_max)
             result = await self._broker.exchange(
                 line.lease, settlements, token=line.token, want=want, room=room, deadline=deadline
             )
@@ -250,13 +263,7 @@ class TaskQueueServer:
             self._start(group, line, reservation, alone=alone)
         if result.reservations or settlements:
             self._poll = POLL_MIN
-        await self._trim(line, len(settlements))
-
-    async def _queue_due(self, line: Line, deadline: float) -> None:
-        now = time.monotonic()
-        if now >= line.look_for_due:
-            wait = await self._broker.due(line.lease.queue, deadline=deadline)
-            line.look_for_due = now + (self._poll_max if wait is None else min(wait, self._poll_max))
+        await line.trim(self._broker, len(settlements))
 
     def _free(self) -> int:
         """Return how many tasks may be reserved now."""
@@ -380,18 +387,6 @@ class TaskQueueServer:
             except (BrokerUnavailable, ConfigError) as error:
                 log.debug("no hints: %s", error)
             await asyncio.sleep(LISTEN_AGAIN)
-
-    async def _trim(self, line: Line, settled: int) -> None:
-        line.untrimmed += settled
-        if line.untrimmed < TRIM_EVERY:
-            return
-        line.untrimmed = 0
-        try:
-            await self._broker.trim(
-                line.lease.queue, KEEP, most=2 * TRIM_EVERY, deadline=time.monotonic() + CALL_DEADLINE
-            )
-        except BrokerUnavailable as error:
-            log.debug("not trimmed: %s", error)
 
 
 async def _awaited(awaitable: Awaitable[None]) -> None:

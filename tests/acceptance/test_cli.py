@@ -23,6 +23,7 @@ from taskqueue.cli import run, server_app
 from taskqueue.keys import Keyring
 from taskqueue.policy import Rules
 from taskqueue.replay import VERSION
+from taskqueue.strategy import Strict
 from taskqueue.transaction import bound
 from tests.house import tree
 from tests.servers import RedisServer, free_port
@@ -126,8 +127,9 @@ def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in seconds.items()]
     flags += [
         "--url=redis://h",
-        "--queue=b",
+        "--queue=b:3",
         "--queue=a",
+        "--strategy=strict",
         "--concurrent-limit=5",
         "--retry-max-count=6",
         "--no-receipt",
@@ -141,6 +143,9 @@ def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_
     intake = given.pop("intake")
     assert intake.signs.capacity == 5
     assert intake.left(0) == 0, "above its ceiling"
+    strategy = given.pop("strategy")
+    assert isinstance(strategy, Strict)
+    assert strategy.share(4, ["a", "b"]) == {"b": 4}
     assert given == {
         "name": "instance1",
         "queues": ("b", "a"),

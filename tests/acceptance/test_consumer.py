@@ -19,10 +19,12 @@ from aiohttp import web
 from taskqueue import server as consuming
 from taskqueue.broker import connect
 from taskqueue.errors import BrokerUnavailable, ConfigError, Fenced
+from taskqueue.line import Line
 from taskqueue.policy import Rules
 from taskqueue.producer import TaskQueue
 from taskqueue.replay import HttpReplayer
 from taskqueue.server import TaskQueueServer
+from taskqueue.strategy import Strict, Weighted
 from taskqueue.task import TaskState
 from tests.invariants import Queue, assert_invariants
 from tests.servers import RedisServer
@@ -228,6 +230,38 @@ class TestWaking:
         # In turn; where one ends in the midst of a turn, two of one queue may follow each other.
         for start in range(0, 20, 5):
             assert set(target.done[start : start + 5]) == {"/mail", "/mailhost"}
+
+    @pytest.mark.accept("TA05")
+    @pytest.mark.usefixtures("no_polling", "no_hints")
+    @pytest.mark.parametrize("limit", [1, 6])
+    async def test_queues_get_their_part_by_weight_and_an_empty_one_costs_nothing(
+        self, tq: TaskQueue, target: Target, any_server: RedisServer, limit: int
+    ) -> None:
+        for queue in ("mail", "mailhost"):
+            await push(tq, *(f"/{queue}" for _ in range(60)), queue=queue)
+        weights = {"default": 50, "mail": 1, "mailhost": 2}
+        server = consumer(
+            *(any_server.url, target),
+            queues=list(weights),
+            strategy=Weighted(weights),
+            concurrent_limit=limit,
+            poll_max=3600,
+        )
+        async with running(server):
+            await target.finished(120)
+        begun = [path for path in target.paths[:60] if path == "/mailhost"]
+        assert abs(len(begun) - 40) <= limit, "two of three"
+
+    @pytest.mark.accept("TA06")
+    async def test_strict_serves_a_queue_only_when_the_higher_ones_are_empty(
+        self, tq: TaskQueue, target: Target, any_server: RedisServer
+    ) -> None:
+        for queue in ("mail", "mailhost"):
+            await push(tq, *(f"/{queue}" for _ in range(10)), queue=queue)
+        strategy = Strict({"mail": 1, "mailhost": 2})
+        async with running(consumer(any_server.url, target, queues=["mail", "mailhost"], strategy=strategy)):
+            await target.finished(20)
+        assert target.done == ["/mailhost"] * 10 + ["/mail"] * 10
 
     async def test_a_consumer_without_a_free_slot_rests(
         self, tq: TaskQueue, target: Target, any_server: RedisServer, monkeypatch: pytest.MonkeyPatch
@@ -698,7 +732,7 @@ class TestStopping:
             """Let nothing else run before the next turn of the loop."""
 
         monkeypatch.setattr(TaskQueueServer, "_start", stopped_right_after)
-        monkeypatch.setattr(TaskQueueServer, "_trim", no_trim)
+        monkeypatch.setattr(Line, "trim", no_trim)
         (task_id,) = await push(tq, "/task")
         await consume(server)
         assert (await state_of(tq, task_id)).state == "queued"

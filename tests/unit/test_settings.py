@@ -55,7 +55,8 @@ def test_every_setting_can_come_from_a_variable_and_from_the_file(tmp_path: Path
         "secret": SECRET,
         "namespace": "shop",
         "durability": "replica:2",
-        "queues": "a,b",
+        "queues": "a,b:3",
+        "strategy": "strict",
         "max_tasks": 5000,
         "max_bytes": 10**12,
         "public_url": "https://example.org",
@@ -494,3 +495,29 @@ def test_a_file_is_neither_terminal_nor_journal(tmp_path: Path, monkeypatch: pyt
         status = (tmp_path / "log").stat()
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
         assert under_journald(stream)
+
+
+@pytest.mark.parametrize("source", ["variable", "file", "list"])
+def test_queues_may_have_weights(tmp_path: Path, source: str) -> None:
+    written = {"variable": "", "file": 'queues = "a:3, b"', "list": 'queues = ["a:3", "b"]'}[source]
+    (tmp_path / "taskqueue.toml").write_text(written)
+    chosen = load(tmp_path, **({"TASKQUEUE_QUEUES": "a:3,b"} if source == "variable" else {}))
+    assert tuple(chosen.queues) == ("a", "b")
+    assert chosen.queues.weights == {"a": 3, "b": 1}
+    assert chosen.public("queues") == ("a:3", "b")
+
+
+@pytest.mark.parametrize(
+    ("queues", "rule"),
+    [
+        ("a:0", "from 1 to 1000"),
+        ("a:1001", "from 1 to 1000"),
+        ("a:", "from 1 to 1000"),
+        ("a:b", "from 1 to 1000"),
+        ("a:1,a:2", "names queue a twice"),
+        (":3", "queue"),
+    ],
+)
+def test_a_wrong_weight_is_told(queues: str, rule: str) -> None:
+    with pytest.raises(ConfigError, match=rule):
+        load(Path("/"), TASKQUEUE_QUEUES=queues)

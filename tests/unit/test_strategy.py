@@ -21,10 +21,11 @@ def picks(strategy: Strategy, count: int, promising: Sequence[str], *, at_once: 
     return found
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 10, 100])
+@pytest.mark.accept("TA05")
+@pytest.mark.parametrize("at_once", [1, 10, 100])
 def test_weights_of_one_and_two_are_a_third_and_two_thirds(at_once: int) -> None:
-    found = picks(Weighted({"a": 1, "b": 2}), 9_900, "ab", at_once=at_once)
-    assert found == {"a": 3_300, "b": 6_600}
+    found = picks(Weighted({"a": 1, "b": 2}), 10_000, "ab", at_once=at_once)
+    assert found == {"a": 3_333, "b": 6_667}
 
 
 def test_no_queue_waits_longer_than_it_must() -> None:
