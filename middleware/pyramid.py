@@ -100,7 +100,7 @@ def set_taskqueue(
     the user who adds a task, or None; without it ``request.authenticated_userid`` is asked. ``credentials``,
     ``task_only`` (paths) and ``replay_guard``: see ``taskqueue.middleware.wsgi``. What is omitted, the settings say.
     """
-    given = {"load_user": load_user, "user_id": user_id, "credentials": credentials}
+    given: dict[str, Any] = {"load_user": load_user, "user_id": user_id, "credentials": credentials}
     given |= {"task_only": task_only, "replay_guard": replay_guard}
     mounted: _Mounted = config.registry[_Mounted]
     mounted.set(tq, {name: value for name, value in given.items() if value is not None})

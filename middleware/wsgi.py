@@ -45,6 +45,8 @@ _NOT_FOUND: Final = Answer(404, "Not Found")
 _BROKEN_OFF: Final = Answer(400, "The body was broken off.\n")
 # As on the request line: of werkzeug, mod_wsgi, uWSGI; of gunicorn.
 _REQUEST_LINE: Final = ("REQUEST_URI", "RAW_URI")
+# What WebOb has noted of the server's input, which is not true of ours.
+_SEEKABLE: Final = "webob.is_body_seekable"
 _CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
 
 
@@ -98,6 +100,7 @@ class TaskQueueMiddleware:
         tee = _tee(environ, self._tq.limits.body)
         if tee is not None:
             environ["wsgi.input"] = tee
+            environ.pop(_SEEKABLE, None)
         return self._serve(arrival, environ, start_response, tee, None)
 
     def _hides(self, environ: WSGIEnvironment) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from socketserver import ThreadingMixIn
 from typing import Any, TypeVar
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -151,7 +152,7 @@ class PyramidView(View):
         return await asyncio.to_thread(self._request.environ["wsgi.input"].read, 1000)
 
 
-class _InMemory(Request):  # type: ignore[misc]
+class InMemory(Request):  # type: ignore[misc]
     request_body_tempfile_limit = 2**30  # WebOb leaves files to the garbage collector
 
 
@@ -178,7 +179,7 @@ def pyramid_config(handlers: Handlers, **settings: Any) -> Configurator:
         error.detail = None  # where Pyramid names the path
         return error
 
-    config = Configurator(settings=settings, request_factory=_InMemory)
+    config = Configurator(settings=settings, request_factory=InMemory)
     config.add_notfound_view(missing)
     for path in handlers:
         config.add_route(path, path)
@@ -224,6 +225,7 @@ class _Quiet(WSGIRequestHandler):
 async def serving(app: WSGIApplication, tq: taskqueue.TaskQueue) -> AsyncIterator[str]:
     """Run a WSGI application, each request in a thread; yield its base address."""
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
+    assert isinstance(server, ThreadingMixIn)
     server.daemon_threads = False  # so that closing waits for what a request still has to log
     thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.01))
     thread.start()

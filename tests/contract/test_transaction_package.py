@@ -1,5 +1,6 @@
 """Tasks among the resources of the transaction package: with all of them or not at all, and never before them."""
 
+import itertools
 import random
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import textwrap
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +45,14 @@ def captured() -> Iterator[taskqueue.TaskQueue]:
 
 
 def bound_to(url: str | None = None, manager: Any = transaction.manager, **options: Any) -> taskqueue.TaskQueue:
+    implicit = options.pop("implicit", False)
     tq = task_queue(url, **options) if url else taskqueue.TaskQueue(queues=["default", "mail"])
-    bind(tq, manager, **({"implicit": True} if options.pop("implicit", False) else {}))
+    bind(tq, manager, implicit=implicit)
     return tq
 
 
 @pytest.fixture
-def tq(any_server: RedisServer) -> Iterator[taskqueue.TaskQueue]:  # type: ignore[misc]
+def tq(any_server: RedisServer) -> Iterator[taskqueue.TaskQueue]:
     made = bound_to(any_server.url)
     yield made
     in_portal(made, made.aclose, made.aclose)
@@ -96,9 +99,11 @@ def test_an_abort_a_doom_and_a_failure_leave_nothing(tq: taskqueue.TaskQueue, cl
 def test_whatever_fails_in_another_resource_nothing_runs_that_it_has_not_finished(
     tq: taskqueue.TaskQueue, client: Any, tmp_path: Path, phase: str, key: str
 ) -> None:
-    with pytest.raises(Failed), transaction.manager:  # noqa: PT012 - what is tried is the block
-        task_id = tq.add("/later")
-        Rows(tmp_path / "rows", transaction.manager, key=key, fails_in=phase).write(task_id)
+    transaction.begin()
+    task_id = tq.add("/later")
+    Rows(tmp_path / "rows", transaction.manager, key=key, fails_in=phase).write(task_id)
+    with pytest.raises(Failed):
+        transaction.commit()
     # After ours only a finish is too late: both had voted for it.
     assert states(client) == queued(client) == ({task_id} if (phase, key) == ("tpc_finish", AFTER) else set())
     with pytest.raises(taskqueue.NoTransaction, match="has ended"):
@@ -134,7 +139,12 @@ def test_a_broker_that_is_down_leaves_the_applications_data_unchanged(
     in_portal(tq, tq.aclose, tq.aclose)
 
 
-def test_its_key_stands_behind_all_others_in_the_order_of_the_first_adds(tmp_path: Path) -> None:
+def test_its_key_stands_behind_all_others_in_the_order_of_the_first_adds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        sys.modules["taskqueue.transaction"], "_serials", itertools.count(95)
+    )  # a number gets a digit more
     foreign = transaction.begin()
     with capture() as tasks:
         queues = [bound_to() for _ in range(12)]
@@ -145,7 +155,6 @@ def test_its_key_stands_behind_all_others_in_the_order_of_the_first_adds(tmp_pat
         assert len(ours) == len(queues), "one for each TaskQueue, not for each task"
         assert all(ISavepointDataManager.providedBy(found) for found in ours)
         assert max(other.sortKey() for other in others) < min(own.sortKey() for own in ours)
-        assert len({len(own.sortKey()) for own in ours}) == 1
         transaction.commit()
     first = [3, 11, *(number for number in range(12) if number not in (3, 11))]
     assert list(dict.fromkeys(tasks.paths)) == [f"/{number}" for number in first]
@@ -203,19 +212,50 @@ def test_a_block_whose_surroundings_were_rolled_back_says_so(captured: taskqueue
         early.rollback()
 
 
-class Oracle:
-    """A transaction as a list: of each task its number, and the blocks it was added in."""
+class Walk:
+    """A transaction at random, and beside it a list: of each task its number, and the blocks it was added in."""
 
-    def __init__(self) -> None:
+    def __init__(self, tq: taskqueue.TaskQueue, chance: random.Random, number: int) -> None:
         self.tasks: list[tuple[int, tuple[int, ...]]] = []
-        self.blocks: tuple[int, ...] = ()
-        self.joined = False
+        self.number = number  # of the next task
+        self._tq, self._chance, self._foreign = tq, chance, transaction.begin()
+        self._blocks: tuple[int, ...] = ()
+        self._joined = False
+        self._savepoints: list[tuple[Any, int, bool]] = []  # with the next number, and whether it came before us
 
-    def rollback(self, number: int) -> None:
-        self.tasks = [task for task in self.tasks if task[0] < number]
+    def steps(self) -> None:
+        for _ in range(self._chance.randrange(12)):
+            self._chance.choice([self._add, self._add, self._add, self._savepoint, self._rollback, self._block])()
 
-    def fail(self, block: int) -> None:
-        self.tasks = [task for task in self.tasks if block not in task[1]]
+    def _add(self) -> None:
+        self._tq.add(f"/{self.number}")
+        self.tasks.append((self.number, self._blocks))
+        self._joined = True
+        self.number += 1
+
+    def _savepoint(self) -> None:
+        self._savepoints.append((self._foreign.savepoint(), self.number, not self._joined))
+
+    def _rollback(self) -> None:
+        choice = [one for one in self._savepoints if one[0].valid and not (one[2] and self._blocks)]
+        if choice:
+            savepoint, number, early = self._chance.choice(choice)
+            savepoint.rollback()
+            self.tasks = [task for task in self.tasks if task[0] < number]
+            self._joined = self._joined and not early
+
+    def _block(self) -> None:
+        before, mine = self._blocks, self._chance.randrange(10**9)
+        fails = len(before) > 2 or self._chance.random() < 0.3
+        with suppress(Failed), self._tq.transaction():
+            self._joined, self._blocks = True, (*before, mine)
+            if len(before) < 3:
+                self.steps()
+            if fails:
+                raise Failed
+        if fails:
+            self.tasks = [task for task in self.tasks if mine not in task[1]]
+        self._blocks = before
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -224,54 +264,16 @@ def test_random_savepoints_blocks_and_aborts_do_what_a_list_does(seed: int) -> N
     with capture() as tasks:
         tq, number, kept = bound_to(), 0, list[int]()
         for _ in range(40):
-            oracle, foreign = Oracle(), transaction.begin()
-            number = _steps(tq, foreign, oracle, chance, number)
-            end = chance.choice([transaction.commit, transaction.commit, transaction.abort])
-            end()
-            kept += [task for task, _ in oracle.tasks] if end == transaction.commit else []
+            walk = Walk(tq, chance, number)
+            walk.steps()
+            number = walk.number
+            if chance.random() < 0.7:
+                transaction.commit()
+                kept += [task for task, _ in walk.tasks]
+            else:
+                transaction.abort()
     assert [int(path[1:]) for path in tasks.paths] == kept
     assert len(kept) > 50
-
-
-def _steps(tq: taskqueue.TaskQueue, foreign: Any, oracle: Oracle, chance: random.Random, number: int) -> int:
-    """Do what chance says, in a block too; return the number of the next task."""
-    savepoints: list[tuple[Any, int, bool]] = []  # with the number of the next task, and whether it came too early
-
-    def inside(depth: int) -> None:
-        nonlocal number
-        for _ in range(chance.randrange(12)):
-            match chance.choice(["add", "add", "add", "savepoint", "rollback", "block"]):
-                case "add":
-                    tq.add(f"/{number}")
-                    oracle.tasks.append((number, oracle.blocks))
-                    oracle.joined = True
-                    number += 1
-                case "savepoint":
-                    savepoints.append((foreign.savepoint(), number, not oracle.joined))
-                case "rollback":
-                    choice = [one for one in savepoints if one[0].valid and not (one[2] and depth)]
-                    if choice:
-                        savepoint, mark, early = chance.choice(choice)
-                        savepoint.rollback()
-                        oracle.rollback(mark)
-                        oracle.joined = oracle.joined and not early
-                case "block" if depth < 3:
-                    block(depth)
-
-    def block(depth: int) -> None:
-        before, mine = oracle.blocks, chance.randrange(10**9)
-        try:
-            with tq.transaction():
-                oracle.joined, oracle.blocks = True, (*before, mine)
-                inside(depth + 1)
-                if chance.random() < 0.3:
-                    raise Failed
-        except Failed:
-            oracle.fail(mine)
-        oracle.blocks = before
-
-    inside(0)
-    return number
 
 
 # ---- whose transaction it is
