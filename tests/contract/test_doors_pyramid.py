@@ -262,10 +262,11 @@ async def test_a_broker_that_is_down_is_a_503_and_the_database_is_unchanged(
 
 
 async def test_a_retried_request_leaves_one_task_and_a_retried_delivery_starts_once(tq: taskqueue.TaskQueue) -> None:
-    site = Site(tq, TM)
+    site = Site(tq, TM, user_id=lambda request: f"attempt {request.attempt}")
 
     @site.view("/{name}", request_method="POST")
     def order(request: Any) -> Response:
+        request.attempt = len(SEEN)
         SEEN.append((request.matchdict["name"], request.body, taskqueue.add("/next", method="POST")))
         if len(SEEN) % 3:
             raise TransientError
@@ -278,7 +279,7 @@ async def test_a_retried_request_leaves_one_task_and_a_retried_delivery_starts_o
     assert [(name, len(body)) for name, body, _ in SEEN] == [("order", 70_000)] * 3 + [("next", 70_000)] * 3
     tasks = await Consumer(tq).tasks()
     assert {task.id for task in tasks} == {SEEN[2][2], SEEN[5][2]}
-    assert [len(task.body) for task in tasks] == [70_000] * 2
+    assert [(len(task.body), task.user_id) for task in tasks] == [(70_000, "attempt 2")] * 2
 
 
 def retrying(environ: Any, router: Any) -> Any:
@@ -373,7 +374,8 @@ async def test_what_a_stream_adds_after_the_transaction_follows_the_stream(
 
 
 async def test_a_script_adds_in_a_transaction_of_its_own(tq: taskqueue.TaskQueue, client: Any) -> None:
-    site = Site(tq, {})
+    other, site = Site(taskqueue.TaskQueue(secret="x" * 32)), Site(tq, {})
+    assert other.app
 
     def script() -> None:
         with prepare(registry=site.app.registry) as env:
@@ -382,6 +384,7 @@ async def test_a_script_adds_in_a_transaction_of_its_own(tq: taskqueue.TaskQueue
                 request.taskqueue.add("/nowhere")
             with request.tm:
                 SEEN.append(request.taskqueue.add("/later"))
+                SEEN.append(taskqueue.add("/of-this-application"))
                 assert states(client) == set()
 
     await asyncio.to_thread(script)
