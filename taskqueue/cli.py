@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import commands, doctor, logs, settings
-from .broker import StoreInfo, masked
+from .broker import StoreInfo, masked, require_shared
 from .durability import kept
 from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError, UsageError
 from .policy import Rules
@@ -205,9 +205,12 @@ async def _server(chosen: Settings) -> tuple[Any, TaskQueue]:
     else:
         from .replay import HttpReplayer  # noqa: PLC0415
 
-        queues = chosen.queues
+        url, queues = chosen.required_url(), chosen.queues
+        require_shared(
+            url, "no task would ever arrive here: give --app instead of --target, or consume in that process"
+        )
         tq = TaskQueue(
-            chosen.required_url(),
+            url,
             secret=chosen.secrets,
             queues=queues,
             namespace=chosen.namespace,

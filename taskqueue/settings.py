@@ -75,7 +75,8 @@ class Settings:
         str | None,
         Option(
             help="Where the queues are: redis://host:port/db, rediss:// (TLS), unix:///path/to.sock,"
-            " redis+sentinel://host,host/service or embedded:///directory.",
+            " redis+sentinel://host,host/service, embedded:///directory, local:// (in this very process) or"
+            " python://package.module:attribute (a broker of your own).",
             parse=options.broker_url,
             shown=options.hidden_password,
         ),

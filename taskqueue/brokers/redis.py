@@ -19,11 +19,12 @@ from weakref import WeakKeyDictionary
 from redis import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from ..broker import UNLIMITED, Capacity, Exchange, Lease, Owner, Seen
+from ..broker import IN_DOUBT_AFTER_MS, UNLIMITED, Capacity, Exchange, Lease, Owner, Seen
 from ..durability import Durability
-from ..errors import BrokerUnavailable, ConfigError, NameInUse, QueueFull
+from ..errors import ConfigError
 from ..identity import Identity, own
 from ..task import Reservation, SealedTask, Settlement, TaskState
+from .answers import full, late, removed, taken
 from .inspection import RedisInspector, info_lines, state_of
 from .link import Arguments, Copies, Link, client_options, connected, pool_of, read
 from .pulse import RedisPulse, require_lease
@@ -33,7 +34,6 @@ from .scripts import SCRIPTS
 # A command that the clock of a thawed Redis finds later than this before the deadline is refused.
 LATE_MARGIN: Final = 0.05
 HINT_PING: Final = 5.0
-IN_DOUBT_AFTER_MS: Final = 60_000
 
 
 class RedisBroker:
@@ -94,12 +94,9 @@ class RedisBroker:
             link.measure_again()
             answer = await self._copied(name, queue, arguments, b"OK", deadline=deadline)
         if answer == b"LATE":
-            raise BrokerUnavailable("redis came to the command only after the deadline, and refused it")
+            raise late()
         if answer == b"FULL":
-            raise QueueFull(
-                f"queue {queue}: it holds all it may ({capacity.tasks or 'any number of'} tasks,"
-                f" {capacity.bytes or 'any number of'} bytes); wait for its consumers, or raise max_tasks, max_bytes"
-            )
+            raise full(queue, capacity)
 
     async def push(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
         """See Broker."""
@@ -113,7 +110,7 @@ class RedisBroker:
         """See Broker."""
         unknown = await self._copied("promote", queue, lambda: ids, 0, deadline=deadline)
         if unknown:
-            raise BrokerUnavailable(f"{unknown} prepared task(s) of queue {queue} were removed before the commit")
+            raise removed(queue, unknown)
 
     async def discard(self, queue: str, ids: Sequence[str], *, deadline: float) -> None:
         """See Broker."""
@@ -141,7 +138,7 @@ class RedisBroker:
         arguments = (consumer, secrets.token_hex(8), me.host, me.pid, me.boot, me.start, int(begins), *found_dead)
         epoch, *counts = await self.script("claim", queue, lambda: arguments, deadline=deadline)
         if epoch == b"TAKEN":
-            raise NameInUse(f"consumer {consumer} of queue {queue}: another server has just taken the name")
+            raise taken(queue, consumer)
         returned, left = counts
         while left:
             _, some, left = await self.script("claim", queue, lambda: arguments, deadline=deadline)
