@@ -25,7 +25,7 @@ def servers() -> Iterator[Servers]:
 @pytest.fixture(params=KINDS)
 def redis_server(request: pytest.FixtureRequest, servers: Servers) -> RedisServer:
     """Each kind of server in turn, without data; shared: neither stop nor freeze it (see private_server)."""
-    return _clean(servers, request.param)
+    return clean(servers, request.param)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def redis_url(redis_server: RedisServer) -> str:
 @pytest.fixture
 def any_server(servers: Servers) -> RedisServer:
     """One server without data, for tests that do not care which; shared: neither stop nor freeze it."""
-    return _clean(servers, "valkey9")
+    return clean(servers, "valkey9")
 
 
 @pytest.fixture
@@ -48,7 +48,8 @@ def private_server(servers: Servers) -> Iterator[RedisServer]:
         yield server
 
 
-def _clean(servers: Servers, kind: str) -> RedisServer:
+def clean(servers: Servers, kind: str) -> RedisServer:
+    """Return the shared server of this kind without data; without a binary, skip the test, or fail it under CI."""
     _require(servers, kind)
     return servers.clean(kind)
 

@@ -20,6 +20,7 @@ SIGNALS: Final = "tests/acceptance/test_signals.py"
 OUTAGE: Final = "tests/acceptance/test_outage.py"
 MEMORY: Final = "tests/acceptance/test_memory_full.py"
 BROKER: Final = "tests/contract/test_broker.py"
+BROKER_REDIS: Final = "tests/contract/test_broker_redis.py"
 MEMBERS: Final = "tests/contract/test_membership.py"
 LINK: Final = "tests/contract/test_link.py"
 COMMIT: Final = "tests/contract/test_commit.py"
@@ -113,13 +114,13 @@ FAULTS: Final = (
         (
             f"{LINK}::TestLinesThatBreak::test_a_line_that_is_open_at_this_end_only_is_dropped",
             f"{MEMBERS}::TestBeating::test_a_beat_without_an_answer_is_told_and_the_next_goes_another_way",
-            f"{BROKER}::TestLooking::test_silence_is_no_dead_line",
+            f"{BROKER_REDIS}::TestHints::test_silence_is_no_dead_line",
         ),
     ),
     Fault(
         "the subscription alone dies",
         (
-            f"{BROKER}::TestLooking::test_hints_end_with_their_connection",
+            f"{BROKER_REDIS}::TestHints::test_hints_end_with_their_connection",
             f"{CONSUMER}::TestWaking::test_the_poll_alone_starts_a_task",
         ),
     ),
@@ -196,7 +197,7 @@ FAULTS: Final = (
     Fault(
         "keys of somebody else",
         (
-            f"{BROKER}::TestRefusals::test_a_key_of_somebody_else_names_the_remedy",
+            f"{BROKER_REDIS}::TestRefusals::test_a_key_of_somebody_else_names_the_remedy",
             "tests/acceptance/test_doctor.py::test_a_key_of_somebody_else",
         ),
     ),
