@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 
 from tests.servers import RedisServer, Servers, find_binaries
+from tests.stores import Inspectable, LocalStore, RedisStore
 
 # Valkey is always asked for, so that its absence is seen; of the others, what this machine has.
 KINDS: Final = ["valkey9", *(kind for kind in find_binaries() if kind != "valkey9")]
@@ -25,7 +26,7 @@ def servers() -> Iterator[Servers]:
 @pytest.fixture(params=KINDS)
 def redis_server(request: pytest.FixtureRequest, servers: Servers) -> RedisServer:
     """Each kind of server in turn, without data; shared: neither stop nor freeze it (see private_server)."""
-    return clean(servers, request.param)
+    return _clean(servers, request.param)
 
 
 @pytest.fixture
@@ -37,7 +38,22 @@ def redis_url(redis_server: RedisServer) -> str:
 @pytest.fixture
 def any_server(servers: Servers) -> RedisServer:
     """One server without data, for tests that do not care which; shared: neither stop nor freeze it."""
-    return clean(servers, "valkey9")
+    return _clean(servers, "valkey9")
+
+
+LOCAL: Final = pytest.param("local", marks=pytest.mark.accept("CT35"))
+
+
+@pytest.fixture(params=[*KINDS, LOCAL])
+def store(request: pytest.FixtureRequest) -> Inspectable:
+    """Each store that a broker can be tried on in turn, without data: every kind of server, and this process."""
+    return _place(request)
+
+
+@pytest.fixture(params=["valkey9", LOCAL])
+def place(request: pytest.FixtureRequest) -> Inspectable:
+    """One server, or this process, for tests that take long."""
+    return _place(request)
 
 
 @pytest.fixture
@@ -48,8 +64,13 @@ def private_server(servers: Servers) -> Iterator[RedisServer]:
         yield server
 
 
-def clean(servers: Servers, kind: str) -> RedisServer:
-    """Return the shared server of this kind without data; without a binary, skip the test, or fail it under CI."""
+def _place(request: pytest.FixtureRequest) -> Inspectable:
+    if request.param == "local":
+        return LocalStore()
+    return RedisStore(_clean(request.getfixturevalue("servers"), request.param))
+
+
+def _clean(servers: Servers, kind: str) -> RedisServer:
     _require(servers, kind)
     return servers.clean(kind)
 

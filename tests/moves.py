@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from taskqueue.broker import Broker, Exchange, Lease
+from taskqueue.broker import Broker, Exchange, Lease, Seen
 from taskqueue.task import Reservation, SealedTask, Settlement, TaskState, Verdict
 
 COMPLETE: Final = Verdict("complete", status=200)
@@ -61,3 +61,17 @@ def ended(reservation: Reservation, verdict: Verdict = COMPLETE) -> Settlement:
 
 def ids(reservations: Sequence[Reservation]) -> list[str]:
     return [reservation.id for reservation in reservations]
+
+
+async def seen(broker: Broker, name: str = "one") -> Seen:
+    """Return a consumer as somebody else would see it now."""
+    owner = await broker.owner("default", name, deadline=soon())
+    return Seen(name, owner.epoch, owner.beat)
+
+
+async def reclaim(broker: Broker, dead: Seen) -> int:
+    return await broker.reclaim("default", dead, deadline=soon())
+
+
+def number(epoch: str) -> int:
+    return int(epoch.partition("-")[0])

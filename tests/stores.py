@@ -70,7 +70,7 @@ class RedisStore:
         return {(queue, place): self._client.dump(key) for key, (queue, _, place) in parts}
 
     def clock(self) -> int:
-        seconds, micros = self._client.time()  # type: ignore[misc]  # redis-py's types know one kind of client
+        seconds, micros = self._client.time()
         return int(seconds) * 1000 + int(micros) // 1000
 
     def backdate(self, index: str, times: Mapping[str, int]) -> None:

@@ -22,6 +22,7 @@ MEMORY: Final = "tests/acceptance/test_memory_full.py"
 BROKER: Final = "tests/contract/test_broker.py"
 BROKER_REDIS: Final = "tests/contract/test_broker_redis.py"
 MEMBERS: Final = "tests/contract/test_membership.py"
+MEMBERS_REDIS: Final = "tests/contract/test_membership_redis.py"
 LINK: Final = "tests/contract/test_link.py"
 COMMIT: Final = "tests/contract/test_commit.py"
 HTTP: Final = "tests/contract/test_replayer_http.py"
@@ -113,7 +114,7 @@ FAULTS: Final = (
         "a line open at one end only",
         (
             f"{LINK}::TestLinesThatBreak::test_a_line_that_is_open_at_this_end_only_is_dropped",
-            f"{MEMBERS}::TestBeating::test_a_beat_without_an_answer_is_told_and_the_next_goes_another_way",
+            f"{MEMBERS_REDIS}::TestBeating::test_a_beat_without_an_answer_is_told_and_the_next_goes_another_way",
             f"{BROKER_REDIS}::TestHints::test_silence_is_no_dead_line",
         ),
     ),
@@ -165,7 +166,7 @@ FAULTS: Final = (
         "SCRIPT FLUSH",
         (
             f"{LINK}::TestScripts::test_a_forgotten_script_is_sent_again",
-            f"{MEMBERS}::TestBeating::test_a_forgotten_script_is_sent_again",
+            f"{MEMBERS_REDIS}::TestBeating::test_a_forgotten_script_is_sent_again",
         ),
     ),
     Fault(

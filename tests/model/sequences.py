@@ -60,6 +60,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
         _claim(b"one"),
         _reserve(b"t1"),
         _settle(1, b"release", slow=1000),
+        _settle(1, b"release", slow=1),
         _reserve(b"t2", later=999_999),
         _reserve(b"t3", later=1_000_000),
     ],
