@@ -348,8 +348,8 @@ def require_shared(url: str, remedy: str) -> None:
     """Raise ConfigError, with this remedy, for a store that no process sees but the one it is in."""
     if urlsplit(url).scheme == "local":
         raise ConfigError(
-            f"url: {masked(url)!r} is inside the process that uses it, and no other one sees it; {remedy}, or take a"
-            " store that processes share: embedded:///directory, redis://host:port/db"
+            f"url: {masked(url)!r} is inside the process that uses it, and this one would find an empty store of its"
+            f" own; {remedy}, or take a store that processes share: embedded:///directory, redis://host:port/db"
         )
 
 

@@ -206,9 +206,7 @@ async def _server(chosen: Settings) -> tuple[Any, TaskQueue]:
         from .replay import HttpReplayer  # noqa: PLC0415
 
         url, queues = chosen.required_url(), chosen.queues
-        require_shared(
-            url, "no task would ever arrive here: give --app instead of --target, or consume in that process"
-        )
+        require_shared(url, "give --app instead of --target, or run a TaskQueueServer inside the application")
         tq = TaskQueue(
             url,
             secret=chosen.secrets,

@@ -38,7 +38,7 @@ LISTEN: Final = 3.0
 IN_DOUBT_MS: Final = 75_000
 LOOKED_AT: Final = 200
 # What to do about a store that only its own process sees.
-LOOK_INSIDE: Final = "ask there (tq.get, tq.size, tq.broker.inspector)"
+LOOK_INSIDE: Final = "ask inside the application (tq.get, tq.size, tq.broker.inspector)"
 # What people write into examples, and forget there. Random text of 64 letters holds none of them in a million years.
 _SAMPLE: Final = re.compile(
     r"change.?me|change.?this|replace.?(me|this)|example|sample|placeholder|insecure|your.?secret|my.?secret|password"

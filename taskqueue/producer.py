@@ -65,8 +65,8 @@ class TaskQueue:
     ) -> None:
         """Take where the queues are; nothing is connected, and nothing missing is missed, before first use.
 
-        ``url`` is ``redis://host:port/db``, ``rediss://``, ``unix://`` or ``embedded:///directory`` (keeps a secret of
-        its own); ``secret`` 32 bytes or more, or several with the newest first; ``queues`` the names that ``add``
+        ``url`` is ``redis://host:port/db``, ``rediss://``, ``unix://``, ``embedded:///directory`` or ``local://`` (these
+        two keep a secret of their own), or another that ``taskqueue.broker.connect`` knows; ``secret`` 32 bytes or more, or several with the newest first; ``queues`` the names that ``add``
         accepts; ``public_url`` names scheme and host for tasks added outside a request; ``commit_deadline`` is how many
         seconds a commit may take; a queue that holds ``max_tasks`` tasks, failed ones left out, or ``max_bytes`` bytes
         of records takes no more (QueueFull; 0: no limit). ``durability``: what a commit is to survive, ``memory``,
@@ -116,7 +116,7 @@ class TaskQueue:
 
     @cached_property
     def keyring(self) -> Keyring:
-        """The keys made of the secrets, or of the one an embedded store keeps; raises ConfigError if there is none."""
+        """The keys made of the secrets, or of the one that the store keeps; raises ConfigError if there is none."""
         found = self._secret or self._settings.secrets or kept_secret(self.url) or ()
         return Keyring((found,) if isinstance(found, str) else found)
 

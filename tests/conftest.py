@@ -13,6 +13,7 @@ from tests.stores import Inspectable, LocalStore, RedisStore
 
 # Valkey is always asked for, so that its absence is seen; of the others, what this machine has.
 KINDS: Final = ["valkey9", *(kind for kind in find_binaries() if kind != "valkey9")]
+LOCAL: Final = pytest.param("local", marks=pytest.mark.accept("CT35"))
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +40,6 @@ def redis_url(redis_server: RedisServer) -> str:
 def any_server(servers: Servers) -> RedisServer:
     """One server without data, for tests that do not care which; shared: neither stop nor freeze it."""
     return _clean(servers, "valkey9")
-
-
-LOCAL: Final = pytest.param("local", marks=pytest.mark.accept("CT35"))
 
 
 @pytest.fixture(params=[*KINDS, LOCAL])

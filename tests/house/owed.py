@@ -11,4 +11,6 @@ PART_2: Final = frozenset(f"CT{row:02}" for row in (9, 18, 29, 30, 31, 33, 37, 3
 
 PART_3: Final = frozenset(("CT05", "CT23", "CT24", "CT25", "CT26", "TA11", "TA12"))
 
-OWED: Final = PART_1 | PART_2 | PART_3
+PART_5: Final = frozenset(("CT35", "CT36"))
+
+OWED: Final = PART_1 | PART_2 | PART_3 | PART_5
