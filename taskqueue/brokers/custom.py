@@ -30,7 +30,7 @@ def open_broker(
     match = _URL.fullmatch(url)
     if not match:
         raise refusal("it must be python://package.module:attribute, for example python://shop.queues:ShopBroker")
-    make = imported(match[1], refusal)
+    make: Any = imported(match[1], refusal)
     options: dict[str, Any] = {"namespace": namespace, "capacity": capacity, "durability": durability}
     if not (callable(make) and _takes(make, url, options)):
         raise refusal(
@@ -38,17 +38,18 @@ def open_broker(
             " function that takes them and makes a broker"
         )
     try:
-        broker: Broker = make(url, **options)
+        made: Any = make(url, **options)
     except ConfigError:
         raise
     except Exception as error:
         raise refusal(f"{match[1]} failed: {type(error).__name__}: {error}") from error
-    missing = [name for name in _METHODS if not hasattr(broker, name)]
+    missing = [name for name in _METHODS if not hasattr(made, name)]
     if missing:
         raise refusal(
-            f"{match[1]} makes a {type(broker).__name__} without {', '.join(missing)}; it must make what"
+            f"{match[1]} makes a {type(made).__name__} without {', '.join(missing)}; it must make what"
             " taskqueue.broker.Broker describes"
         )
+    broker: Broker = made
     return broker
 
 

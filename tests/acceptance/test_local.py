@@ -13,6 +13,7 @@ import pytest
 import taskqueue
 from taskqueue import cli
 from taskqueue.inprocess import AiohttpReplayer, AsgiReplayer
+from taskqueue.middleware import aiohttp as aiohttp_door
 from taskqueue.replay import Replayer
 from taskqueue.server import TaskQueueServer
 from tests.doors import (
@@ -36,9 +37,23 @@ NEVER: Final = 3600.0
 
 
 @asynccontextmanager
+async def served(kind: str, handlers: Handlers, tq: taskqueue.TaskQueue) -> AsyncIterator[tuple[str, Replayer]]:
+    """Serve these handlers behind their door; yield the address, and the way for a consumer in this process."""
+    if kind == "aiohttp":
+        app = aiohttp_app(handlers)
+        aiohttp_door.setup(app, tq)
+        async with serving_aiohttp(app) as base:
+            yield base, AiohttpReplayer(app, tq.keyring, started=True)
+    else:
+        called: Any = behind_asgi_door(kind, handlers, tq)
+        async with serving_asgi(called) as base:
+            yield base, AsgiReplayer(called, started=True)
+
+
+@asynccontextmanager
 async def shop(kind: str, handlers: Handlers, tq: taskqueue.TaskQueue) -> AsyncIterator[str]:
-    """Serve these handlers behind their door, with a consumer in the same process that is woken by hints alone."""
-    async with asynccontextmanager(_served)(kind, handlers, tq) as (base, replayer):
+    """Serve, with a consumer beside it that is woken by hints alone; yield the address."""
+    async with served(kind, handlers, tq) as (base, replayer):
         server = TaskQueueServer(
             tq.broker, replayer, tq.keyring, name="inside", queues=tq.queues, concurrent_limit=2, poll_max=NEVER
         )
@@ -48,18 +63,6 @@ async def shop(kind: str, handlers: Handlers, tq: taskqueue.TaskQueue) -> AsyncI
         finally:
             server.stop()
             await job
-
-
-async def _served(kind: str, handlers: Handlers, tq: taskqueue.TaskQueue) -> AsyncIterator[tuple[str, Replayer]]:
-    if kind == "aiohttp":
-        app = aiohttp_app(handlers)
-        taskqueue.middleware.aiohttp.setup(app, tq)
-        async with serving_aiohttp(app) as base:
-            yield base, AiohttpReplayer(app, tq.keyring, started=True)
-    else:
-        called: Any = behind_asgi_door(kind, handlers, tq)
-        async with serving_asgi(called) as base:
-            yield base, AsgiReplayer(called, started=True)
 
 
 @pytest.mark.parametrize("kind", ["aiohttp", "starlette"])

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from tests.invariants import Queue, check_queue
 from tests.model.model import INDEXES, Model
@@ -17,12 +17,9 @@ CROWDED_EPISODE: Final = 60
 
 
 class Subject(Protocol):
-    """One queue, driven by steps, and what it is compared with."""
+    """One queue, driven by steps; the ``model`` tells what it should do."""
 
-    @property
-    def model(self) -> type[Model]:
-        """The model that tells what it should do."""
-        ...
+    model: ClassVar[type[Model]]
 
     def clean(self) -> None:
         """Begin with an empty queue."""
