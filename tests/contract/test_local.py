@@ -4,7 +4,8 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -14,7 +15,7 @@ import taskqueue
 from taskqueue.broker import Broker, connect, kept_secret
 from taskqueue.brokers import local
 from taskqueue.brokers.local import LocalBroker
-from taskqueue.brokers.local_store import clock
+from taskqueue.brokers.local_store import Ear, clock
 from taskqueue.doctor import check_durability
 from taskqueue.durability import durability
 from taskqueue.errors import BrokerUnavailable, ConfigError
@@ -68,12 +69,30 @@ class TestSharing:
 
 
 class TestThreadsAndLoops:
-    async def test_a_push_in_another_thread_wakes_who_listens(self, broker: Broker, store: LocalStore) -> None:
+    @pytest.fixture
+    def often(self) -> Iterator[None]:
+        """Let threads take turns as often as they can."""
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        yield
+        sys.setswitchinterval(before)
+
+    async def test_a_push_in_another_thread_wakes_who_listens_in_their_own(
+        self, broker: Broker, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        heard_in: list[int] = []
+        hear = Ear._hear
+
+        def noted(ear: Ear, queue: str) -> None:
+            heard_in.append(threading.get_ident())
+            hear(ear, queue)
+
+        monkeypatch.setattr(Ear, "_hear", noted)
         async with broker.hints(["default"]) as hints:
             assert await anext(hints) == "default"
-            listener = asyncio.ensure_future(anext(hints))
             await asyncio.to_thread(lambda: asyncio.run(push(store.open(), opaque_tasks(1))))
-            assert await listener == "default"
+            assert await anext(hints) == "default"
+        assert heard_in == [threading.get_ident()]
 
     async def test_a_listener_hears_of_its_own_queues_alone(self, broker: Broker) -> None:
         async with broker.hints(["default"]) as hints:
@@ -94,7 +113,7 @@ class TestThreadsAndLoops:
         await listening.__aexit__(None, None, None)
 
     def test_producers_and_consumers_in_many_threads_lose_nothing_and_run_nothing_twice(
-        self, store: LocalStore
+        self, store: LocalStore, often: None
     ) -> None:
         ran: list[str] = []
 

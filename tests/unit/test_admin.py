@@ -272,6 +272,8 @@ async def test_what_is_held_is_found_behind_what_is_not_asked_for(
         assert await broker.begin("default", begun.id, begun.delivery, deadline=soon())
     assert [task.id for task in await admin.tasks(["running"], limit=1)] == ["t0"]
     assert len(await admin.tasks(["reserved"], limit=100)) == 3
+    held = await broker.inspector.tasks("default", "reserved", limit=100, offset=0, deadline=soon())
+    assert [task.id for task in held] == ["t3", "t2", "t1"]
     assert (await admin.tasks(limit=1))[0].id == "t0"
 
 
@@ -329,6 +331,7 @@ async def test_a_record_that_cannot_be_opened_or_has_time_left_stays_as_it_is(br
 async def test_every_queue_in_the_store_has_a_name(place: Inspectable, broker: Broker, lease: Lease) -> None:
     await broker.push("mail", [opaque("m", queue="mail")], deadline=soon())
     await broker.claim("never-used", "two", begins=True, deadline=soon())
+    assert await broker.size("only-looked-at", deadline=soon()) == 0
     assert await broker.inspector.queues(deadline=soon()) == ["default", "mail", "never-used"]
     other = place.open(namespace="other")
     assert await other.inspector.queues(deadline=soon()) == []
