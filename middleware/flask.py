@@ -15,8 +15,8 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import flask
 
 from .. import producer, settings
-from ..door import Credentials, LoadUser, ReplayGuard, UserId
-from ..errors import BodyUnavailable, ConfigError, InvalidTask
+from ..door import UNCAUGHT, Answer, Credentials, LoadUser, ReplayGuard, UserId, answer_to_uncaught
+from ..errors import ConfigError, InvalidTask
 from ..middleware import wsgi
 from ..producer import current_task
 
@@ -86,7 +86,8 @@ class TaskQueue:
         app.extensions["taskqueue"] = tq
         user_id = _with_request(app, self._user_id or authenticated_user)
         app.wsgi_app = _Door(app, tq, self._load_user, user_id, of_door)  # type: ignore[method-assign]
-        app.register_error_handler(BodyUnavailable, _body_unavailable)
+        for kind in UNCAUGHT:
+            app.register_error_handler(kind, _uncaught)
 
 
 class _Door:
@@ -226,6 +227,7 @@ def _exempting(protect: Callable[..., None]) -> Callable[..., None]:
     return unless_proved
 
 
-def _body_unavailable(error: Exception) -> flask.Response:
-    """Answer as the door would, if a view did not catch what ``add`` said of the client's body."""
-    return flask.Response(f"{error}\n", cast("BodyUnavailable", error).status, mimetype="text/plain")
+def _uncaught(error: Exception) -> flask.Response:
+    """Answer as the door would, if a view did not catch what ``add`` said of the broker, or of the client's body."""
+    answer = cast("Answer", answer_to_uncaught(error))
+    return flask.Response(answer.text, answer.status, dict(answer.headers), mimetype="text/plain")

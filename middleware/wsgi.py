@@ -76,7 +76,8 @@ class TaskQueueMiddleware:
         process. ``credentials``: whether ``Cookie`` and ``Authorization`` travel with a task; None: only if there is no
         ``load_user``. ``task_only``: paths which, with all below them, are 404 for everybody else. ``replay_guard``:
         who sees to it that a delivery starts only once: the broker (``"begin"``) or, cheaper but blind to other
-        processes, this one's memory (``"process"``).
+        processes, this one's memory (``"process"``): then a consumer over HTTP takes what it held when it died for not
+        begun, and that spends no attempt.
         """
         self._app, self._tq = app, tq
         self._door: Final[Door[WSGIEnvironment]] = Door(

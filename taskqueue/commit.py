@@ -4,15 +4,19 @@ The promise: an error other than CommitUncertain means that none of these tasks 
 """
 
 import asyncio
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+import logging
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from anyio import CancelScope
 
 from .broker import Broker
 from .errors import BrokerUnavailable, CommitUncertain, ReplyLost, TaskQueueError
 from .task import SealedTask, total_bytes
+
+log = logging.getLogger("taskqueue.commit")
+
+Result = TypeVar("Result")
 
 PUSH_TASKS: Final = 200
 PUSH_BYTES: Final = 1024 * 1024
@@ -28,14 +32,7 @@ async def commit(broker: Broker, tasks: Sequence[SealedTask], *, deadline: float
     will run, and a commit that was cancelled too late to be stopped raises CommitUncertain.
     """
     ids = [task.id for task in tasks]
-    cancelled: asyncio.CancelledError | None = None
-    work = asyncio.create_task(_commit(broker, tasks, deadline))
-    with CancelScope(shield=True):
-        while not work.done():
-            try:
-                await asyncio.wait([work])
-            except asyncio.CancelledError as error:
-                cancelled = error
+    work, cancelled = await to_its_end(_commit(broker, tasks, deadline))
     if work.cancelled():  # by a loop that is being closed: it asks nobody first
         raise CommitUncertain(ids)
     failure = work.exception()
@@ -46,10 +43,56 @@ async def commit(broker: Broker, tasks: Sequence[SealedTask], *, deadline: float
     raise cancelled
 
 
+async def prepare(broker: Broker, tasks: Sequence[SealedTask], *, deadline: float) -> Mapping[str, Sequence[str]]:
+    """Store all these tasks without queueing any; return their ids by queue.
+
+    After an error, a cancellation too, none will ever run. ``deadline`` as for ``commit``.
+    """
+    by_queue = _by_queue(tasks)
+    work, cancelled = await to_its_end(_prepare(broker, by_queue, deadline))
+    if cancelled is not None:
+        await to_its_end(discard(broker, _ids(by_queue), deadline=deadline))
+        raise cancelled
+    work.result()
+    return _ids(by_queue)
+
+
+async def promote(broker: Broker, ids: Mapping[str, Sequence[str]], *, deadline: float) -> Sequence[str]:
+    """Queue what was prepared, in each queue whatever becomes of the others; return those that did not confirm."""
+    unconfirmed = []
+    for queue, some in ids.items():
+        try:
+            await broker.promote(queue, some, deadline=deadline)
+        except TaskQueueError as error:
+            log.warning("queue %s: %d task(s) not queued yet: %s", queue, len(some), error)
+            unconfirmed.append(queue)
+    return unconfirmed
+
+
+async def discard(broker: Broker, ids: Mapping[str, Sequence[str]], *, deadline: float) -> None:
+    """Forget what is prepared, if there is time left for it; if not, it ends as in-doubt by itself."""
+    for queue, some in ids.items():
+        try:
+            await broker.discard(queue, some, deadline=deadline)
+        except TaskQueueError as error:
+            log.warning("queue %s: %d aborted task(s) not forgotten yet: %s", queue, len(some), error)
+
+
+async def to_its_end(work: Coroutine[Any, Any, Result]) -> tuple["asyncio.Task[Result]", asyncio.CancelledError | None]:
+    """Let this work end whatever becomes of the caller; return it, and the cancellation that came meanwhile."""
+    cancelled: asyncio.CancelledError | None = None
+    job = asyncio.create_task(work)
+    with CancelScope(shield=True):
+        while not job.done():
+            try:
+                await asyncio.wait([job])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    return job, cancelled
+
+
 async def _commit(broker: Broker, tasks: Sequence[SealedTask], deadline: float) -> None:
-    by_queue: dict[str, list[SealedTask]] = {}
-    for task in tasks:
-        by_queue.setdefault(task.queue, []).append(task)
+    by_queue = _by_queue(tasks)
     if len(by_queue) == 1 and len(tasks) <= PUSH_TASKS and total_bytes(tasks) <= PUSH_BYTES:
         try:
             await broker.push(tasks[0].queue, tasks, deadline=deadline)
@@ -57,7 +100,7 @@ async def _commit(broker: Broker, tasks: Sequence[SealedTask], deadline: float) 
             raise CommitUncertain([task.id for task in tasks]) from error
         return
     await _prepare(broker, by_queue, deadline)
-    await _promote(broker, by_queue, deadline)
+    await _promote(broker, _ids(by_queue), deadline)
 
 
 async def _prepare(broker: Broker, by_queue: Queues, deadline: float) -> None:
@@ -66,36 +109,38 @@ async def _prepare(broker: Broker, by_queue: Queues, deadline: float) -> None:
             for chunk in chunks(tasks):
                 await broker.prepare(queue, chunk, deadline=deadline)
     except TaskQueueError as error:
-        await _discard(broker, by_queue, deadline)
+        await discard(broker, _ids(by_queue), deadline=deadline)
         if isinstance(error, ReplyLost):
             # What is only prepared never runs, so here a lost reply is no doubt at all.
             raise BrokerUnavailable(str(error)) from error
         raise
 
 
-async def _promote(broker: Broker, by_queue: Queues, deadline: float) -> None:
+async def _promote(broker: Broker, by_queue: Mapping[str, Sequence[str]], deadline: float) -> None:
     may_run: list[str] = []
-    for queue, tasks in by_queue.items():
-        ids = [task.id for task in tasks]
+    for queue, ids in by_queue.items():
         try:
             await broker.promote(queue, ids, deadline=deadline)
         except TaskQueueError as error:
             if isinstance(error, ReplyLost):
                 may_run += ids
             # What may run stays as it is: only what is still prepared can be discarded.
-            await _discard(broker, by_queue, deadline)
+            await discard(broker, by_queue, deadline=deadline)
             if may_run:
                 raise CommitUncertain(may_run) from error
             raise
         may_run += ids
 
 
-async def _discard(broker: Broker, by_queue: Queues, deadline: float) -> None:
-    """Forget what is prepared, if there is time left for it; if not, it ends as in-doubt by itself."""
-    for queue, tasks in by_queue.items():
-        # The error that brought us here is the one to tell.
-        with contextlib.suppress(TaskQueueError):
-            await broker.discard(queue, [task.id for task in tasks], deadline=deadline)
+def _by_queue(tasks: Sequence[SealedTask]) -> Queues:
+    by_queue: dict[str, list[SealedTask]] = {}
+    for task in tasks:
+        by_queue.setdefault(task.queue, []).append(task)
+    return by_queue
+
+
+def _ids(by_queue: Queues) -> Mapping[str, Sequence[str]]:
+    return {queue: [task.id for task in tasks] for queue, tasks in by_queue.items()}
 
 
 def chunks(tasks: Sequence[SealedTask]) -> Iterator[Sequence[SealedTask]]:

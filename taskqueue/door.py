@@ -41,6 +41,12 @@ LoadUser: TypeAlias = Callable[[str], object | Awaitable[object | None] | None]
 UserId: TypeAlias = Callable[[Subject], str | Awaitable[str | None] | None]
 Credentials: TypeAlias = Literal["copy", "drop"]
 ReplayGuard: TypeAlias = Literal["begin", "process"]
+"""Who sees to it that a delivery starts only once: the broker, or the memory of this process.
+
+With ``"process"`` nobody notes what has begun. A consumer with the application inside (``--app``) knows that, and takes
+all that it held when it died for begun. One over HTTP cannot know it, and takes it for not begun: it runs again and has
+spent no attempt, as it would have if the connection breaks off, the first ten times.
+"""
 
 RECEIPT: Final = "x-task-receipt"
 REFUSED: Final = "x-task-refused"
@@ -122,6 +128,8 @@ class Door(Generic[Subject]):
         self._copies_credentials = credentials == "copy" if credentials else load_user is None
         self._task_only: Final = _prefixes(task_only)
         self._nonces: Final[_Nonces | None] = _Nonces() if replay_guard == "process" else None
+        if self._nonces is not None:
+            tq.notes_starts = False
 
     def hides(self, path: str) -> bool:
         """Return whether this decoded path is there for tasks only."""
@@ -340,6 +348,20 @@ def not_committed(error: Exception, ids: Sequence[str]) -> Answer | None:
     may_run = "may run" if isinstance(error, CommitUncertain) else "will not run"
     log.error("%d task(s) %s: %s: %s", len(ids), may_run, error, ", ".join(ids), extra={"task_ids": list(ids)})
     return answer
+
+
+UNCAUGHT: Final = (BodyUnavailable, BrokerUnavailable, CommitUncertain)
+"""What ``add``, ``push`` and a vote raise of things that are not the application's fault."""
+
+
+def answer_to_uncaught(error: Exception) -> Answer | None:
+    """Return what the client is told when the application let one of ``UNCAUGHT`` pass; None for any other error."""
+    if isinstance(error, BodyUnavailable):
+        return Answer(error.status, f"{error}\n")
+    if not isinstance(error, UNCAUGHT):
+        return None
+    log.error("answered with 503: %s", error)
+    return Answer(503, "A task of this request could not be queued. Try again later.\n", (RETRY_AFTER,))
 
 
 def may_carry_body(method: str, declared: int | None, *, chunked: bool) -> bool:

@@ -6,8 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
-from .door import OURS, Admission, Answer, not_committed
-from .errors import BodyUnavailable
+from .door import OURS, UNCAUGHT, Admission, Answer, answer_to_uncaught, not_committed
 from .tee import Tee
 from .transaction import Transaction, bound
 
@@ -52,12 +51,12 @@ class Exchange:
             if transaction.state == "open":
                 await self._end()
             await self._let_go()
-        except BodyUnavailable as error:
-            # What ``add`` said of this client's body, and nobody caught.
+        except UNCAUGHT as error:
             transaction.abort()
-            if self._begun:
+            answer = answer_to_uncaught(error)
+            if self._begun or answer is None:
                 raise
-            await self._replace(Answer(error.status, f"{error}\n"))
+            await self._replace(answer)
         except BaseException as error:
             transaction.abort()
             if self._admission is not None and not self._begun and isinstance(error, Exception):
@@ -142,7 +141,7 @@ class Exchange:
 
     def _waits(self) -> bool:
         """Return whether a success is not to be told yet."""
-        return self._succeeded and self._transaction.used and self._transaction.state == "open"
+        return self._succeeded and self._transaction.pending
 
     @property
     def _succeeded(self) -> bool:

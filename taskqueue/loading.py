@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
+from .configured import instances
 from .errors import AppNotFound, ConfigError
 from .importing import imported
 from .inprocess import AiohttpReplayer, AsgiReplayer, WsgiReplayer
 from .keys import Keyring
-from .producer import TaskQueue, instances
+from .producer import TaskQueue
 from .replay import Replayer
 
 Kind = Literal["asgi", "wsgi", "aiohttp"]
@@ -86,7 +87,7 @@ def replayer_for(app: Application, keyring: Keyring, *, concurrent_limit: int, s
 
 def task_queue() -> TaskQueue:
     """Return the TaskQueue that the imported application uses; raises ConfigError if there is none, or several."""
-    found = list(instances)
+    found: list[TaskQueue] = list(instances)
     if len(found) == 1:
         return found[0]
     if not found:

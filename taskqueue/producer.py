@@ -4,37 +4,27 @@
 the client is sending, and a user that can only be awaited; then the tasks are sealed and stored.
 """
 
-import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Final, TypeVar, Unpack
-from urllib.parse import urlsplit
-from weakref import WeakSet
 
-from . import settings
-from .broker import Broker, Capacity, connect, kept_secret
-from .commit import commit
-from .defaults import DefaultsByPath, View
-from .durability import Durability
-from .durability import durability as parse_durability
-from .errors import BodyUnavailable, ConfigError, InvalidTask, NoTransaction
-from .headers import check_host
+from .ballot import Captured, Voted
+from .commit import commit, prepare
+from .configured import Configured
+from .defaults import View
+from .errors import BodyUnavailable, BrokerUnavailable, InvalidTask, NoTransaction
 from .keys import Keyring
 from .portal import in_portal
 from .record import Frame, Headers, Options, Payload, draft, queue_name
 from .request import CURRENT, CurrentRequest, CurrentTask
 from .seal import NONCE_BYTES, seal
-from .target import Limits, check_queue_name, check_user_id
-from .task import Task, TaskState
-from .transaction import Entry, Scope, Transaction, innermost
+from .target import check_user_id
+from .task import SealedTask, Task, TaskState
+from .transaction import Ballot, Entry, Scope, Transaction, innermost
 
 Result = TypeVar("Result")
-
-instances: Final["WeakSet[TaskQueue]"] = WeakSet()
-"""Every TaskQueue of this process: how a consumer finds the one of the application it has imported."""
 
 unbound: Final[list[Callable[[], "TaskQueue | None"]]] = []
 """Asked for the TaskQueue to act for where no door has bound one: a framework may have a transaction running there."""
@@ -46,105 +36,8 @@ drains: Final[list[Keyring]] = []
 """What proves deliveries to every door while captured tasks are drained, as tests need no secret; the last counts."""
 
 
-class TaskQueue:
+class TaskQueue(Configured):
     """The queues of one application: where they are, the secret that protects them, and what may go in."""
-
-    def __init__(
-        self,
-        url: str | None = None,
-        *,
-        secret: str | Sequence[str] | None = None,
-        queues: Iterable[str] | None = None,
-        namespace: str | None = None,
-        public_url: str | None = None,
-        limits: Limits | None = None,
-        commit_deadline: float = 2.0,
-        max_tasks: int | None = None,
-        max_bytes: int | None = None,
-        durability: str | None = None,
-    ) -> None:
-        """Take where the queues are; nothing is connected, and nothing missing is missed, before first use.
-
-        ``url`` is ``redis://host:port/db``, ``rediss://``, ``unix://``, ``embedded:///directory`` or ``local://``, both
-        of which keep a secret of their own, or another that ``taskqueue.broker.connect`` knows; ``secret`` 32 bytes or
-        more, or several with the newest first; ``queues`` the names that ``add`` accepts; ``public_url`` names scheme
-        and host for tasks added outside a request; ``commit_deadline`` is how many seconds a commit may take; a queue
-        that holds ``max_tasks`` tasks, failed ones left out, or ``max_bytes`` bytes of records takes no more
-        (QueueFull; 0: no limit). ``durability``: what a commit is to survive, ``memory``,
-        ``process``, ``disk`` or ``replica:N``; only the last, N replicas that confirm each commit, is waited for, the
-        others are a matter of the store's configuration, which ``taskqueue doctor`` checks. What is None comes from
-        ``TASKQUEUE_*`` variables, then from ``taskqueue.toml``, then from the defaults. Raises ConfigError.
-        """
-        if not 0 < commit_deadline < math.inf:
-            raise ConfigError(f"commit_deadline: {commit_deadline!r} must be seconds above 0, for example 2.0")
-        self._url, self._secret, self._namespace, self._public_url = url, secret, namespace, public_url
-        self._defaults = DefaultsByPath()
-        if min(max_tasks or 0, max_bytes or 0) < 0:
-            raise ConfigError(f"max_tasks, max_bytes: {max_tasks}, {max_bytes} must be 0 (no limit) or more")
-        self._max_tasks, self._max_bytes = max_tasks, max_bytes
-        self._durability = None if durability is None else parse_durability(durability)
-        self._queues = None if queues is None else _checked_queues(queues)
-        self.limits: Final = limits or Limits()
-        instances.add(self)
-        self.commit_deadline: Final = commit_deadline
-
-    @cached_property
-    def _settings(self) -> settings.Settings:
-        return settings.load()
-
-    @cached_property
-    def url(self) -> str:
-        """The broker's URL; raises ConfigError with the remedies if none is set."""
-        return self._url or self._settings.required_url()
-
-    @cached_property
-    def queues(self) -> tuple[str, ...]:
-        """The names that ``add`` accepts, sorted."""
-        return self._queues or _checked_queues(self._settings.queues)
-
-    @cached_property
-    def namespace(self) -> str:
-        """The prefix of every key in the broker."""
-        return self._namespace or self._settings.namespace
-
-    @cached_property
-    def durability(self) -> Durability | None:
-        """What a commit is declared to survive, None if nobody has."""
-        if self._durability is not None:
-            return self._durability
-        declared = self._settings.durability
-        return None if declared is None else parse_durability(declared)
-
-    @cached_property
-    def keyring(self) -> Keyring:
-        """The keys made of the secrets, or of the one that the store keeps; raises ConfigError if there is none."""
-        found = self._secret or self._settings.secrets or kept_secret(self.url) or ()
-        return Keyring((found,) if isinstance(found, str) else found)
-
-    @cached_property
-    def capacity(self) -> Capacity:
-        """What a queue may hold before a commit is refused."""
-        chosen = self._settings
-        return Capacity(
-            chosen.max_tasks if self._max_tasks is None else self._max_tasks,
-            chosen.max_bytes if self._max_bytes is None else self._max_bytes,
-        )
-
-    @cached_property
-    def broker(self) -> Broker:
-        """The broker behind the URL, not connected yet."""
-        return connect(self.url, namespace=self.namespace, capacity=self.capacity, durability=self.durability)
-
-    @cached_property
-    def _public(self) -> tuple[str, str]:
-        """Scheme and host for tasks added outside a request, empty if not configured."""
-        public_url = self._public_url or self._settings.public_url
-        if not public_url:
-            return "", ""
-        parts = urlsplit(public_url)
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.username or parts.path.strip("/"):
-            raise ConfigError(f"public_url: {public_url!r} must be a scheme and a host, as in https://example.org")
-        return parts.scheme, check_host(parts.netloc)
 
     def add(
         self,
@@ -167,7 +60,8 @@ class TaskQueue:
         Options: ``json``: a JSON value as the payload; ``delay`` (seconds or timedelta, from the commit) or ``eta`` (an
         aware datetime): not before, at most a year ahead; ``user_id`` omitted: the current request's user, None:
         nobody; ``label``: up to 200 characters for lists and logs; ``timeout`` (seconds, up to a day) and
-        ``retry_max_count`` (up to 1000) override the server's. Raises InvalidTask, UnknownQueue, BodyUnavailable or
+        ``retry_max_count`` (up to 1000) override the server's; ``priority``: 0 to 9, in its queue a task with a higher
+        one goes first, 4 is usual. Raises InvalidTask, UnknownQueue, BodyUnavailable or
         NoTransaction, and then nothing was recorded.
         """
         return self._add(self.running(), url, method, params, headers, payload, queue, **options)
@@ -191,7 +85,9 @@ class TaskQueue:
                 " synchronous code)"
             )
         transaction.require_open("add")
-        frame = Frame(self.queues, self.limits, self._public, transaction.request, self._defaults)
+        if transaction.fails_fast:
+            self.require_broker()
+        frame = Frame(self.queues, self.limits, self.public, transaction.request, self._defaults)
         made = draft(frame, url, method, params, headers, payload, queue, **options)
         size = transaction.total_bytes + made.task.size
         if size > self.limits.transaction:
@@ -206,15 +102,27 @@ class TaskQueue:
         """Return a new transaction, or with ``outer`` a savepoint in one. For doors, and for what is built on this."""
         return Transaction(self, outer=outer, request=request)
 
-    def running(self) -> Transaction | None:
-        """Return the transaction that ``add`` records in, None if none runs here.
+    def enlist(self, running: Callable[[], Transaction | None]) -> None:
+        """Have transactions of something else asked for too, a database's for example: ``running`` returns one or None.
 
-        Where a framework has transactions of its own, its TaskQueue looks here for those too.
+        Of those that run the one begun last is the innermost. Without a door, too, ``taskqueue.add`` finds them.
         """
-        return innermost(self)
+        self._enlisted.append(running)
+        unbound.append(lambda: self if running() is not None else None)
+
+    def running(self) -> Transaction | None:
+        """Return the transaction that ``add`` records in, None if none runs here."""
+        found = [innermost(self), *(running() for running in self._enlisted)]
+        return max((one for one in found if one is not None), key=lambda one: one.serial, default=None)
 
     def defaults(
-        self, path: str, *, queue: str | None = None, timeout: float | None = None, retry_max_count: int | None = None
+        self,
+        path: str,
+        *,
+        queue: str | None = None,
+        timeout: float | None = None,
+        retry_max_count: int | None = None,
+        priority: int | None = None,
     ) -> Callable[[View], View]:
         """Decorate a view with what counts for its tasks unless ``add`` says otherwise; the view stays as it is.
 
@@ -222,7 +130,9 @@ class TaskQueue:
         ``/reports/<int:year>``; each stands for one part between slashes. Of two that match, the one without
         parameters counts, else the one declared first. Raises InvalidTask, or ConfigError for the queue's name.
         """
-        return self._defaults.declare(path, queue=queue, timeout=timeout, retry_max_count=retry_max_count)
+        return self._defaults.declare(
+            path, queue=queue, timeout=timeout, retry_max_count=retry_max_count, priority=priority
+        )
 
     def transaction(self, *, independent: bool = False) -> Scope:
         """Return a context manager (``async with``, or ``with`` in synchronous code) that commits at its end.
@@ -244,7 +154,8 @@ class TaskQueue:
         **options: Unpack[Options],
     ) -> str:
         """Take what ``add`` takes and queue it now, whatever becomes of the running request; return the id."""
-        async with self.transaction(independent=True):
+        async with self.transaction(independent=True) as pushed:
+            pushed.fails_fast = False  # the broker is asked at once
             return self.add(url, method, params, headers, payload, queue, **options)
 
     def push_sync(
@@ -258,8 +169,20 @@ class TaskQueue:
         **options: Unpack[Options],
     ) -> str:
         """Do the same from synchronous code."""
-        with self.transaction(independent=True):
+        with self.transaction(independent=True) as pushed:
+            pushed.fails_fast = False
             return self.add(url, method, params, headers, payload, queue, **options)
+
+    def require_broker(self) -> None:
+        """Raise BrokerUnavailable if this process has just heard that the broker is down. No I/O.
+
+        So most outages fail the request, and with it its database, before it has done its work.
+        """
+        trouble = self.broker.trouble if "broker" in self.__dict__ and not captures else None
+        if trouble is not None:
+            raise BrokerUnavailable(
+                f"add: the broker is down, as this process has just heard ({trouble}); nothing was recorded, try again"
+            )
 
     async def deliver(self, entries: Sequence[Entry], request: CurrentRequest | None) -> None:
         """Finish, seal and store what a transaction collected. For transactions only."""
@@ -267,13 +190,30 @@ class TaskQueue:
         if captures:
             captures[-1].extend(tasks)
             return
-        deadline = time.monotonic() + self.commit_deadline
-        sealed = [seal(self.keyring, task, nonce=os.urandom(NONCE_BYTES)) for task in tasks]
-        await commit(self.broker, sealed, deadline=deadline)
+        deadline = self._deadline()
+        await commit(self.broker, self.sealed(tasks), deadline=deadline)
+
+    async def vote(self, entries: Sequence[Entry], request: CurrentRequest | None) -> Ballot:
+        """Finish, seal and store them without queueing them; after an error none will run. For transactions only."""
+        tasks = await self.finished(entries, request)
+        if captures:
+            return Captured(tasks, captures[-1])
+        ids = await prepare(self.broker, self.sealed(tasks), deadline=self._deadline())
+        return Voted(self.broker, ids, self.commit_deadline)
+
+    def sealed(self, tasks: Sequence[Task]) -> list[SealedTask]:
+        """Return these tasks as a store keeps them; raises ConfigError without a secret."""
+        return [seal(self.keyring, task, nonce=os.urandom(NONCE_BYTES)) for task in tasks]
 
     def deliver_sync(self, entries: Sequence[Entry], request: CurrentRequest | None) -> None:
         """Do the same from synchronous code."""
-        self._in_portal(lambda: self.deliver(entries, request))
+        self.run_sync(lambda: self.deliver(entries, request))
+
+    def vote_sync(self, entries: Sequence[Entry], request: CurrentRequest | None) -> Ballot:
+        """Do what ``vote`` does from synchronous code, which is where the application's own code has run."""
+        if request is not None and request.body is not None and any(entry.copies_body for entry in entries):
+            request.body.fetch()
+        return self.run_sync(lambda: self.vote(entries, request))
 
     async def finished(self, entries: Sequence[Entry], request: CurrentRequest | None) -> list[Task]:
         """Return the tasks with what only the commit can fill in; raises BodyUnavailable. For transactions only."""
@@ -315,22 +255,23 @@ class TaskQueue:
 
     def get_sync(self, task_id: str) -> TaskState | None:
         """``get`` for synchronous code."""
-        return self._in_portal(lambda: self.get(task_id))
+        return self.run_sync(lambda: self.get(task_id))
 
     def size_sync(self, queue: str | None = None) -> int:
         """``size`` for synchronous code."""
-        return self._in_portal(lambda: self.size(queue))
+        return self.run_sync(lambda: self.size(queue))
 
     def reset_sync(self, queue: str | None = None) -> None:
         """``reset`` for synchronous code."""
-        self._in_portal(lambda: self.reset(queue))
+        self.run_sync(lambda: self.reset(queue))
 
     async def aclose(self) -> None:
         """Close the running loop's connection to the broker. The doors call it when the application stops."""
         if "broker" in self.__dict__:
             await self.broker.aclose()
 
-    def _in_portal(self, call: Callable[[], Awaitable[Result]]) -> Result:
+    def run_sync(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        """Run this in the background loop of the process, and return what it returns. For transactions only."""
         return in_portal(self, self.aclose, call)
 
     def _deadline(self) -> float:
@@ -373,12 +314,3 @@ def _bound_queue(verb: str) -> TaskQueue:
             " `await tq.push(...)`, or `tq.push_sync(...)` in synchronous code"
         )
     return found
-
-
-def _checked_queues(queues: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(queues, str):
-        raise ConfigError(f"queues: a list of names is needed, as in [{queues!r}]")
-    names = tuple(sorted({check_queue_name(name) for name in queues}))
-    if not names:
-        raise ConfigError("queues: at least one name is needed, for example ['default']")
-    return names

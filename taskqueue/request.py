@@ -30,6 +30,13 @@ class Body(Protocol):
         """The Content-Length in bytes, or None if the client named none."""
         ...
 
+    def fetch(self) -> None:
+        """Read in this thread what the application has not read yet, and it gets that all the same.
+
+        Where it is an event loop that reads, nothing is done. Raises BodyUnavailable.
+        """
+        ...
+
     async def finish(self, limit: int) -> bytes:
         """Return all of it, reading what the application left unread once its handler has been left.
 

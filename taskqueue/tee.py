@@ -6,6 +6,7 @@ every piece pass through here on its way to the application. Nothing is read ahe
 """
 
 import asyncio
+import io
 import logging
 import math
 import tempfile
@@ -98,6 +99,9 @@ class Tee(Copy):
         """Note that the handler has been left: from now on the rest may be read here."""
         self._released = True
 
+    def fetch(self) -> None:
+        """Do nothing: only the event loop that serves this request can read its body."""
+
     async def finish(self, limit: int) -> bytes:
         """Return the whole body, reading what is left of it within 5 s once the handler has been left.
 
@@ -140,15 +144,20 @@ class InputTee(Copy):
         super().__init__(declared=declared, limit=limit)
         self._source, self._connection = source, connection
         self._left = math.inf if declared is None else declared
+        self._given_back: io.BytesIO | None = None
         if declared == 0:
             self.end()
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Return up to ``size`` bytes, all that is left if negative or None, none at the end."""
+        if self._given_back is not None:
+            return self._given_back.read(size)
         return self._take(self._source.read, size)
 
     def readline(self, size: int | None = -1, /) -> bytes:
         """Return a line, its first ``size`` bytes at most, none at the end."""
+        if self._given_back is not None:
+            return self._given_back.readline(size)
         return self._take(self._source.readline, size)
 
     def readlines(self, hint: int | None = -1, /) -> list[bytes]:
@@ -183,6 +192,13 @@ class InputTee(Copy):
         elif not piece:
             self.break_off()
         return piece
+
+    def fetch(self) -> None:
+        """Read what the application has not read yet; it gets that all the same. Raises BodyUnavailable."""
+        if self.lacks(self._limit):
+            taken = self._size
+            self.drain()
+            self._given_back = io.BytesIO(self.content(self._limit)[taken:])
 
     def drain(self) -> None:
         """Read what the application left, as far as the limit goes; raises BodyUnavailable if it takes over 5 s.
@@ -228,6 +244,9 @@ class Whole:
         """Take all of it."""
         self._body = body
         self.declared: Final = len(body)
+
+    def fetch(self) -> None:
+        """Do nothing: it is all here."""
 
     async def finish(self, limit: int) -> bytes:
         """Return it; raises BodyUnavailable if it is over ``limit`` bytes."""

@@ -7,16 +7,18 @@ push early. A savepoint is a transaction inside another: it owns its list and jo
 
 import asyncio
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, TypeVar
 
 from .errors import CommitUncertain, NoTransaction
 from .request import CurrentRequest
 from .task import Task
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,18 @@ class Entry:
     copies_user: bool
 
 
+class Ballot(Protocol):
+    """The tasks of one transaction, after its vote."""
+
+    async def finish(self) -> None:
+        """Queue them: the transaction has committed. Nobody can take that back, so trouble is logged, not raised."""
+        ...
+
+    async def discard(self) -> None:
+        """Forget them: the transaction was aborted. What cannot be told to the broker ends as in-doubt by itself."""
+        ...
+
+
 class Deliverer(Protocol):
     """What a transaction needs of its TaskQueue."""
 
@@ -38,6 +52,18 @@ class Deliverer(Protocol):
 
     def deliver_sync(self, entries: Sequence[Entry], request: CurrentRequest | None) -> None:
         """Do the same from synchronous code."""
+        ...
+
+    async def vote(self, entries: Sequence[Entry], request: CurrentRequest | None) -> Ballot:
+        """Store these tasks, not queued yet; raises BrokerUnavailable, BodyUnavailable, and then none will run."""
+        ...
+
+    def vote_sync(self, entries: Sequence[Entry], request: CurrentRequest | None) -> Ballot:
+        """Do the same from synchronous code."""
+        ...
+
+    def run_sync(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        """Run this from synchronous code, and return what it returns."""
         ...
 
 
@@ -53,11 +79,16 @@ class Beginner(Deliverer, Protocol):
         ...
 
 
+_serials: Final = itertools.count()
 _innermost: "ContextVar[Transaction | None]" = ContextVar("taskqueue_transaction", default=None)
 
 
 class Transaction:
-    """Tasks that will be queued together, or not at all (atomic per queue)."""
+    """Tasks that will be queued together, or not at all (atomic per queue).
+
+    It ends at once with ``commit`` or ``abort``; or, as part of a larger transaction, with ``vote`` and then ``finish``
+    or ``discard``.
+    """
 
     def __init__(
         self, tq: Deliverer, *, outer: "Transaction | None" = None, request: CurrentRequest | None = None
@@ -68,7 +99,13 @@ class Transaction:
         self.enclosing: Final = _innermost.get()
         # Compared with None: a transaction without tasks is as long as an empty list, so it counts as false.
         self.request: Final[CurrentRequest | None] = request if outer is None else outer.request
-        self.state: Literal["open", "committing", "committed", "aborted", "uncertain"] = "open"
+        self.state: Literal["open", "committing", "voted", "committed", "aborted", "uncertain"] = "open"
+        self.serial: Final = next(_serials)
+        """Of two transactions that run, the one begun last has the larger one."""
+        self.fails_fast = True
+        """Whether ``add`` refuses at once while the broker is known to be down."""
+        self._others: list[Transaction] = []
+        self._ballot: Ballot | None = None
         self._entries: list[Entry] = []
         self._sequence: Final[Iterator[int]] = itertools.count() if outer is None else outer._sequence
         self._bytes = 0
@@ -86,6 +123,16 @@ class Transaction:
     def used(self) -> bool:
         """Whether anything was ever added here, in a savepoint under way or rolled back too."""
         return self._bytes > 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether tasks added while this runs, here or in transactions that end by themselves, may still be lost."""
+        mine = self.used and self.state in ("open", "committing", "voted")
+        return mine or any(other.pending for other in self._others)
+
+    def attach(self, other: "Transaction") -> None:
+        """Have an answer wait for a transaction, a database's, that was begun while this one runs."""
+        self._others.append(other)
 
     @property
     def copies_body(self) -> bool:
@@ -123,6 +170,11 @@ class Transaction:
                 )
             around = around.outer
 
+    def forget(self, since: int) -> None:
+        """Forget all but the first ``since`` tasks, as many as there were at a savepoint that is rolled back."""
+        if self.state == "open":
+            del self._entries[since:]
+
     def abort(self) -> None:
         """Forget everything added; of a transaction that has ended nothing is changed."""
         if self.state == "open":
@@ -134,20 +186,67 @@ class Transaction:
 
         Raises CommitUncertain if the outcome is unknown; after any other error nothing will run.
         """
-        with self._committing() as entries:
+        with self._ending("commit", "committed") as entries:
             if entries:
                 await self.tq.deliver(entries, self.request)
 
     def commit_sync(self) -> None:
         """Do the same from synchronous code."""
-        with self._committing() as entries:
+        with self._ending("commit", "committed") as entries:
             if entries:
                 self.tq.deliver_sync(entries, self.request)
 
+    async def vote(self) -> None:
+        """Have what was added stored, so that nothing but the broker's own loss can keep ``finish`` from queueing it.
+
+        After an error this transaction is aborted, and nothing will run.
+        """
+        with self._ending("vote", "voted") as entries:
+            if entries:
+                self._ballot = await self.tq.vote(entries, self.request)
+
+    def vote_sync(self) -> None:
+        """Do the same from synchronous code, once the application's own code is done with the request's body."""
+        with self._ending("vote", "voted") as entries:
+            if entries:
+                self._ballot = self.tq.vote_sync(entries, self.request)
+
+    async def finish(self) -> None:
+        """Queue what was voted: the larger transaction has committed. Trouble with the broker is logged, not raised."""
+        ballot = self._end_of_vote("committed")
+        if ballot is not None:
+            await ballot.finish()
+
+    def finish_sync(self) -> None:
+        """Do the same from synchronous code."""
+        ballot = self._end_of_vote("committed")
+        if ballot is not None:
+            self.tq.run_sync(ballot.finish)
+
+    async def discard(self) -> None:
+        """Forget everything, voted or not: the larger transaction was aborted."""
+        ballot = self._end_of_vote("aborted")
+        if ballot is not None:
+            await ballot.discard()
+
+    def discard_sync(self) -> None:
+        """Do the same from synchronous code."""
+        ballot = self._end_of_vote("aborted")
+        if ballot is not None:
+            self.tq.run_sync(ballot.discard)
+
+    def _end_of_vote(self, state: Literal["committed", "aborted"]) -> Ballot | None:
+        if self.state == "voted":
+            self.state = state
+        elif state == "aborted":
+            self.abort()
+        ballot, self._ballot = self._ballot, None
+        return ballot
+
     @contextmanager
-    def _committing(self) -> Iterator[Sequence[Entry]]:
+    def _ending(self, verb: str, state: Literal["committed", "voted"]) -> Iterator[Sequence[Entry]]:
         """Give what is to be handed to the broker (nothing for a savepoint), and note how that ended."""
-        self.require_open("commit")
+        self.require_open(verb)
         entries = sorted(self._entries, key=lambda entry: entry.sequence)
         self._entries.clear()
         self.state = "committing"
@@ -160,7 +259,7 @@ class Transaction:
         except BaseException as error:
             self.state = "uncertain" if isinstance(error, CommitUncertain) else "aborted"
             raise
-        self.state = "committed"
+        self.state = state
 
 
 def innermost(tq: Deliverer | None = None) -> Transaction | None:

@@ -9,8 +9,7 @@ from http import HTTPStatus
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from .door import OURS, Admission, Answer, not_committed
-from .errors import BodyUnavailable
+from .door import OURS, Admission, Answer, answer_to_uncaught, not_committed
 from .tee import InputTee
 from .transaction import Transaction, bound
 
@@ -142,7 +141,7 @@ class WsgiExchange:
     def _passes(self, piece: bytes) -> bool:
         """Return whether a piece may leave before the commit: nothing waits for that, or it is not the last one."""
         self._left -= len(piece)
-        waits = self._succeeded and self._transaction.used and self._transaction.state == "open"
+        waits = self._succeeded and self._transaction.pending
         return not waits or (self._left > 0 and bool(piece))
 
     @property
@@ -186,9 +185,9 @@ class WsgiExchange:
         self._transaction.abort()
         if self._write_to_server is not None or not isinstance(error, Exception):
             raise error
-        if isinstance(error, BodyUnavailable):
-            # What ``add`` said of this client's body, and nobody caught.
-            self._replace(Answer(error.status, f"{error}\n"))
+        answer = answer_to_uncaught(error)
+        if answer is not None:
+            self._replace(answer)
         elif self._admission is not None:
             log.error("task %s: the application raised", self._admission.task.id, exc_info=error)
             self._replace(Answer(500, "Internal Server Error\n"))

@@ -40,8 +40,8 @@ class Inspectable(Protocol):
         """Return what the store's clock shows, in ms."""
         ...
 
-    def backdate(self, index: str, times: Mapping[str, int]) -> None:
-        """Let tasks of the default queue have come into an index at other times, in ms."""
+    def backdate(self, index: str, times: Mapping[str, int], *, queue: str = "default") -> None:
+        """Let those of these tasks that stand in an index of a queue have come there at other times, in ms."""
         ...
 
     def lose(self) -> None:
@@ -73,8 +73,8 @@ class RedisStore:
         seconds, micros = self._client.time()
         return int(seconds) * 1000 + int(micros) // 1000
 
-    def backdate(self, index: str, times: Mapping[str, int]) -> None:
-        self._client.zadd(f"{NAMESPACE}:{{default}}:{index}", dict(times), xx=True)
+    def backdate(self, index: str, times: Mapping[str, int], *, queue: str = "default") -> None:
+        self._client.zadd(f"{NAMESPACE}:{{{queue}}}:{index}", dict(times), xx=True)
 
     def lose(self) -> None:
         self._client.flushall()
@@ -112,10 +112,10 @@ class LocalStore:
     def clock(self) -> int:
         return clock()
 
-    def backdate(self, index: str, times: Mapping[str, int]) -> None:
-        (queue,) = (queue for queue in here.find(self._name, NAMESPACE).queues() if queue.name == "default")
-        for task_id, at in times.items():
-            queue.indexes[index].put(task_id, at)
+    def backdate(self, index: str, times: Mapping[str, int], *, queue: str = "default") -> None:
+        (found,) = (one for one in here.find(self._name, NAMESPACE).queues() if one.name == queue)
+        for task_id in times.keys() & found.indexes[index].times.keys():
+            found.indexes[index].put(task_id, times[task_id])
 
     def lose(self) -> None:
         for key in [key for key in here._stores if key[0] == self._name]:

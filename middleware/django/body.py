@@ -20,15 +20,10 @@ class Stream:
         """Take Django's stream of it, and limits in bytes as for ``InputTee``."""
         self.declared: Final[int | None] = declared
         self._tee = InputTee(source, declared=declared, limit=limit, connection=connection)
-        self._limit = limit
-        self._taken = 0  # bytes, by the view
-        self._given_back: io.BytesIO | None = None
 
     def fetch(self) -> None:
         """Read what the view has not read yet; it gets that all the same. Raises BodyUnavailable (408)."""
-        if self._tee.lacks(self._limit):
-            self._tee.drain()
-            self._given_back = io.BytesIO(self._tee.content(self._limit)[self._taken :])
+        self._tee.fetch()
 
     async def finish(self, limit: int) -> bytes:
         """Return all of it, as far as it was read; raises BodyUnavailable, InvalidTask."""
@@ -40,15 +35,11 @@ class Stream:
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Return up to ``size`` bytes, all that is left if negative or None."""
-        return self._counted((self._given_back or self._tee).read(size))
+        return self._tee.read(size)
 
     def readline(self, size: int | None = -1, /) -> bytes:
         """Return a line, its first ``size`` bytes at most."""
-        return self._counted((self._given_back or self._tee).readline(size))
-
-    def _counted(self, piece: bytes) -> bytes:
-        self._taken += len(piece)
-        return piece
+        return self._tee.readline(size)
 
     def __iter__(self) -> Iterator[bytes]:
         """Give line after line."""
@@ -65,6 +56,9 @@ class File:
         """Take the request and its file."""
         self._request, self._file = request, file
         self.declared: Final[int | None] = _size(file)
+
+    def fetch(self) -> None:
+        """Do nothing: it is all here."""
 
     async def finish(self, limit: int) -> bytes:
         """Return all of it; raises BodyUnavailable if it is over ``limit`` bytes."""

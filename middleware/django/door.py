@@ -16,8 +16,8 @@ from django.core.exceptions import SynchronousOnlyOperation, ValidationError
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-from ...door import OURS, Admission, Answer, Arrival, Door, LoadUser, UserId, not_committed
-from ...errors import BodyUnavailable, ConfigError, InvalidTask
+from ...door import OURS, Admission, Answer, Arrival, Door, LoadUser, UserId, answer_to_uncaught, not_committed
+from ...errors import ConfigError, InvalidTask
 from ...middleware.asgi import arrived as asgi_arrival
 from ...middleware.asgi import recorded_scheme
 from ...middleware.django import configuration
@@ -100,7 +100,8 @@ class TaskQueueMiddleware:
     ``request.user`` is asked. ``CREDENTIALS``: ``"copy"`` or ``"drop"``, whether ``Cookie`` and ``Authorization``
     travel with a task; omitted: only if no user is loaded. ``TASK_ONLY``: paths which, with all below them, are 404 for
     everybody else. ``REPLAY_GUARD``: who sees to it that a delivery starts only once: the broker (``"begin"``) or,
-    cheaper but blind to other processes, this one's memory (``"process"``).
+    cheaper but blind to other processes, this one's memory (``"process"``): then a consumer over HTTP takes what it
+    held when it died for not begun, and that spends no attempt.
     """
 
     sync_capable = True
@@ -154,8 +155,9 @@ class TaskQueueMiddleware:
         return visit.left(response)
 
     def process_exception(self, _request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        """Answer what ``add`` said of this client's body, if no view caught it."""
-        return _response(Answer(exception.status, f"{exception}\n")) if isinstance(exception, BodyUnavailable) else None
+        """Answer what ``add`` said of the broker, or of this client's body, if no view caught it."""
+        answer = answer_to_uncaught(exception)
+        return None if answer is None else _response(answer)
 
     def _visit(self, request: HttpRequest, arrival: Arrival, admission: Admission | None) -> "_Visit":
         body: Body | None = None

@@ -19,7 +19,6 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from ... import producer
 from ...errors import CommitUncertain, InvalidTask
 from ...middleware.django import configuration
-from ...middleware.django.body import Stream
 from ...record import Headers, Options, Payload
 from ...request import CURRENT, CurrentRequest
 from ...task import Task
@@ -119,7 +118,7 @@ class _Atomic(Transaction):
     def join(self, entries: Sequence[Entry]) -> None:
         """Have these tasks stored when the outermost block commits."""
         copies_body = any(entry.copies_body for entry in entries)
-        if copies_body and self.request is not None and isinstance(self.request.body, Stream):
+        if copies_body and self.request is not None and self.request.body is not None:
             self.request.body.fetch()
         if copies_body or any(entry.copies_user for entry in entries):
             entries = self._queue.filled(entries, self.request)

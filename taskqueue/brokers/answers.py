@@ -1,7 +1,7 @@
 """What a store says when it has refused a move, as an error of ours: one wording, whatever the store."""
 
 from ..broker import Capacity, Lease
-from ..errors import BrokerUnavailable, Fenced, NameInUse, QueueFull
+from ..errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, QueueClosed, QueueFull
 
 
 def late() -> BrokerUnavailable:
@@ -14,6 +14,20 @@ def full(queue: str, capacity: Capacity) -> QueueFull:
     return QueueFull(
         f"queue {queue}: it holds all it may ({capacity.tasks or 'any number of'} tasks,"
         f" {capacity.bytes or 'any number of'} bytes); wait for its consumers, or raise max_tasks, max_bytes"
+    )
+
+
+def closed(queue: str) -> QueueClosed:
+    """Return what to raise for new tasks of a queue that takes none."""
+    return QueueClosed(
+        f"queue {queue}: somebody has closed it, and it takes no tasks; taskqueue queues open {queue} opens it"
+    )
+
+
+def disabled(queue: str) -> ConfigError:
+    """Return what to raise for a consumer of a queue that nobody is to serve."""
+    return ConfigError(
+        f"queue {queue}: it is disabled; leave it out, or enable it with: taskqueue queues enable {queue}"
     )
 
 

@@ -7,18 +7,19 @@ empty stores of its own. What a move does is in ``memory``, how moves get there 
 
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from ..broker import IN_DOUBT_AFTER_MS, UNLIMITED, Capacity, Exchange, Lease, Owner, Seen, masked
+from ..broker import IN_DOUBT_AFTER_MS, UNLIMITED, Capacity, Control, Exchange, Lease, Owner, Seen, masked
 from ..durability import Durability
 from ..errors import ConfigError
 from ..identity import own
 from ..task import SealedTask, Settlement, TaskState
 from .local_inspection import LocalInspector
 from .local_store import Ear, Way, clock_at, here
-from .memory import Admission, MemoryQueue
+from .memory import MemoryQueue
+from .places import Admission
 
 _URL: Final = re.compile(r"local://([A-Za-z0-9._-]*)")
 
@@ -151,11 +152,24 @@ class LocalBroker:
 
     async def size(self, queue: str, *, deadline: float) -> int:
         """See Broker."""
-        return await self._call(queue, deadline, lambda line, _: len(line.waiting))
+        return await self._call(queue, deadline, lambda line, _: len(line.lines))
+
+    async def control(self, queue: str, changes: Mapping[Control, int | None], *, deadline: float) -> None:
+        """See Broker."""
+        await self._call(queue, deadline, lambda line, _: line.say(changes))
+
+    async def purge(self, queue: str, *, most: int, deadline: float) -> int:
+        """See Broker."""
+        return await self._call(queue, deadline, lambda line, _: line.purge(most))
 
     async def reset(self, queue: str, *, deadline: float) -> None:
         """See Broker."""
         await self._call(queue, deadline, lambda line, _: line.reset())
+
+    @property
+    def trouble(self) -> str | None:
+        """See Broker. This store is always there."""
+        return None
 
     @property
     def inspector(self) -> LocalInspector:

@@ -74,15 +74,16 @@ def counted(line: MemoryQueue, at: int) -> QueueStats:
     counts = {state: len(line.indexes[index]) for state, index in INDEX_OF.items()}
     return QueueStats(
         queue=line.name,
-        queued=len(line.waiting),
+        queued=len(line.lines),
         scheduled=counts["scheduled"],
         prepared=counts["prepared"],
         reserved=sum(consumer.holds for consumer in consumers),
         failed=counts["failed"],
         completed=counts["completed"],
-        oldest=max(0, at - line.states[line.waiting[0]].changed) if line.waiting else 0,
+        oldest=max((at - line.states[task_id].changed for task_id in line.lines.fronts()), default=0),
         slowed=max(0, line.slowed - at),
         consumers=consumers,
+        control=dict(line.control),
     )
 
 
@@ -96,7 +97,7 @@ def _log(line: MemoryQueue, task_id: str) -> Log:
 
 def _ids(line: MemoryQueue, state: StateName, limit: int, offset: int) -> list[str]:
     if state == "queued":
-        return list(islice(line.waiting, offset, offset + limit))
+        return list(islice(line.lines, offset, offset + limit))
     if state in INDEX_OF:
         return line.indexes[INDEX_OF[state]].last(limit, offset)
     if state in ("reserved", "running"):

@@ -5,29 +5,22 @@ the time: ``at`` is the store's clock in ms since 1970, and who calls sees to it
 else writes here, so that what the scripts do about entries that are not of their making has no place here.
 """
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from itertools import islice
+from typing import Final
 
-from ..broker import Capacity, Ended, Lease, Owner, Seen
+from ..broker import Control, Ended, Lease, Owner, Seen
 from ..identity import Identity
 from ..task import Reservation, SealedTask, Settlement, StateName, TaskState, Verdict
-from .answers import fenced, forgotten, full, late, removed, taken
-from .places import INDEX_OF, Consumer, Index, Log
+from .answers import closed, disabled, fenced, forgotten, full, late, removed, taken
+from .places import INDEX_OF, Admission, Consumer, Index, Lines, Log
 
 # So many at a time, so that no move takes long.
 GIVEN_BACK_AT_ONCE: Final = 500
 MOVED_AT_ONCE: Final = 100
 _HELD: Final = ("reserved", "running")
 _NOBODY: Final = Identity("", 0, "", "")
-
-
-class Admission(NamedTuple):
-    """Until when (in ms of the store's clock) and up to how much new tasks are taken."""
-
-    not_after: int
-    capacity: Capacity
 
 
 class MemoryQueue:
@@ -37,11 +30,12 @@ class MemoryQueue:
         self.name: Final = name
         self._hint = hint
         self.consumers: dict[str, Consumer] = {}
+        self.control: dict[Control, int] = {}
         self.slowed = 0
         self._empty()
 
     def _empty(self) -> None:
-        self.waiting: deque[str] = deque()
+        self.lines = Lines()
         self.indexes = {name: Index() for name in INDEX_OF.values()}
         self.states: dict[str, TaskState] = {}
         self.records: dict[str, bytes] = {}
@@ -62,11 +56,11 @@ class MemoryQueue:
         if task.due > at:
             self._schedule(task, at)
         else:
-            self.waiting.append(task.id)
+            self.lines.append(task)
             self._save(task, "queued", at)
 
     def _put_in_front(self, task: TaskState, at: int) -> None:
-        self.waiting.appendleft(task.id)
+        self.lines.put_back(task)
         self._save(task, "queued", at)
 
     def _fail(self, task: TaskState, reason: str, at: int) -> None:
@@ -93,9 +87,9 @@ class MemoryQueue:
     # ---- a producer's moves
 
     def push(self, tasks: Sequence[SealedTask], admission: Admission, *, at: int) -> None:
-        """Store tasks and queue them, all or none; raises BrokerUnavailable when it is late, QueueFull.
+        """Store tasks and queue them, all or none; raises BrokerUnavailable when it is late, QueueClosed, QueueFull.
 
-        An id that is known already is left as it is: a repeat changes nothing, and is never late or full.
+        An id that is known already is left as it is: a repeat changes nothing, and is never refused.
         """
         for task in self._admitted(tasks, admission, at):
             self._enqueue(task, at)
@@ -119,6 +113,8 @@ class MemoryQueue:
         held = len(self.records) - len(self.indexes["failed"])
         if fresh and at > not_after:
             raise late()
+        if fresh and "closed" in self.control:
+            raise closed(self.name)
         if fresh and (0 < capacity.tasks < held + len(fresh) or 0 < capacity.bytes < self.bytes + size):
             raise full(self.name, capacity)
         for task in fresh.values():
@@ -127,7 +123,7 @@ class MemoryQueue:
 
     def _new(self, task: SealedTask, at: int) -> TaskState:
         due = task.due if task.due >= 0 else at - task.due
-        shown = (task.method, task.path, task.label)
+        shown = (task.method, task.path, task.label, task.priority)
         return TaskState(task.id, self.name, "prepared", 0, 0, 0, at, due, 0, 0, at, 0, "", "", *shown)
 
     def promote(self, ids: Sequence[str], *, at: int) -> None:
@@ -146,15 +142,19 @@ class MemoryQueue:
         self._hint()
 
     def discard(self, ids: Sequence[str]) -> int:
-        """Forget what is prepared; return how many that were."""
-        known = (self.states.get(task_id) for task_id in dict.fromkeys(ids))
-        prepared = [task.id for task in known if task and task.state == "prepared"]
-        for task_id in prepared:
-            self._forget(task_id, "prepared")
-        return len(prepared)
+        """Forget what is prepared, or set aside as in-doubt; return how many that were."""
+        known = [task for task_id in dict.fromkeys(ids) if (task := self.states.get(task_id))]
+        prepared = [task for task in known if task.state == "prepared"]
+        doubtful = [task for task in known if (task.state, task.reason) == ("failed", "in-doubt")]
+        for task in prepared + doubtful:
+            self._forget(task.id, task.state)
+        return len(prepared) + len(doubtful)
 
     def _forget(self, task_id: str, index: str) -> None:
         self.indexes[index].remove(task_id)
+        self._remove(task_id)
+
+    def _remove(self, task_id: str) -> None:
         self._drop_record(task_id)
         del self.states[task_id]
         self.logs.pop(task_id, None)
@@ -171,8 +171,11 @@ class MemoryQueue:
     ) -> tuple[Lease, int, int]:
         """Take a name and give back what it held; return the lease, how many were given back, how many are left.
 
-        Repeat with the same random text until none is left. Raises NameInUse if the owner is not the one found dead.
+        Repeat with the same random text until none is left. Raises NameInUse if the owner is not the one found dead,
+        ConfigError if nobody is to serve this queue.
         """
+        if "disabled" in self.control:
+            raise disabled(self.name)
         owner = self.owner(consumer)
         known = self.consumers.get(consumer)
         if known is None or known.random != random:
@@ -233,8 +236,7 @@ class MemoryQueue:
         if mine.token == token and mine.count:
             given = mine.held[-mine.count :]
         else:
-            # An application that asked for patience (Retry-After) is left alone until then.
-            given = [] if at < self.slowed else self._take(lease.consumer, mine, want, room, at)
+            given = self._take(lease.consumer, mine, self._allowed(want, at), room, at)
             mine.token, mine.count = token, len(given)
         tasks = [self.states[task_id] for task_id in given]
         return [
@@ -242,17 +244,27 @@ class MemoryQueue:
             for task in tasks
         ]
 
+    def _allowed(self, want: int, at: int) -> int:
+        """Return how many of so many tasks may be given out now."""
+        # An application that asked for patience (Retry-After) is left alone until then.
+        if at < self.slowed or "paused" in self.control or "disabled" in self.control:
+            return 0
+        # The limit counts what all consumers hold, the dead included until they are found: it may still run.
+        held = sum(len(one.held) for one in self.consumers.values() if one.watched)
+        return min(want, self.control.get("limit", want + held) - held)
+
     def _take(self, name: str, mine: Consumer, want: int, room: int, at: int) -> list[str]:
         given: list[str] = []
         size = 0
-        while self.waiting and len(given) < want:
-            task = self.states[self.waiting[0]]
+        while len(given) < want and (fronts := self.lines.fronts()):
+            task = self.states[fronts[0]]
             size += len(self.records[task.id])
             if given and size > room:
                 break
+            self.lines.take(task)
             delivery, attempt = task.delivery + 1, task.attempt + 1
             task = replace(task, delivery=delivery, attempt=attempt, reserved=at, begun=0, holder=name)
-            mine.held.append(self.waiting.popleft())
+            mine.held.append(task.id)
             self._save(task, "reserved", at)
             given.append(task.id)
         return given
@@ -333,6 +345,25 @@ class MemoryQueue:
                 self._forget(task_id, name)
                 left -= 1
         return most - left
+
+    def say(self, changes: Mapping[Control, int | None]) -> None:
+        """Say how the queue is to be run; None takes a word back."""
+        for name, value in changes.items():
+            self.control.pop(name, None)
+            if value is not None:
+                self.control[name] = value
+        self._hint()
+
+    def purge(self, most: int) -> int:
+        """Forget up to ``most`` tasks that wait, in the lines and for their time, the least urgent first."""
+        waiting = list(islice(self.lines.backwards(), most))
+        scheduled = self.indexes["scheduled"].first(most - len(waiting))
+        for task_id in waiting:
+            self.lines.take(self.states[task_id])
+            self._remove(task_id)
+        for task_id in scheduled:
+            self._forget(task_id, "scheduled")
+        return len(waiting) + len(scheduled)
 
     def reset(self) -> None:
         """Empty the queue. Consumers keep their leases: what they still run is settled as stale."""

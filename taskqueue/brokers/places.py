@@ -1,14 +1,16 @@
-"""What a queue in memory is made of, beside plain lists: indexes by time, consumers, logs."""
+"""What a queue in memory is made of: lines, indexes by time, consumers, logs."""
 
 from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
-from typing import Final
+from typing import Final, NamedTuple
 
-from ..broker import Ended
+from ..broker import Capacity, Ended
 from ..identity import Identity
-from ..task import StateName
+from ..task import PRIORITIES, StateName, TaskState
 
 INDEX_OF: Final[dict[StateName, str]] = {
     "scheduled": "scheduled",
@@ -16,6 +18,49 @@ INDEX_OF: Final[dict[StateName, str]] = {
     "failed": "failed",
     "completed": "finished",
 }
+
+
+class Admission(NamedTuple):
+    """Until when (in ms of the store's clock) and up to how much new tasks are taken."""
+
+    not_after: int
+    capacity: Capacity
+
+
+class Lines:
+    """The ids that wait: a line for each priority."""
+
+    def __init__(self) -> None:
+        self.by_priority: dict[int, deque[str]] = {priority: deque() for priority in reversed(PRIORITIES)}
+
+    def __len__(self) -> int:
+        return sum(map(len, self.by_priority.values()))
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the ids in the order in which they are given out: the highest priority first."""
+        for line in self.by_priority.values():
+            yield from line
+
+    def backwards(self) -> Iterator[str]:
+        """Yield the ids of the lowest priority first, of each line from its front on."""
+        for line in reversed(self.by_priority.values()):
+            yield from line
+
+    def append(self, task: TaskState) -> None:
+        """Put a task at the back of its line."""
+        self.by_priority[task.priority].append(task.id)
+
+    def put_back(self, task: TaskState) -> None:
+        """Put a task at the front of its line."""
+        self.by_priority[task.priority].appendleft(task.id)
+
+    def fronts(self) -> list[str]:
+        """Return the first of each line, of the highest priority first."""
+        return [line[0] for line in self.by_priority.values() if line]
+
+    def take(self, task: TaskState) -> None:
+        """Take the first of its line out of it."""
+        self.by_priority[task.priority].popleft()
 
 
 class Index:

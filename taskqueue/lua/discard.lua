@@ -1,12 +1,14 @@
 -- Forget what was prepared: the transaction was aborted.
 -- KEYS[1] the queue's list
 -- ARGV ids
--- returns how many were forgotten; what is not prepared (any more) is left alone.
+-- returns how many were forgotten; what is not prepared (any more) is left alone, unless it was set aside as in-doubt:
+-- then this is what decides it.
 local forgotten = 0
 for _, id in ipairs(ARGV) do
   local task = load(id)
-  if task and task[STATE] == 'prepared' then
-    redis.call('ZREM', base .. ':prepared', id)
+  local doubtful = task and task[STATE] == 'failed' and task[REASON] == 'in-doubt'
+  if doubtful or (task and task[STATE] == 'prepared') then
+    redis.call('ZREM', base .. (doubtful and ':failed' or ':prepared'), id)
     drop_record(id)
     redis.call('HDEL', base .. ':state', id)
     forgotten = forgotten + 1

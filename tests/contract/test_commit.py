@@ -76,6 +76,8 @@ def queued(store: Inspectable) -> set[str]:
 class Tripping:
     """A broker that notes the calls of a commit, and at its n-th one trips as told."""
 
+    trouble = None
+
     def __init__(self, broker: Broker, at: int = -1, trip: Trip | None = None) -> None:
         self.calls: list[str] = []
         self.deadlines: set[float] = set()

@@ -213,3 +213,15 @@ async def test_a_body_too_large_that_nobody_handles_is_a_413(kind: str, tq: task
         assert response.status == 413
         assert "limits.body" in response.text
         assert await tq.size() == 0
+
+
+@pytest.mark.parametrize("kind", ["asgi", "aiohttp", "wsgi", "flask", "django-asgi", "django-wsgi"])  # as above
+async def test_an_add_refused_because_the_broker_is_down_is_a_503(
+    kind: str, tq: taskqueue.TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(kind, {"/": adding("/a")}, tq) as base:
+        monkeypatch.setattr(type(tq.broker), "trouble", "it is said to be down")
+        response = await fetch("POST", base + "/")
+        assert (response.status, response.headers["Retry-After"]) == (503, "1")
+        monkeypatch.undo()
+        assert await tq.size() == 0

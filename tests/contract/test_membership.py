@@ -256,15 +256,21 @@ class Woken:
         self.event.set()
 
 
-def member(broker: Broker, name: str = "one", *, wake: Callable[[], None] | None = None) -> Membership:
-    return Membership(broker, name, lease=1.0, patience=lambda: 60.0, begins=True, wake=wake or Woken())
+def member(
+    broker: Broker,
+    name: str = "one",
+    *,
+    wake: Callable[[], None] | None = None,
+    begins: Callable[[], bool] = lambda: True,
+) -> Membership:
+    return Membership(broker, name, lease=1.0, patience=lambda: 60.0, begins=begins, wake=wake or Woken())
 
 
 @asynccontextmanager
 async def belonging(member: Membership, *queues: str) -> AsyncIterator[list[Lease]]:
     """Join, and leave in the end."""
     try:
-        yield [await member.join(queue) for queue in queues or ("default",)]
+        yield await member.join(*queues or ("default",))
     finally:
         await member.leave()
 
@@ -278,12 +284,12 @@ async def somewhere(place: Inspectable) -> AsyncIterator[Broker]:
     place.queues()
 
 
-async def claimed_by(who: Identity, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Lease:
+async def claimed_by(who: Identity, broker: Broker, monkeypatch: pytest.MonkeyPatch, queue: str = "default") -> Lease:
     """Claim the name as another process."""
     with monkeypatch.context() as patch:
         for module in (redis_broker, local_broker):
             patch.setattr(module, "own", lambda: who)
-        return await claimed(broker)
+        return await claimed(broker, queue=queue)
 
 
 class TestMembership:
@@ -336,8 +342,27 @@ class TestMembership:
         monkeypatch.setattr(membership_module, "LISTEN", 0.2)
         job = asyncio.create_task(member(somewhere).join("default"))
         await somewhere.leave(lease, deadline=soon())
-        taken = await job
+        (taken,) = await job
         assert number(taken.epoch) == 1
+
+    async def test_an_owner_in_one_queue_is_met_before_any_other_is_taken(
+        self, somewhere: Broker, place: Inspectable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lease = await claimed_by(ELSEWHERE, somewhere, monkeypatch)
+        pulse = somewhere.pulse(timeout=10)
+        newcomer = member(somewhere)
+        job = asyncio.create_task(newcomer.join("a", "default", "z"))
+
+        async def refused() -> bool:
+            await asyncio.to_thread(pulse.beat, lease)
+            return job.done()
+
+        await until(refused, "the newcomer is refused")
+        with pytest.raises(NameInUse, match="of queue default"):
+            await job
+        pulse.close()
+        await somewhere.leave(lease, deadline=soon())
+        assert place.everything() == {}
 
     async def test_the_dead_are_found_and_what_they_held_is_given_back(
         self, somewhere: Broker, place: Inspectable, caplog: pytest.LogCaptureFixture
@@ -373,7 +398,7 @@ class TestMembership:
         one = member(somewhere)
         async with belonging(one) as (before,):
             place.lose()
-            after = await one.join("default")
+            (after,) = await one.join("default")
             assert after != before
             one._on_fenced(before, Fenced("taken over"))
             one.require()

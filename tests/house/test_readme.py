@@ -11,7 +11,8 @@ from typing import Final
 
 import pytest
 
-from taskqueue.producer import captures, instances
+from taskqueue.configured import instances
+from taskqueue.producer import captures
 from tests.acceptance.test_examples import answers, started
 from tests.house import readme, tree
 from tests.servers import RedisServer, free_port

@@ -4,16 +4,16 @@ Ids, names and paths are any bytes in the steps, and text here: each byte become
 the order stays.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Final
 
 from taskqueue.broker import Capacity, Lease, Owner, Seen
-from taskqueue.brokers.memory import Admission, MemoryQueue
-from taskqueue.brokers.places import Consumer, Log
-from taskqueue.errors import BrokerUnavailable, Fenced, NameInUse, QueueFull
+from taskqueue.brokers.memory import MemoryQueue
+from taskqueue.brokers.places import Admission, Consumer, Log
+from taskqueue.errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, QueueClosed, QueueFull
 from taskqueue.identity import Identity
 from taskqueue.task import SealedTask, Settlement, TaskState, Verdict
-from tests.model.model import EXPIRES, Model
+from tests.model.model import EXPIRES, Model, line_key
 from tests.model.values import Outcome, Step, Task, grouped
 
 _ANYBODY: Final = b"*"
@@ -37,7 +37,9 @@ class InOneProcess(Model):
 
     def keys(self) -> dict[bytes, Any]:
         keys = super().keys()
-        control = {name: value for name, value in keys.pop(b":control", {}).items() if value != b"0"}
+        control = keys.pop(b":control", {})
+        if control.get(b"bytes") == b"0":
+            del control[b"bytes"]
         return keys | ({b":control": control} if control else {})
 
 
@@ -72,13 +74,15 @@ class Local:
 
     def _store(self, move: Callable[..., None], not_after: int, most: int, most_bytes: int, tasks: Any) -> bytes:
         made = [
-            SealedTask(text(task_id), "default", record, due, *map(text, shown))
-            for task_id, record, due, *shown in grouped(tasks, 6)
+            SealedTask(text(task_id), "default", record, due, text(method), text(path), text(label), priority)
+            for task_id, record, due, method, path, label, priority in grouped(tasks, 7)
         ]
         try:
             move(made, Admission(not_after, Capacity(most, most_bytes)), at=self._at)
         except QueueFull:
             return b"FULL"
+        except QueueClosed:
+            return b"CLOSED"
         except BrokerUnavailable:
             return b"LATE"
         return b"OK"
@@ -105,6 +109,8 @@ class Local:
             )
         except NameInUse:
             return [b"TAKEN"]
+        except ConfigError:
+            return [b"DISABLED"]
         return [raw(lease.epoch), returned, left]
 
     def _reclaim(self, consumer: bytes, random: bytes, epoch_found: bytes, beat_found: bytes) -> list[int]:
@@ -146,6 +152,14 @@ class Local:
         ]
         return leased(lambda: map(raw, self._queue.settle(lease(consumer, epoch), settlements, at=self._at)))
 
+    def _control(self, *changes: bytes) -> bytes:
+        said: Any = {text(name): int(value) if value else None for name, value in grouped(changes, 2)}
+        self._queue.say(said)
+        return b"OK"
+
+    def _purge(self, most: int) -> int:
+        return self._queue.purge(most)
+
     def _due(self, in_doubt_after: int) -> int:
         wait = self._queue.due(in_doubt_after, at=self._at)
         return -1 if wait is None else wait
@@ -182,6 +196,10 @@ def raw(value: str) -> bytes:
     return value.encode("latin-1")
 
 
+def raws(values: Iterable[str]) -> list[bytes]:
+    return [raw(value) for value in values]
+
+
 def lease(consumer: bytes, epoch: bytes) -> Lease:
     return Lease("default", text(consumer), text(epoch))
 
@@ -199,16 +217,17 @@ def dump(queue: MemoryQueue) -> dict[bytes, Any]:
     control = {b"bytes": queue.bytes, b"slowed": queue.slowed}
     watched = {raw(name) for name, one in queue.consumers.items() if one.watched}
     held: dict[bytes, Any] = {
-        b"": [raw(task_id) for task_id in reversed(queue.waiting)],
+        **{line_key(priority): raws(reversed(line)) for priority, line in queue.lines.by_priority.items()},
         b":state": {raw(task_id): packed(task) for task_id, task in queue.states.items()},
         b":records": {raw(task_id): record for task_id, record in queue.records.items()},
         b":consumers": watched,
-        b":control": {name: b"%d" % value for name, value in control.items() if value},
+        b":control": {name: b"%d" % value for name, value in control.items() if value}
+        | {raw(name): b"%d" % value for name, value in queue.control.items()},
     }
     for name, index in queue.indexes.items():
         held[b":" + raw(name)] = {raw(task_id): float(at) for task_id, at in index.times.items()}
     for name, one in queue.consumers.items():
-        held[b":reserved:" + raw(name)] = [raw(task_id) for task_id in reversed(one.held)]
+        held[b":reserved:" + raw(name)] = raws(reversed(one.held))
         held[b":consumer:" + raw(name)] = fields(one)
     for task_id, log in queue.logs.items():
         held[b":log:" + raw(task_id)] = lines(log)
@@ -217,8 +236,8 @@ def dump(queue: MemoryQueue) -> dict[bytes, Any]:
 
 def packed(task: TaskState) -> Task:
     numbers = (task.delivery, task.attempt, task.crashes, task.added, task.due, task.reserved, task.begun, task.changed)
-    texts = (task.reason, task.holder, "", task.method, task.path, task.label)
-    return Task(raw(task.state), *numbers, task.status, *map(raw, texts))
+    texts = map(raw, (task.reason, task.holder, "", task.method, task.path, task.label))
+    return Task._make((raw(task.state), *numbers, task.status, *texts, task.priority))
 
 
 def fields(one: Consumer) -> dict[bytes, bytes]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from taskqueue import TaskQueue, loading, producer
+from taskqueue import TaskQueue, configured, loading
 from taskqueue.errors import AppNotFound, ConfigError
 from taskqueue.inprocess import AiohttpReplayer, AsgiReplayer, WsgiReplayer
 from tests.tasks import KEYRING, SECRET
@@ -257,7 +257,7 @@ def test_none_or_several_are_refused_with_the_remedy(queues: list[TaskQueue]) ->
 
 def test_every_one_made_is_known() -> None:
     tq = TaskQueue("redis://h", secret=SECRET)
-    assert tq in producer.instances
+    assert tq in configured.instances
 
 
 def test_the_current_folder_is_searched_once(module: Write, tmp_path: Path) -> None:

@@ -33,6 +33,9 @@ class Upload:
 
     declared: int | None = None
 
+    def fetch(self) -> None:
+        raise AssertionError("drafting a task reads no body")
+
     async def finish(self, limit: int) -> bytes:
         raise AssertionError("drafting a task reads no body")
 

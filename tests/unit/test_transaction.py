@@ -9,7 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -36,6 +36,9 @@ class Body:
 
     content: bytes
     declared: int | None = None
+
+    def fetch(self) -> None:
+        pass
 
     async def finish(self, limit: int) -> bytes:
         return self.content
@@ -355,6 +358,7 @@ class Line:
 
     failure: BaseException | None = None
     delivered: int = 0
+    said: list[str] = field(default_factory=list)
 
     async def deliver(self, entries: Sequence[Entry], request: CurrentRequest | None) -> None:
         self.delivered += len(entries)
@@ -363,6 +367,26 @@ class Line:
 
     def deliver_sync(self, entries: Sequence[Entry], request: CurrentRequest | None) -> None:
         asyncio.run(self.deliver(entries, request))
+
+    async def vote(self, entries: Sequence[Entry], request: CurrentRequest | None) -> "Line":
+        await self.deliver(entries, request)
+        return self
+
+    def vote_sync(self, entries: Sequence[Entry], request: CurrentRequest | None) -> "Line":
+        return asyncio.run(self.vote(entries, request))
+
+    def run_sync(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        return asyncio.run(_awaited(call))
+
+    async def finish(self) -> None:
+        self.said.append("finish")
+
+    async def discard(self) -> None:
+        self.said.append("discard")
+
+
+async def _awaited(call: Callable[[], Awaitable[Any]]) -> Any:
+    return await call()
 
 
 TASK = taskqueue.Task(id="id-1", queue="default", method="GET", target="/")
@@ -406,6 +430,115 @@ def test_an_ended_transaction_takes_and_commits_nothing_more(failure: Exception 
     transaction.abort()
     assert transaction.state == state
     assert line.delivered == 1
+
+
+Step = Callable[[Transaction, str], None]
+
+
+def _now(transaction: Transaction, verb: str) -> None:
+    getattr(transaction, f"{verb}_sync")()
+
+
+def _awaiting(transaction: Transaction, verb: str) -> None:
+    asyncio.run(getattr(transaction, verb)())
+
+
+@pytest.mark.parametrize("step", [_now, _awaiting])
+class TestAVote:
+    def test_is_followed_by_its_finish(self, step: Step) -> None:
+        line = Line()
+        transaction = Transaction(line)
+        append(transaction)
+        step(transaction, "vote")
+        assert (transaction.state, line.delivered, line.said, transaction.pending) == ("voted", 1, [], True)
+        with pytest.raises(NoTransaction, match=r"add: the transaction .* has ended \(voted\)"):
+            append(transaction)
+        step(transaction, "finish")
+        step(transaction, "finish")
+        assert (transaction.state, line.said, transaction.pending) == ("committed", ["finish"], False)
+        step(transaction, "discard")
+        assert (transaction.state, line.said) == ("committed", ["finish"])
+
+    def test_or_by_its_discard(self, step: Step) -> None:
+        line = Line()
+        transaction = Transaction(line)
+        append(transaction)
+        step(transaction, "vote")
+        transaction.abort()
+        assert transaction.state == "voted", "only who may speak with the broker can abort this"
+        step(transaction, "discard")
+        step(transaction, "finish")
+        assert (transaction.state, line.said, transaction.pending) == ("aborted", ["discard"], False)
+
+    def test_that_fails_has_aborted(self, step: Step) -> None:
+        line = Line(BrokerUnavailable("gone"))
+        transaction = Transaction(line)
+        append(transaction)
+        with pytest.raises(BrokerUnavailable):
+            step(transaction, "vote")
+        assert transaction.state == "aborted"
+        step(transaction, "discard")
+        assert line.said == []
+
+    def test_on_nothing_asks_nobody(self, step: Step) -> None:
+        line = Line(Boom())
+        transaction = Transaction(line)
+        step(transaction, "vote")
+        step(transaction, "finish")
+        assert (transaction.state, line.delivered, line.said) == ("committed", 0, [])
+
+    def test_that_never_comes_is_an_abort(self, step: Step) -> None:
+        line = Line()
+        transaction = Transaction(line)
+        append(transaction)
+        step(transaction, "discard")
+        assert (transaction.state, line.delivered, line.said) == ("aborted", 0, [])
+
+
+def test_what_was_added_since_a_savepoint_can_be_forgotten() -> None:
+    transaction = Transaction(Line())
+    append(transaction)
+    since = len(transaction)
+    append(transaction)
+    append(transaction)
+    transaction.forget(since)
+    assert len(transaction) == 1
+    assert transaction.used
+
+
+def test_an_answer_waits_for_a_transaction_that_was_begun_meanwhile() -> None:
+    line = Line()
+    outer, other = Transaction(line), Transaction(line)
+    outer.attach(other)
+    assert not outer.pending
+    append(other)
+    assert outer.pending
+    other.vote_sync()
+    assert outer.pending
+    other.finish_sync()
+    assert not outer.pending
+
+
+def test_of_those_that_run_the_one_begun_last_is_meant(tq: taskqueue.TaskQueue, tasks: Tasks) -> None:
+    found: list[Transaction] = []
+    tq.enlist(lambda: found[0] if found else None)
+    with pytest.raises(NoTransaction):
+        taskqueue.add("/nobody")
+    with tq.transaction():
+        found.append(tq.begin())
+        taskqueue.add("/database")
+        with tq.transaction():  # a savepoint of the database's transaction
+            taskqueue.add("/savepoint")
+        with tq.transaction(independent=True):
+            taskqueue.add("/independent")
+        assert tasks.paths == ["/independent"]
+        first = found.pop()
+        taskqueue.add("/request")
+    assert tasks.paths == ["/independent", "/request"]
+    found.append(first)
+    taskqueue.add("/alone")
+    found.pop().commit_sync()
+    assert tasks.paths == ["/independent", "/request", "/database", "/savepoint", "/alone"]
 
 
 async def test_a_task_that_outlives_its_request_cannot_add_to_it(tq: taskqueue.TaskQueue, tasks: Tasks) -> None:
