@@ -24,6 +24,7 @@ from tests.doors import (
     aiohttp_app,
     behind_asgi_door,
     fetch,
+    serving,
     serving_aiohttp,
     serving_asgi,
 )
@@ -98,6 +99,21 @@ async def test_what_is_committed_runs_in_the_same_process_and_what_is_aborted_ne
     await tq.aclose()
 
 
+@pytest.mark.parametrize("kind", ["aiohttp", "starlette"])
+async def test_the_door_may_bring_the_consumer(kind: str) -> None:
+    tq = taskqueue.TaskQueue(LocalStore().url, queues=["default"])
+    ran = asyncio.Event()
+
+    async def build(_view: View) -> Reply:
+        ran.set()
+        return Reply()
+
+    handlers = {"/order": adding("/build", method="POST", payload=None), "/build": build}
+    async with serving(kind, handlers, tq, consume="inside") as base:
+        await fetch("POST", f"{base}/order")
+        await ran.wait()
+
+
 def _soon() -> float:
     return asyncio.get_running_loop().time() + 10
 
@@ -165,7 +181,17 @@ class TestFromOutside:
     """Another process would only ever see a store of its own, and an empty one."""
 
     @pytest.mark.parametrize(
-        "command", [["list"], ["stats"], ["show", "id"], ["retry", "id"], ["retry", "--all", "--yes"]], ids=" ".join
+        "command",
+        [
+            ["list"],
+            ["stats"],
+            ["queues"],
+            ["queues", "pause", "default"],
+            ["show", "id"],
+            ["retry", "id"],
+            ["retry", "--all", "--yes"],
+        ],
+        ids=" ".join,
     )
     def test_a_command_says_so(self, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.run(cli.app, [*command, "--url", "local://shop"]) == 78
