@@ -250,7 +250,7 @@ class MemoryQueue:
         if at < self.slowed or "paused" in self.control or "disabled" in self.control:
             return 0
         # The limit counts what all consumers hold, the dead included until they are found: it may still run.
-        held = sum(len(one.held) for one in self.consumers.values() if one.watched)
+        held = sum(len(one.held) for one in self.consumers.values())
         return min(want, self.control.get("limit", want + held) - held)
 
     def _take(self, name: str, mine: Consumer, want: int, room: int, at: int) -> list[str]:
