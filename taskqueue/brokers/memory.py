@@ -13,8 +13,8 @@ from typing import Final
 from ..broker import Control, Ended, Lease, Owner, Seen
 from ..identity import Identity
 from ..task import Reservation, SealedTask, Settlement, StateName, TaskState, Verdict
-from .answers import closed, disabled, fenced, forgotten, full, late, removed, taken
 from .places import INDEX_OF, Admission, Consumer, Index, Lines, Log
+from .reasons import closed, disabled, fenced, forgotten, full, late, removed, taken
 
 # So many at a time, so that no move takes long.
 GIVEN_BACK_AT_ONCE: Final = 500

@@ -8,7 +8,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from ..broker import Lease, Seen
 from ..errors import BrokerUnavailable
-from .answers import fenced, forgotten
+from .reasons import fenced, forgotten
 from .scripts import SCRIPTS
 
 

@@ -26,10 +26,10 @@ from ..durability import Durability
 from ..errors import ConfigError
 from ..identity import Identity, own
 from ..task import Reservation, SealedTask, Settlement, TaskState
-from .answers import closed, disabled, full, late, removed, taken
 from .inspection import RedisInspector, info_lines, lines, state_of
 from .link import Arguments, Copies, Link, client_options, connected, pool_of, read
 from .pulse import RedisPulse, require_lease
+from .reasons import closed, disabled, full, late, removed, taken
 from .refusals import line_errors, translated
 from .scripts import SCRIPTS
 
