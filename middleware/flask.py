@@ -14,7 +14,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import flask
 
-from .. import producer, settings
+from .. import catalogue, producer
 from ..answers import UNCAUGHT, Answer, answer_to_uncaught
 from ..door import Credentials, LoadUser, ReplayGuard, UserId
 from ..errors import ConfigError, InvalidTask
@@ -160,7 +160,7 @@ def task_only(view: Callable[P, T]) -> Callable[P, T]:
 def _configured(app: flask.Flask) -> dict[str, Any]:
     """Return what the configuration says of the queue and its door, by the names of their parameters."""
     known = {f"{PREFIX}{name.upper()}": name for name in (*_OF_QUEUE, *_OF_DOOR)}
-    elsewhere = {row.variable for row in settings.table()}  # the variables of the consumer may have got in
+    elsewhere = {row.variable for row in catalogue.table()}  # the variables of the consumer may have got in
     found: dict[str, Any] = {}
     for key, value in app.config.items():
         if key in known:

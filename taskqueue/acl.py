@@ -40,6 +40,8 @@ _DECIDING: Final = ("promote", "discard")
 _STORING: Final = ("push", "prepare", *_DECIDING)
 _CONSUMING: Final = ("claim", "reclaim", "reserve", "settle", "beat", "leave", "due", "trim", *_DECIDING)
 _STORED: Final = ("", ":p?", ":records", ":state", ":scheduled", ":prepared", ":failed", ":control")
+_RUNNING: Final = ("info", "hmget", "subscribe", "zrevrange")
+_COUNTING: Final = ("llen", "hgetall", "lindex", "smembers", "zcard")
 _LOOKING: Final = (
     *("hget", "hgetall", "hmget", "info", "lindex", "llen", "lrange", "scan", "smembers", "zcard", "zrevrange"),
 )
@@ -49,11 +51,12 @@ ROLES: Final = {
     "door": Role(
         "the application, which adds tasks and lets deliveries in", (*_STORING, "begin"), ("llen", "wait"), _STORED
     ),
-    "consumer": Role("taskqueue-server --target", _CONSUMING, ("info", "hmget", "subscribe", "zrevrange")),
+    # With what its metrics count.
+    "consumer": Role("taskqueue-server --target", _CONSUMING, (*_RUNNING, *_COUNTING)),
     "app": Role(
         "taskqueue-server --app, which is the application too",
         (*_STORING, "begin", *_CONSUMING),
-        ("llen", "wait", "info", "hmget", "subscribe", "zrevrange"),
+        ("wait", *_RUNNING, *_COUNTING),
     ),
     "reader": Role("taskqueue list, show, stats and doctor", (), _LOOKING, channels=False),
     "operator": Role(

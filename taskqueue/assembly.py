@@ -1,15 +1,16 @@
 """From settings to a consumer: what ``taskqueue-server`` and the consumer in a web process have in common."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from . import loading
+from .catalogue import Settings
 from .doubts import Doubts
 from .errors import UsageError
+from .intake import Intake
 from .policy import Rules
 from .producer import TaskQueue
 from .replay import Replayer
 from .server import TaskQueueServer
-from .settings import Settings
 
 
 def server_for(
@@ -20,14 +21,18 @@ def server_for(
     name: str,
     queues: Sequence[str],
     limit: Callable[[], int] | None = None,
+    companions: Sequence[Callable[[], Awaitable[None]]] = (),
+    intake: Intake | None = None,
 ) -> TaskQueueServer:
     """Return a server with these settings; ``limit`` tells the concurrent limit where it changes.
 
+    ``companions`` and ``intake`` as for a TaskQueueServer.
+
     Whoever has the TaskQueue closes it. Raises ConfigError.
     """
-    companions = []
+    beside = list(companions)
     if chosen.resolve:
-        companions.append(Doubts(tq.broker, queues, loading.function("resolve", chosen.resolve)).watch)
+        beside.append(Doubts(tq.broker, queues, loading.function("resolve", chosen.resolve)).watch)
     return TaskQueueServer(
         tq.broker,
         replayer,
@@ -43,7 +48,8 @@ def server_for(
         lease=chosen.lease,
         on_failed=loading.function("on_failed", chosen.on_failed) if chosen.on_failed else None,
         begins=lambda: tq.notes_starts,
-        companions=companions,
+        companions=beside,
+        intake=intake,
     )
 
 

@@ -23,12 +23,13 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from . import commands, doctor, logs, queue_commands, settings
+from . import catalogue, commands, doctor, logs, queue_commands, settings
 from .broker import StoreInfo, masked, require_shared
+from .catalogue import FILE, OPTIONS, Row, Settings
 from .durability import kept
 from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError, UsageError
 from .producer import TaskQueue
-from .settings import Row, Settings
+from .settings import WorkerPlace
 
 log = logging.getLogger("taskqueue.cli")
 
@@ -136,7 +137,7 @@ def exit_code(error: TaskQueueError) -> int:
 
 
 _CONFIG_FLAG: Final = Parameter(
-    help=f"File to read instead of ./{settings.FILE} or [tool.taskqueue] in ./{settings.PYPROJECT}. [{settings.CONFIG}]"
+    help=f"File to read instead of ./{FILE} or [tool.taskqueue] in ./{settings.PYPROJECT}. [{settings.CONFIG}]"
 )
 
 
@@ -149,12 +150,22 @@ def serve(**flags: Any) -> int:
     chosen = settings.load(flags, config=config)
     chosen.required_name()
     chosen.required_target()
+    chosen.check_together()
+    place = settings.worker_place()
+    if place is not None:
+        chosen = chosen.of_worker(place.number)
     style = _log_style(chosen)
     handler = logs.setup(style, chosen.log_level, colour=settings.colours(sys.stderr))
+    if place is not None:
+        handler.addFilter(logs.fields(consumer=chosen.name))
     if chosen.app:
         settings.announce(dev=chosen.dev, config=config)
     try:
-        asyncio.run(_consume(chosen, style, handler))
+        if chosen.workers > 1:
+            from . import life  # noqa: PLC0415  see _version
+
+            return life.supervise(chosen)
+        asyncio.run(_consume(chosen, style, handler, place))
     except TaskQueueError as error:
         log.critical("%s%s", error, _advice(error, chosen), exc_info=error.__cause__ if chosen.app else None)
         return exit_code(error)
@@ -163,7 +174,7 @@ def serve(**flags: Any) -> int:
 
 def _server_parameters() -> Iterator[inspect.Parameter]:
     """Yield one keyword for each setting that has a flag; its text is left to the settings' own checks."""
-    for row in settings.table():
+    for row in catalogue.table():
         if row.flag:
             kind = list[str] if isinstance(row.default, tuple) else bool if isinstance(row.default, bool) else str
             yield _keyword(row, kind)
@@ -177,7 +188,8 @@ def _keyword(row: Row, kind: Any) -> inspect.Parameter:
     if kind is bool:
         parameter = Parameter(name=row.flag.replace("--no-", "--"), negative=row.flag, help=about)
     else:
-        parameter = Parameter(name=row.flag, negative=(), help=about, converter=_as_written)
+        written = _as_written if kind is str else _all_as_written
+        parameter = Parameter(name=row.flag, negative=(), help=about, converter=written)
     return inspect.Parameter(
         row.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, parameter]
     )
@@ -188,13 +200,18 @@ def _as_written(_kind: object, tokens: Sequence[cyclopts.Token]) -> str | list[s
     return values[0] if len(values) == 1 else values
 
 
+def _all_as_written(_kind: object, tokens: Sequence[cyclopts.Token]) -> list[str]:
+    # A list also of one: where an application has imported pydantic, cyclopts has it check the type.
+    return [token.value for token in tokens]
+
+
 vars(serve)["__signature__"] = inspect.Signature(list(_server_parameters()))
 server_app.default(serve)
 
 
-async def _server(chosen: Settings) -> tuple[Any, TaskQueue]:
+async def _server(chosen: Settings, place: WorkerPlace | None) -> tuple[Any, TaskQueue]:
     """Return the server for these settings, and its TaskQueue, which with an application is the application's."""
-    from . import assembly, loading  # noqa: PLC0415  see _version
+    from . import assembly, life, loading  # noqa: PLC0415  see _version
 
     if chosen.app:
         application = await loading.load(chosen.app)
@@ -215,12 +232,13 @@ async def _server(chosen: Settings) -> tuple[Any, TaskQueue]:
             durability=chosen.durability,
         )
         replayer = HttpReplayer(chosen.required_target(), tq.keyring, connect_timeout=chosen.connect_timeout)
-    return assembly.server_for(chosen, tq, replayer, name=chosen.required_name(), queues=queues), tq
+    around = life.around(chosen, tq.broker, queues, place)
+    return assembly.server_for(chosen, tq, replayer, name=chosen.required_name(), queues=queues, **around), tq
 
 
-async def _consume(chosen: Settings, style: str, handler: logging.Handler) -> None:
+async def _consume(chosen: Settings, style: str, handler: logging.Handler, place: WorkerPlace | None) -> None:
     """Run the server; the first signal lets running tasks end, a second one gives them back at once."""
-    server, tq = await _server(chosen)
+    server, tq = await _server(chosen, place)
     logs.keep(handler)
     asked = 0
 
@@ -320,7 +338,7 @@ def show(
 ) -> None:
     """Show every setting as a consumer started here would have it, secrets and passwords masked."""
     chosen = settings.load(config=config)
-    values = {name: chosen.public(name) for name in settings.OPTIONS}
+    values = {name: chosen.public(name) for name in OPTIONS}
     if as_json:
         both = {name: {"value": value, "origin": chosen.origin(name)} for name, value in values.items()}
         print(json.dumps(both if origin else values, indent=2))  # noqa: T201

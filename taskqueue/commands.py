@@ -25,11 +25,11 @@ from . import settings, showing
 from .acl import ROLES, USER, default_user, set_user
 from .admin import STATES, Admin, Filter, Step, outcome, unserved
 from .broker import ConsumerInfo, QueueStats, connect, kept_secret, require_shared
+from .catalogue import FILE, ROWS, Settings
 from .doctor import Finding
 from .durability import durability
 from .errors import ConfigError, RecordError, UsageError
 from .keys import Keyring
-from .settings import ROWS, Settings
 from .tables import COLOURS, aligned, moment, printable, span, timestamp, write_table
 from .target import Limits
 from .task import StateName, TaskState
@@ -59,9 +59,7 @@ class Common:
         list[str] | None,
         Parameter(name="--queue", negative=(), help="Only this queue; may be repeated. [TASKQUEUE_QUEUES]"),
     ] = None
-    config: Annotated[str | None, Parameter(help=f"File to read instead of ./{settings.FILE}. [{settings.CONFIG}]")] = (
-        None
-    )
+    config: Annotated[str | None, Parameter(help=f"File to read instead of ./{FILE}. [{settings.CONFIG}]")] = None
     as_json: Annotated[bool, Parameter(name="--json", negative=(), help="One JSON document.")] = False
 
     def settings(self, **more: object) -> Settings:

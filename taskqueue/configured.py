@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 from . import settings
 from .broker import Broker, Capacity, connect, kept_secret
+from .catalogue import Settings
 from .defaults import DefaultsByPath
 from .durability import Durability
 from .durability import durability as parse_durability
@@ -68,7 +69,7 @@ class Configured:
         instances.add(self)
 
     @cached_property
-    def _settings(self) -> settings.Settings:
+    def _settings(self) -> Settings:
         return settings.load()
 
     @cached_property

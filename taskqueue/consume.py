@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from .catalogue import OPTIONS
 from .errors import ConfigError
-from .settings import OPTIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

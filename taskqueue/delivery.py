@@ -14,6 +14,7 @@ from .keys import Keyring
 from .policy import BROKEN, Answered, Broken, NotSent, Outcome, Rules, Unreadable, decide, warning
 from .replay import Delivery, Replayer
 from .seal import NONCE_BYTES, seal_response, unseal
+from .signs import Ending
 from .task import Reservation, Response, Settlement, Task, Verdict
 
 log = logging.getLogger("taskqueue.server")
@@ -67,6 +68,9 @@ class Courier:
         self.target_down: str | None = None
         """Why the target is to be left alone for a moment, or None while it answers."""
 
+        self.on_ended: Callable[[Ending], None] = lambda _: None
+        """Told how each delivery has ended."""
+
     def patience(self) -> float:
         """Return the most seconds that any task so far may take."""
         return self._longest
@@ -99,6 +103,7 @@ class Courier:
             log.log(LEVELS["fail"], "%s: %s", verdict.kind, task, extra=_ids(reservation))
             if verdict.kind == "fail":
                 self._failed(failed_task(reservation, None, verdict))
+            self._note(reservation, verdict, None, None)
             return replace(verdict, delay=PARKED), None
         retries = self._rules.retry_max_count if task.retry_max_count is None else task.retry_max_count
         started = time.monotonic()
@@ -113,7 +118,10 @@ class Courier:
                 outcome = NotSent(BROKEN)
             verdict = self._decide(outcome, reservation, task)
         self._learn(outcome, verdict)
-        self._tell(task, reservation, outcome, verdict, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        waited = max(0.0, time.time() - seconds - task.created / 1000)
+        self._note(reservation, verdict, waited, seconds if outcome is not None else None)
+        self._tell(task, reservation, outcome, verdict, seconds, waited)
         if verdict.kind == "fail":
             self._failed(failed_task(reservation, task, verdict))
         return verdict, outcome
@@ -149,6 +157,10 @@ class Courier:
             log.debug("task %s: whether it had begun is unknown: %s", reservation.id, error)
             return False
 
+    def _note(self, reservation: Reservation, verdict: Verdict, waited: float | None, ran: float | None) -> None:
+        first = reservation.attempt == 1
+        self.on_ended(Ending(reservation.queue, verdict.kind, verdict.reason, first, waited, ran))
+
     def _decide(self, outcome: Outcome, reservation: Reservation, task: Task | None) -> Verdict:
         rules = self._rules
         if task is not None and task.retry_max_count is not None:
@@ -181,7 +193,13 @@ class Courier:
             )
 
     def _tell(
-        self, task: Task, reservation: Reservation, outcome: Outcome | None, verdict: Verdict, seconds: float
+        self,
+        task: Task,
+        reservation: Reservation,
+        outcome: Outcome | None,
+        verdict: Verdict,
+        seconds: float,
+        waited: float,
     ) -> None:
         remark = warning(outcome, verdict) if outcome is not None else f"{verdict.kind} {verdict.reason}"
         level = max(LEVELS[verdict.kind], logging.WARNING if verdict.kind == "complete" and remark else 0)
@@ -202,6 +220,6 @@ class Courier:
                 "verdict": verdict.kind,
                 "reason": verdict.reason,
                 "run_ms": round(seconds * 1000, 1),
-                "wait_ms": max(0, round(time.time() * 1000 - seconds * 1000) - task.created),
+                "wait_ms": round(waited * 1000),
             },
         )

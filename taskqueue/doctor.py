@@ -16,11 +16,11 @@ from typing import Final, Literal
 
 from .admin import gone
 from .broker import Broker, ConsumerInfo, Inspector, QueueStats, StoreInfo, connect, require_shared
+from .catalogue import Settings
 from .durability import Durability, kept
 from .durability import Level as Kept
 from .errors import BrokerUnavailable, ConfigError
 from .keys import Keyring
-from .settings import Settings
 from .task import TaskState
 
 Level = Literal["ok", "warning", "error"]

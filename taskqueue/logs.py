@@ -98,6 +98,16 @@ def setup(style: str, level: str, *, stream: TextIO | None = None, colour: bool 
     return handler
 
 
+def fields(**values: object) -> Callable[[logging.LogRecord], bool]:
+    """Return a filter that gives every entry these fields."""
+
+    def add(record: logging.LogRecord) -> bool:
+        vars(record).update(values)
+        return True
+
+    return add
+
+
 def keep(handler: logging.Handler) -> None:
     """Let our own entries go on to this handler, after an application was imported that has set up logging its way."""
     ours = logging.getLogger("taskqueue")

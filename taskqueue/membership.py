@@ -47,6 +47,8 @@ class Membership:
         self._dead: dict[tuple[str, str], Seen] = {}
         self._fenced: Fenced | None = None
         self._leases: dict[str, Lease] = {}
+        self.beats: dict[str, float] = {}
+        """By queue, when a beat was last answered (``time.monotonic()``)."""
         self._heart = Heart(
             broker.pulse(timeout=min(lease / 2, BEAT_DEADLINE)),
             lease=lease,
@@ -91,6 +93,7 @@ class Membership:
         log.info("queue %s: consuming as %s, %d task(s) taken back", queue, self._name, returned)
         self._watches[queue] = Watch(self._lease)
         self._leases[queue] = lease
+        self.beats[queue] = time.monotonic()
         self._heart.beat_for(tuple(self._leases.values()))
         return lease
 
@@ -110,6 +113,7 @@ class Membership:
         return again
 
     def _on_seen(self, queue: str, others: Sequence[Seen], now: float) -> None:
+        self.beats[queue] = now
         for one in self._watches[queue].look(others, now=now):
             self._dead[queue, one.consumer] = one
             self._wake()

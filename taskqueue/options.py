@@ -20,10 +20,13 @@ from .headers import check_host
 from .target import check_consumer_name, check_queue_name
 
 MASK: Final = "***"
+PORTS: Final = 65536
 
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9._:\-]{1,64}")
 _BASE: Final = re.compile(r"https?://([^/]+)/?")
 _IMPORT_PATH: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_MEMORY: Final = re.compile(r"[1-9][0-9]{0,8}|[1-9][0-9]?%")
+_ADDRESS: Final = re.compile(r"([A-Za-z0-9.\-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 _TRUE: Final = ("true", "yes", "on", "1")
 _FALSE: Final = ("false", "no", "off", "0")
 
@@ -201,6 +204,39 @@ def base_url(value: object) -> str:
             "must be http:// or https:// and a host, without user, path and query, for example http://127.0.0.1:8000"
         ) from None
     return url.rstrip("/")
+
+
+def memory(value: object) -> str:
+    """Return how much memory: MiB as digits, or a part of the machine's as digits with a percent sign."""
+    size = str(value).strip() if isinstance(value, str | int) else ""
+    if not _MEMORY.fullmatch(size):
+        raise ValueError("must be MiB as a whole number above 0, or 1% to 99%, for example 512 or 90%")
+    return size
+
+
+def load(value: object) -> float:
+    """Return a load average per core."""
+    try:
+        load = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        load = math.nan
+    if not 0 < load <= 1000:
+        raise ValueError("must be a load average per core, a number above 0, for example 1.5")
+    return load
+
+
+def address(value: object) -> str:
+    """Return where to listen: host:port, an IPv6 host in brackets."""
+    found = _ADDRESS.fullmatch(text(value))
+    if not found or not 0 < int(found[2]) < PORTS:
+        raise ValueError("must be host:port, for example 127.0.0.1:9000, or 0.0.0.0:9000 for every interface")
+    return found[0]
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Take apart what ``address`` has returned; an IPv6 host keeps its brackets."""
+    host, _, port = address.rpartition(":")
+    return host, int(port)
 
 
 def _readable(url: str) -> bool:

@@ -12,7 +12,7 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from . import stacks
@@ -21,7 +21,9 @@ from .broker import Broker, Lease
 from .delivery import SUSPECT_AFTER, Courier
 from .errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError
 from .hooks import FailedTask, OnFailed, tell
+from .intake import Intake
 from .keys import Keyring
+from .line import TRIM_EVERY, Line
 from .membership import Membership
 from .policy import Rules
 from .replay import Replayer
@@ -38,27 +40,9 @@ TARGET_PAUSE: Final = 0.5
 LISTEN_AGAIN: Final = 0.5
 CALL_DEADLINE: Final = 2.0
 LAST_WORDS: Final = 5.0
-TRIM_EVERY: Final = 100
 GIVEN_BACK: Final = Verdict("release", "stopped")
 # (index, ms kept, number kept): whichever comes first.
 KEEP: Final = (("finished", 24 * 3600 * 1000, 10_000), ("failed", 30 * 24 * 3600 * 1000, 10_000))
-
-
-@dataclass(slots=True, eq=False)
-class _Line:
-    """One queue as this consumer sees it.
-
-    ``promising``: something may wait there. ``unsure``: a reply was lost, so tasks may be reserved that nobody here
-    knows of; the same token brings them.
-    """
-
-    lease: Lease
-    token: str = field(default_factory=lambda: secrets.token_hex(8))
-    settlements: list[Settlement] = field(default_factory=list)
-    promising: bool = True
-    unsure: bool = False
-    look_for_due: float = 0.0
-    untrimmed: int = TRIM_EVERY
 
 
 class TaskQueueServer:
@@ -82,6 +66,7 @@ class TaskQueueServer:
         on_failed: OnFailed | None = None,
         begins: Callable[[], bool] = lambda: True,
         companions: Sequence[Callable[[], Awaitable[None]]] = (),
+        intake: Intake | None = None,
     ) -> None:
         """Take a broker, which stays open, a way to the application and the name to consume under.
 
@@ -91,15 +76,19 @@ class TaskQueueServer:
         another consumer that does not beat. ``on_failed``, plain or async, is called with a FailedTask for each
         delivery that fails its task; it has 10 s, and what it raises is logged. ``begins``: whether the application
         notes the start of each delivery in the broker (see ``replay_guard`` of its door); asked once it has been
-        started. ``companions`` are called at the start, and cancelled at the end.
+        started. ``companions`` run from the start to the end; ``intake`` tells how many tasks may be taken (None: all),
+        and its signs show how it goes.
         """
         self.name: Final = name
         self.queues: Final = tuple(queues)
         self._broker, self._replayer = broker, replayer
+        self._intake = intake or Intake(broker, self.queues)
+        self._signs = self._intake.signs
         self._rules = rules or Rules()
         self._courier = Courier(
             replayer, keyring, self._rules, timeout=timeout, failed=self._tell_failed, begin=broker.begin, begins=begins
         )
+        self._courier.on_ended = self._signs.ended
         self._on_failed, self._group = on_failed, asyncio.TaskGroup()
         self._companions = (self._listen, *companions)
         self._limit = concurrent_limit if callable(concurrent_limit) else lambda: concurrent_limit
@@ -108,31 +97,33 @@ class TaskQueueServer:
         self._membership = Membership(
             broker, name, lease=lease, patience=self._courier.patience, begins=self._courier.begins, wake=self._wake.set
         )
-        self._lines: list[_Line] = []
+        self._signs.beats = self._membership.beats
+        self._lines: list[Line] = []
         self._running: dict[asyncio.Task[Settlement], Reservation] = {}
         self._one_by_one = self._paused = self._released = False
-        self._in_flight = 0
-        self._poll = POLL_MIN
+        self._in_flight, self._poll, self._paused_until = 0, POLL_MIN, 0.0
         self._stop_at: float | None = None
-        self._paused_until = 0.0
 
     def stop(self, *, now: bool = False) -> None:
         """Stop reserving and let running tasks end within the grace time; ``now``: give them back at once."""
         if self._stop_at is None or now:
             log.info("stopping: %d task(s) running", len(self._running))
             self._stop_at = time.monotonic() + (0.0 if now else self._stop_grace)
+        self._signs.stop("it was told to")
         self._wake.set()
 
     def pause(self) -> None:
         """Start no more tasks until ``resume``; those that run go on."""
         log.info("paused: %d task(s) running", len(self._running))
         self._paused = True
+        self._signs.pause(paused=True)
 
     def resume(self) -> None:
         """Start tasks again."""
         if self._paused:
             log.info("resumed")
             self._paused = False
+            self._signs.pause(paused=False)
             self._look_everywhere()
             self._wake.set()
 
@@ -163,6 +154,7 @@ class TaskQueueServer:
                     await self._consume(group)
                 except (NameInUse, Fenced, BrokerUnavailable, ConfigError) as error:
                     ending = error
+                    self._signs.stop(str(error))
                 for job in beside:
                     job.cancel()
                 self._cancel_running()
@@ -175,7 +167,7 @@ class TaskQueueServer:
     # The loop.
 
     async def _consume(self, group: asyncio.TaskGroup) -> None:
-        self._lines += [_Line(lease) for lease in await self._join(*self.queues)]
+        self._lines += [Line(lease) for lease in await self._join(*self.queues)]
         while not self._finished():
             self._membership.require()
             if await self._membership.take_over():
@@ -213,10 +205,15 @@ class TaskQueueServer:
             look = want and (line.promising or time.monotonic() >= line.look_for_due)
             if look or line.settlements or line.unsure:
                 await self._exchange(group, line, want)
+            elif not want:
+                self._signs.progressed(time.monotonic())
+        self._signs.running = len(self._running)
+        if self._stop_at is None and await self._intake.over(idle=self._idle()):
+            self.stop()
         # The next turn begins with another queue, so that a full one cannot starve the others.
         self._lines.append(self._lines.pop(0))
 
-    async def _exchange(self, group: asyncio.TaskGroup, line: _Line, want: int) -> None:
+    async def _exchange(self, group: asyncio.TaskGroup, line: Line, want: int) -> None:
         settlements = tuple(line.settlements)
         room = min(BATCH_BYTES, IN_FLIGHT_BYTES - self._in_flight)
         deadline = time.monotonic() + CALL_DEADLINE
@@ -226,6 +223,7 @@ class TaskQueueServer:
                 line.lease, settlements, token=line.token, want=want, room=room, deadline=deadline
             )
         except BrokerUnavailable as error:
+            self._signs.unanswered()
             line.unsure = True  # The same token and settlements go out again: nothing is told or taken twice.
             self._absence.note(error)
             return
@@ -238,6 +236,7 @@ class TaskQueueServer:
                 line.lease = lease
             return
         self._absence.end()
+        self._signs.progressed(time.monotonic())
         line.settlements, line.unsure = line.settlements[len(settlements) :], False
         line.token = secrets.token_hex(8)
         if want:
@@ -253,7 +252,7 @@ class TaskQueueServer:
             self._poll = POLL_MIN
         await self._trim(line, len(settlements))
 
-    async def _queue_due(self, line: _Line, deadline: float) -> None:
+    async def _queue_due(self, line: Line, deadline: float) -> None:
         now = time.monotonic()
         if now >= line.look_for_due:
             wait = await self._broker.due(line.lease.queue, deadline=deadline)
@@ -265,11 +264,17 @@ class TaskQueueServer:
             return 0
         if time.monotonic() < self._paused_until:
             return 0
-        if self._one_by_one:
-            return 0 if self._running or self._untold() else 1
+        if self._one_by_one and (self._running or self._untold()):
+            return 0
         # A target that was down is tried with one task before it gets the full load again.
-        limit = 1 if self._courier.target_down else self._limit()
-        return max(0, min(limit - len(self._running), BATCH_TASKS)) if limit else BATCH_TASKS
+        limit = 1 if self._one_by_one or self._courier.target_down else self._limit()
+        room = min(limit - len(self._running), BATCH_TASKS) if limit else BATCH_TASKS
+        return max(0, min(room, self._intake.left(len(self._running))))
+
+    def _idle(self) -> bool:
+        """Tell whether nothing runs, and nothing was to be had a moment ago."""
+        now = time.monotonic()
+        return not self._running and all(line.idle(now) for line in self._lines)
 
     async def _rest(self) -> None:
         """Wait until something has ended, may be waiting or falls due, or the poll interval is over."""
@@ -306,7 +311,7 @@ class TaskQueueServer:
 
     # One delivery.
 
-    def _start(self, group: asyncio.TaskGroup, line: _Line, reservation: Reservation, *, alone: bool) -> None:
+    def _start(self, group: asyncio.TaskGroup, line: Line, reservation: Reservation, *, alone: bool) -> None:
         """Run this task, or give it back to the front of its line, unspent. ``alone``: nothing else is held here.
 
         One with which many consumers have died runs alone, lest it condemn its neighbours: it waits in its line until
@@ -325,7 +330,7 @@ class TaskQueueServer:
         self._in_flight += size
         job.add_done_callback(lambda ended: self._end(line, ended, size))
 
-    def _end(self, line: _Line, job: asyncio.Task[Settlement], size: int) -> None:
+    def _end(self, line: Line, job: asyncio.Task[Settlement], size: int) -> None:
         """Note how a delivery ended, also one that was cancelled before it began."""
         reservation = self._running.pop(job)
         self._in_flight -= size
@@ -376,7 +381,7 @@ class TaskQueueServer:
                 log.debug("no hints: %s", error)
             await asyncio.sleep(LISTEN_AGAIN)
 
-    async def _trim(self, line: _Line, settled: int) -> None:
+    async def _trim(self, line: Line, settled: int) -> None:
         line.untrimmed += settled
         if line.untrimmed < TRIM_EVERY:
             return

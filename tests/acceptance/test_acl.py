@@ -21,9 +21,12 @@ from taskqueue.commit import PUSH_TASKS, commit
 from taskqueue.doubts import Doubts
 from taskqueue.durability import Durability
 from taskqueue.errors import ConfigError, ReplyLost
+from taskqueue.intake import Intake
+from taskqueue.metrics import Metrics
 from taskqueue.policy import Rules
 from taskqueue.replay import HttpReplayer
 from taskqueue.server import TaskQueueServer
+from taskqueue.signs import Signs
 from taskqueue.task import Settlement, Verdict
 from tests.rights import refused
 from tests.servers import RedisServer
@@ -113,6 +116,8 @@ class TestWholeJobs:
             await producer.push("default", [sealed(task("/fine")), opaque("spoilt")], deadline=within())
             await target.finished(4)
             await until(lambda: _is(producer, "spoilt", "failed"), "what cannot be opened has failed")
+            assert b"taskqueue_consumers{" in await Metrics(broker, ["default"], Signs(), version="1").text()
+            assert await Intake(broker, ["default"], burst=True).over(idle=True)
             server.stop()
             await running
         assert users.refused() == []

@@ -132,11 +132,15 @@ def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_
         "--retry-max-count=6",
         "--no-receipt",
         "--on-failed=json:dumps",
+        "--max-memory=1",
     ]
     with pytest.raises(Recorded) as caught:
         run(server_app, [*NAMED, *flags])
     given = caught.value.args[0]
     assert given.pop("begins")(), "over HTTP nobody can say otherwise"
+    intake = given.pop("intake")
+    assert intake.signs.capacity == 5
+    assert intake.left(0) == 0, "above its ceiling"
     assert given == {
         "name": "instance1",
         "queues": ("b", "a"),

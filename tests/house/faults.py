@@ -15,6 +15,7 @@ class Fault(NamedTuple):
 
 
 CONSUMER: Final = "tests/acceptance/test_consumer.py"
+WORKERS: Final = "tests/acceptance/test_workers.py"
 TAKEOVER: Final = "tests/acceptance/test_takeover.py"
 SIGNALS: Final = "tests/acceptance/test_signals.py"
 OUTAGE: Final = "tests/acceptance/test_outage.py"
@@ -91,6 +92,20 @@ FAULTS: Final = (
             f"{TAKEOVER}::test_over_http_too_the_killer_runs_alone_and_its_neighbours_survive",
         ),
         "that it is the kernel, for want of memory, who kills: it is the same signal",
+    ),
+    Fault(
+        "kill -9 of one of several workers, and of the process above them",
+        (
+            f"{WORKERS}::test_a_worker_that_dies_is_started_again_and_all_die_with_the_process_above",
+            f"{WORKERS}::test_what_would_be_wrong_again_ends_them_all_with_its_code",
+        ),
+    ),
+    Fault(
+        "the event loop of a service hangs",
+        (
+            "tests/unit/test_notify.py::test_a_loop_that_is_blocked_feeds_no_watchdog",
+            f"{WORKERS}::test_one_that_is_silent_starves_the_watchdog_of_all",
+        ),
     ),
     # Lines and callers.
     Fault(

@@ -15,4 +15,6 @@ PART_4: Final = frozenset(f"CT{row:02}" for row in (1, 2, 3, 4, 7, 8, 10, 11, 12
 
 PART_5: Final = frozenset(("CT35", "CT36"))
 
-OWED: Final = PART_1 | PART_2 | PART_3 | PART_4 | PART_5
+PART_6_LIFE: Final = frozenset(("TA13", "TA14", "TA46", "MY20"))
+
+OWED: Final = PART_1 | PART_2 | PART_3 | PART_4 | PART_5 | PART_6_LIFE

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from taskqueue import settings
+from taskqueue.catalogue import table
 from tests.house import tree
 
 README: Final = tree.ROOT / "README.md"
@@ -34,7 +34,7 @@ def blocks() -> list[Block]:
 def settings_table() -> str:
     """Return the table of all settings, in Markdown."""
     lines = ["| flag | variable | key | default | |", "|---|---|---|---|---|"]
-    for row in settings.table():
+    for row in table():
         default = ", ".join(row.default) if isinstance(row.default, tuple) else row.default
         shown = "" if default in (None, "") else f"`{str(default).lower() if isinstance(default, bool) else default}`"
         flag = f"`{row.flag}`" if row.flag else ""

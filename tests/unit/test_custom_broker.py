@@ -90,7 +90,7 @@ async def test_a_producer_uses_it(source: str, monkeypatch: pytest.MonkeyPatch, 
 async def test_a_consumer_uses_it() -> None:
     flags = {"url": URL, "name": "one", "target": "http://127.0.0.1:1"}
     chosen = settings.load(flags, environ={"TASKQUEUE_SECRET": SECRET})
-    _, tq = await cli._server(chosen)
+    _, tq = await cli._server(chosen, None)
     assert made() == [(URL, "taskqueue", tq.capacity, None)]
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from taskqueue import settings
 from taskqueue.broker import masked
+from taskqueue.catalogue import OPTIONS, Settings, table
 from taskqueue.errors import ConfigError, UsageError
-from taskqueue.settings import Settings, colours, table, under_journald
+from taskqueue.settings import colours, under_journald
 
 SECRET: Final = "an-example-that-is-long-enough-0123456789"
 
@@ -71,6 +72,12 @@ def test_every_setting_can_come_from_a_variable_and_from_the_file(tmp_path: Path
         "resolve": "orders:committed",
         "log_format": "JSON",
         "log_level": "Debug",
+        "limit": 5,
+        "burst": "yes",
+        "workers": 2,
+        "max_memory": "90%",
+        "max_load": 1.5,
+        "health_addr": "[::1]:9000",
     }
     assert values.keys() == {row.key for row in table()} - {"secret_file"}
     (tmp_path / "taskqueue.toml").write_text("".join(f"{key} = {value!r}\n" for key, value in values.items()))
@@ -394,6 +401,67 @@ def test_what_was_said_to_a_command_is_announced_to_what_it_imports(
     assert (settings.load().dev, settings.load().namespace) == (True, "shop")
 
 
+# Several processes.
+
+
+def test_a_worker_has_a_name_and_a_port_of_its_own(tmp_path: Path) -> None:
+    chosen = load(tmp_path, {"name": "i", "workers": "3", "health_addr": "[::1]:9000"})
+    chosen.check_together()
+    third = chosen.of_worker(3)
+    assert (third.name, third.workers, third.health_addr) == ("i-3", 1, "[::1]:9002")
+    assert load(tmp_path, {"name": "i"}).of_worker(1).health_addr is None
+
+
+def test_the_ports_of_the_workers_must_exist(tmp_path: Path) -> None:
+    load(tmp_path, {"workers": "2", "health_addr": "h:65534"}).check_together()
+    with pytest.raises(UsageError, match="health_addr: 3 workers need as many ports from h:65534 on"):
+        load(tmp_path, {"workers": "3", "health_addr": "h:65534"}).check_together()
+
+
+def test_a_worker_is_told_once_which_it_is_and_reports_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.worker_place() is None
+    for name, value in (("NOTIFY_SOCKET", "/s"), ("WATCHDOG_PID", "1"), ("WATCHDOG_USEC", "2500000")):
+        monkeypatch.setenv(name, value)
+    assert (settings.notify_socket(), settings.watchdog()) == ("/s", None), "the watchdog is for process 1"
+    place = settings.WorkerPlace(2, 7)
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_PID"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(settings.WORKER, settings.environment_of_worker(place)[settings.WORKER])
+    assert (settings.notify_socket(), settings.watchdog()) == (None, 2.5)
+    assert settings.load() == Settings(), "it is no setting"
+    assert settings.worker_place() == place
+    assert settings.worker_place() is None
+
+
+def test_the_environment_of_a_worker_is_that_of_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "OTHER"):
+        monkeypatch.setenv(name, "1")
+    environment = settings.environment_of_worker(settings.WorkerPlace(1, 5))
+    assert {"NOTIFY_SOCKET", "WATCHDOG_PID"}.isdisjoint(environment)
+    assert (environment["OTHER"], environment["WATCHDOG_USEC"]) == ("1", "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("max_memory", "0", "must be MiB as a whole number above 0, or 1% to 99%"),
+        ("max_memory", "100%", "must be MiB"),
+        ("max_memory", "1.5", "must be MiB"),
+        ("max_load", "0", "must be a load average per core"),
+        ("max_load", "nan", "must be a load average per core"),
+        ("max_load", "much", "must be a load average per core"),
+        ("health_addr", "9000", "must be host:port"),
+        ("health_addr", "h:0", "must be host:port"),
+        ("health_addr", "h:65536", "must be host:port"),
+        ("health_addr", "::1:9000", "must be host:port"),
+        ("workers", "0", "must be a whole number from 1 to 1000"),
+    ],
+)
+def test_what_a_server_at_work_cannot_have_is_refused(tmp_path: Path, name: str, value: str, rule: str) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    assert refused(tmp_path, {name: value}).startswith(f"{flag}: {value!r} {rule}")
+
+
 # The documentation's table.
 
 
@@ -409,8 +477,8 @@ def test_the_table_tells_everything_of_every_option() -> None:
 def test_every_default_passes_its_own_check() -> None:
     for row in table():
         if row.default is not None and row.name != "secrets":
-            assert settings.OPTIONS[row.name].parse(row.default) == row.default, row.name
-    assert settings.OPTIONS["wait_broker"].parse(math.inf) == Settings().wait_broker
+            assert OPTIONS[row.name].parse(row.default) == row.default, row.name
+    assert OPTIONS["wait_broker"].parse(math.inf) == Settings().wait_broker
 
 
 # The streams.
