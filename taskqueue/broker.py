@@ -28,6 +28,8 @@ class Capacity:
 
 
 UNLIMITED: Final = Capacity()
+# What is prepared for so long without promote or discard is set aside as in-doubt.
+IN_DOUBT_AFTER_MS: Final = 60_000
 
 Control: TypeAlias = Literal["paused", "closed", "disabled", "limit"]
 """What an operator may say of a queue from any machine.
@@ -263,7 +265,7 @@ class StoreInfo:
     """What the store says of itself: ``appendonly``, ``fsync`` and ``eviction`` are None if it does not tell.
 
     ``fsync`` is its ``appendfsync``; ``primary``: it takes writes, and ``replicas`` are connected to it. ``max_bytes``
-    0 means no limit; ``clock_offset`` is its clock minus ours, in seconds.
+    0 means no limit; ``clock_offset`` is its clock minus ours, in seconds; ``volatile``: it ends with this process.
     """
 
     product: str
@@ -276,6 +278,7 @@ class StoreInfo:
     fsync: str | None = None
     primary: bool = True
     replicas: int = 0
+    volatile: bool = False
 
 
 class Inspector(Protocol):
@@ -321,7 +324,10 @@ _BROKERS: Final = {
     "redis+sentinel": ".brokers.sentinel",
     "rediss+sentinel": ".brokers.sentinel",
     "embedded": ".brokers.embedded",
+    "local": ".brokers.local",
+    "python": ".brokers.custom",
 }
+_KEEP_SECRETS: Final = ("embedded", "local")
 
 
 def connect(
@@ -331,7 +337,10 @@ def connect(
 
     Known schemes: ``redis://host:port/db``, ``rediss://`` (TLS), ``unix:///path/to.sock``; ``embedded:///directory``
     for development and demos: a private server that is started at first use and stopped with its last user;
-    ``redis+sentinel://host1:port,host2:port/service/db``, also ``rediss+sentinel://``: the primary of that service.
+    ``redis+sentinel://host1:port,host2:port/service/db``, also ``rediss+sentinel://``: the primary of that service;
+    ``local://`` or ``local://name``: volatile, inside this process, where its consumer must run too;
+    ``python://package.module:attribute``, perhaps with ``?anything``: a broker of your own, which the class or function
+    of that name makes of the whole URL and the keywords that this function takes.
     """
     scheme = urlsplit(url).scheme
     if scheme not in _BROKERS:
@@ -347,12 +356,23 @@ def connect(
 def kept_secret(url: str) -> str | None:
     """Return the secret that the store behind a URL keeps, made by the first who asks; None if it keeps none.
 
-    Only an embedded store keeps one. Raises ConfigError if its directory cannot be used.
+    An embedded store keeps one in its directory, a local one in memory. Raises ConfigError if that directory cannot be
+    used.
     """
-    if urlsplit(url).scheme != "embedded":
+    scheme = urlsplit(url).scheme
+    if scheme not in _KEEP_SECRETS:
         return None
-    secret: str = importlib.import_module(_BROKERS["embedded"], __package__).kept_secret(url)
+    secret: str = importlib.import_module(_BROKERS[scheme], __package__).kept_secret(url)
     return secret
+
+
+def require_shared(url: str, remedy: str) -> None:
+    """Raise ConfigError, with this remedy, for a store that no process sees but the one it is in."""
+    if urlsplit(url).scheme == "local":
+        raise ConfigError(
+            f"url: {masked(url)!r} is inside the process that uses it, and this one would find an empty store of its"
+            f" own; {remedy}, or take a store that processes share: embedded:///directory, redis://host:port/db"
+        )
 
 
 def masked(url: str) -> str:

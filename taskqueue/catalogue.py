@@ -62,8 +62,8 @@ class Settings:
     url: Annotated[
         str | None,
         Option(
-            help="Where the queues are: redis://host:port/db, rediss:// (TLS), unix:///path/to.sock,"
-            " redis+sentinel://host,host/service or embedded:///directory.",
+            help="Where the queues are: redis://host:port/db, rediss:// (TLS), unix:///path/to.sock, redis+sentinel://"
+            "host,host/service, embedded:///directory, local:// (this process) or python://package.module:attribute.",
             parse=options.broker_url,
             shown=options.hidden_password,
         ),

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import catalogue, commands, doctor, logs, queue_commands, settings
-from .broker import StoreInfo, masked
+from .broker import StoreInfo, masked, require_shared
 from .catalogue import FILE, OPTIONS, Row, Settings
 from .durability import kept
 from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError, UsageError
@@ -222,9 +222,10 @@ async def _server(chosen: Settings, place: WorkerPlace | None) -> tuple[Any, Tas
     else:
         from .replay import HttpReplayer  # noqa: PLC0415
 
-        queues = chosen.queues
+        url, queues = chosen.required_url(), chosen.queues
+        require_shared(url, "give --app instead of --target, or run a TaskQueueServer inside the application")
         tq = TaskQueue(
-            chosen.required_url(),
+            url,
             secret=chosen.secrets,
             queues=queues,
             namespace=chosen.namespace,

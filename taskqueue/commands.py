@@ -24,7 +24,7 @@ from . import doctor as checks
 from . import settings, showing
 from .acl import ROLES, USER, default_user, set_user
 from .admin import STATES, Admin, Filter, Step, outcome, unserved
-from .broker import ConsumerInfo, QueueStats, connect, kept_secret
+from .broker import ConsumerInfo, QueueStats, connect, kept_secret, require_shared
 from .catalogue import FILE, ROWS, Settings
 from .doctor import Finding
 from .durability import durability
@@ -70,6 +70,7 @@ class Common:
     def ask(self, question: Callable[[Admin], Awaitable[Result]]) -> Result:
         """Put a question to the store and return the answer."""
         chosen = self.settings()
+        require_shared(chosen.required_url(), checks.LOOK_INSIDE)
         broker = connect(chosen.required_url(), namespace=chosen.namespace)
 
         async def work() -> Result:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from .admin import gone
-from .broker import Broker, ConsumerInfo, Inspector, QueueStats, StoreInfo, connect
+from .broker import Broker, ConsumerInfo, Inspector, QueueStats, StoreInfo, connect, require_shared
 from .catalogue import Settings
 from .durability import Durability, kept
 from .durability import Level as Kept
@@ -37,6 +37,8 @@ LISTEN: Final = 3.0
 # The store decides after 60 s; a little later somebody should have asked it to.
 IN_DOUBT_MS: Final = 75_000
 LOOKED_AT: Final = 200
+# What to do about a store that only its own process sees.
+LOOK_INSIDE: Final = "ask inside the application (tq.get, tq.size, tq.broker.inspector)"
 # What people write into examples, and forget there. Random text of 64 letters holds none of them in a million years.
 _SAMPLE: Final = re.compile(
     r"change.?me|change.?this|replace.?(me|this)|example|sample|placeholder|insecure|your.?secret|my.?secret|password"
@@ -65,8 +67,9 @@ def of_error(check: str, error: Exception, remedy: str) -> Finding:
 
 
 def check_url(chosen: Settings) -> Finding:
-    """Look whether there is a URL, and one that names a store."""
+    """Look whether there is a URL, and one that names a store that can be seen from here."""
     try:
+        require_shared(chosen.required_url(), LOOK_INSIDE)
         connect(chosen.required_url(), namespace=chosen.namespace)
     except ConfigError as error:
         return of_error("url", error, "set TASKQUEUE_URL, for example to redis://127.0.0.1:6379/0")
@@ -91,7 +94,8 @@ def check_secret(secrets: Sequence[str]) -> Finding:
 
 def check_durability(info: StoreInfo, declared: Durability | None) -> list[Finding]:
     """Look whether tasks survive what they were declared to survive; undeclared, the death of the store."""
-    findings = [_persistence(info, declared.level if declared else None)]
+    level = declared.level if declared else None
+    findings = [_volatility(level) if info.volatile else _persistence(info, level)]
     return [*findings, _replicas(info, declared)] if declared and declared.replicas else findings
 
 
@@ -105,6 +109,13 @@ def _replicas(info: StoreInfo, declared: Durability) -> Finding:
         remedy = f"declare replica:{info.replicas}; a commit is then uncertain whenever one of them is away"
         return Finding("replicas", "warning", what, remedy)
     return Finding("replicas", "ok", what)
+
+
+def _volatility(declared: Kept | None) -> Finding:
+    what = "the store is inside this process: what waits when it ends is lost"
+    if declared == "memory":
+        return Finding("persistence", "ok", f"{what}, as declared ({declared})")
+    return Finding("persistence", "warning", what, "declare durability memory, or take embedded:// or redis://")
 
 
 def _persistence(info: StoreInfo, declared: Kept | None) -> Finding:

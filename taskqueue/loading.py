@@ -1,17 +1,14 @@
 """From ``package.module:attribute`` to an application, what kind it is, and the TaskQueue it uses."""
 
-import importlib
 import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Final, Literal, cast
 
 from .configured import instances
 from .errors import AppNotFound, ConfigError
+from .importing import imported
 from .inprocess import AiohttpReplayer, AsgiReplayer, WsgiReplayer
 from .keys import Keyring
 from .producer import TaskQueue
@@ -39,7 +36,7 @@ async def load(name: str) -> Application:
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise AppNotFound(f"app: {name!r} must be package.module:attribute, for example main:app")
-    found = _attribute(_module(module_name), attribute)
+    found = imported(name, lambda words: AppNotFound(f"app: {words}"), likely=kind_of)
     kind = kind_of(found)
     if kind is None and _is_factory(found):
         found = found()
@@ -56,11 +53,7 @@ async def load(name: str) -> Application:
 
 def function(setting: str, name: str) -> Callable[..., Any]:
     """Import what a setting names as ``package.module:function``; raises AppNotFound if it cannot be called."""
-    module_name, _, attribute = name.partition(":")
-    try:
-        found: Any = _attribute(_module(module_name), attribute)
-    except AppNotFound as error:
-        raise AppNotFound(f"{setting}: {str(error).removeprefix('app: ')}") from error
+    found: Any = imported(name, lambda words: AppNotFound(f"{setting}: {words}"))
     if not callable(found):
         raise AppNotFound(f"{setting}: {name} is {_what(found)}, and must be a function")
     return cast("Callable[..., Any]", found)
@@ -103,37 +96,6 @@ def task_queue() -> TaskQueue:
         f"app: it has made {len(found)} TaskQueues, and a server consumes one; start it with --target instead of --app,"
         " and name --url and --queue"
     )
-
-
-def _module(name: str) -> ModuleType:
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-            raise AppNotFound(f"app: importing {name} failed: {error}") from error
-        candidates = sorted(path.stem for path in Path.cwd().glob("*.py"))
-        raise AppNotFound(
-            f"app: there is no module {name} in {Path.cwd()}{_or(candidates, 'its modules are')}"
-        ) from None
-    except Exception as error:
-        raise AppNotFound(f"app: importing {name} failed: {type(error).__name__}: {error}") from error
-
-
-def _attribute(module: ModuleType, path: str) -> Any:
-    found: Any = module
-    for part in path.split("."):
-        if not hasattr(found, part):
-            names = [name for name, value in vars(module).items() if not name.startswith("_") and kind_of(value)]
-            close = get_close_matches(part, dir(found), n=3)
-            raise AppNotFound(f"app: {module.__name__} has no {path}{_or(names or close, 'it has')}")
-        found = getattr(found, part)
-    return found
-
-
-def _or(candidates: list[str], words: str) -> str:
-    return f"; {words} {', '.join(candidates)}" if candidates else ""
 
 
 def _what(found: object) -> str:

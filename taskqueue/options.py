@@ -272,8 +272,8 @@ def host_and_port(address: str) -> tuple[str, int]:
 def _readable(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        if parts.scheme.endswith("+sentinel"):
-            return "://" in url  # It has several hosts, which its broker takes apart.
+        if parts.scheme == "python" or parts.scheme.endswith("+sentinel"):
+            return "://" in url  # What stands for a host, its broker takes apart.
         return "://" in url and bool(parts.scheme) and (parts.port is None or parts.port > 0)
     except ValueError:
         return False

@@ -9,9 +9,11 @@ from typing import Final
 import pytest
 
 from tests.servers import RedisServer, Servers, find_binaries
+from tests.stores import Inspectable, LocalStore, RedisStore
 
 # Valkey is always asked for, so that its absence is seen; of the others, what this machine has.
 KINDS: Final = ["valkey9", *(kind for kind in find_binaries() if kind != "valkey9")]
+LOCAL: Final = pytest.param("local", marks=pytest.mark.accept("CT35"))
 
 
 @pytest.fixture(scope="session")
@@ -40,12 +42,30 @@ def any_server(servers: Servers) -> RedisServer:
     return _clean(servers, "valkey9")
 
 
+@pytest.fixture(params=[*KINDS, LOCAL])
+def store(request: pytest.FixtureRequest) -> Inspectable:
+    """Each store that a broker can be tried on in turn, without data: every kind of server, and this process."""
+    return _place(request)
+
+
+@pytest.fixture(params=["valkey9", LOCAL])
+def place(request: pytest.FixtureRequest) -> Inspectable:
+    """One server, or this process, for tests that take long."""
+    return _place(request)
+
+
 @pytest.fixture
 def private_server(servers: Servers) -> Iterator[RedisServer]:
     """A server of this test alone, to be stopped, killed and frozen at will."""
     _require(servers, "valkey9")
     with RedisServer(servers.binaries["valkey9"]) as server:
         yield server
+
+
+def _place(request: pytest.FixtureRequest) -> Inspectable:
+    if request.param == "local":
+        return LocalStore()
+    return RedisStore(_clean(request.getfixturevalue("servers"), request.param))
 
 
 def _clean(servers: Servers, kind: str) -> RedisServer:

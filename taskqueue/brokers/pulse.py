@@ -7,7 +7,8 @@ from redis import Redis
 from redis.exceptions import NoScriptError, RedisError
 
 from ..broker import Lease, Seen
-from ..errors import BrokerUnavailable, Fenced
+from ..errors import BrokerUnavailable
+from .reasons import fenced, forgotten
 from .scripts import SCRIPTS
 
 
@@ -50,8 +51,6 @@ class RedisPulse:
 def require_lease(answer: bytes, lease: Lease) -> None:
     """Raise Fenced unless a script that checks the lease said OK."""
     if answer == b"GONE":
-        raise Fenced(
-            f"consumer {lease.consumer} of queue {lease.queue}: redis has lost its data, or was emptied", gone=True
-        )
+        raise forgotten(lease)
     if answer == b"FENCED":
-        raise Fenced(f"consumer {lease.consumer} of queue {lease.queue}: another server has taken over the name")
+        raise fenced(lease)

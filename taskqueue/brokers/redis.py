@@ -21,14 +21,15 @@ from weakref import WeakKeyDictionary
 from redis import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from ..broker import UNLIMITED, Capacity, Control, Exchange, Lease, Owner, Seen
+from ..broker import IN_DOUBT_AFTER_MS, UNLIMITED, Capacity, Control, Exchange, Lease, Owner, Seen
 from ..durability import Durability
-from ..errors import BrokerUnavailable, ConfigError, NameInUse, QueueClosed, QueueFull
+from ..errors import ConfigError
 from ..identity import Identity, own
 from ..task import Reservation, SealedTask, Settlement, TaskState
 from .inspection import RedisInspector, info_lines, lines, state_of
 from .link import Arguments, Copies, Link, client_options, connected, pool_of, read
 from .pulse import RedisPulse, require_lease
+from .reasons import closed, disabled, full, late, removed, taken
 from .refusals import line_errors, translated
 from .scripts import SCRIPTS
 
@@ -37,7 +38,6 @@ LATE_MARGIN: Final = 0.05
 # For so long a broker that was given up counts as down; whoever comes then tries again.
 TROUBLE_SECONDS: Final = 1.0
 HINT_PING: Final = 4.0
-IN_DOUBT_AFTER_MS: Final = 60_000
 
 
 class RedisBroker:
@@ -98,16 +98,11 @@ class RedisBroker:
             link.measure_again()
             answer = await self._copied(name, queue, arguments, b"OK", deadline=deadline)
         if answer == b"LATE":
-            raise BrokerUnavailable("redis came to the command only after the deadline, and refused it")
+            raise late()
         if answer == b"CLOSED":
-            raise QueueClosed(
-                f"queue {queue}: somebody has closed it, and it takes no tasks; taskqueue queues open {queue} opens it"
-            )
+            raise closed(queue)
         if answer == b"FULL":
-            raise QueueFull(
-                f"queue {queue}: it holds all it may ({capacity.tasks or 'any number of'} tasks,"
-                f" {capacity.bytes or 'any number of'} bytes); wait for its consumers, or raise max_tasks, max_bytes"
-            )
+            raise full(queue, capacity)
 
     async def push(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
         """See Broker."""
@@ -121,7 +116,7 @@ class RedisBroker:
         """See Broker."""
         unknown = await self._copied("promote", queue, lambda: ids, 0, deadline=deadline)
         if unknown:
-            raise BrokerUnavailable(f"{unknown} prepared task(s) of queue {queue} were removed before the commit")
+            raise removed(queue, unknown)
 
     async def discard(self, queue: str, ids: Sequence[str], *, deadline: float) -> None:
         """See Broker."""
@@ -149,11 +144,9 @@ class RedisBroker:
         arguments = (consumer, secrets.token_hex(8), me.host, me.pid, me.boot, me.start, int(begins), *found_dead)
         epoch, *counts = await self.script("claim", queue, lambda: arguments, deadline=deadline)
         if epoch == b"DISABLED":
-            raise ConfigError(
-                f"queue {queue}: it is disabled; leave it out, or enable it with: taskqueue queues enable {queue}"
-            )
+            raise disabled(queue)
         if epoch == b"TAKEN":
-            raise NameInUse(f"consumer {consumer} of queue {queue}: another server has just taken the name")
+            raise taken(queue, consumer)
         returned, left = counts
         while left:
             _, some, left = await self.script("claim", queue, lambda: arguments, deadline=deadline)

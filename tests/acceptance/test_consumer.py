@@ -822,7 +822,7 @@ class TestBrokerTrouble:
             target.gate.set()
             (task_id,) = await push(tq, "/new")
             await reached(tq, task_id, "completed")
-        assert "redis has lost its data" in caplog.text
+        assert "the store has lost its data" in caplog.text
 
     @pytest.mark.usefixtures("impatient")
     async def test_a_broker_that_stays_away_ends_the_consumer_that_does_not_wait(

@@ -1,4 +1,4 @@
-"""What a queue may hold, on each kind of server: at the brim a commit is refused whole, and what is stored stays so."""
+"""What a queue may hold, in every store: at the brim a commit is refused whole, and what is stored stays so."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,54 +7,50 @@ from typing import Any, Final
 import pytest
 
 import taskqueue
-from taskqueue.broker import Capacity
+from taskqueue.broker import Broker, Capacity
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import SCRIPTS
 from taskqueue.errors import BrokerUnavailable, CommitUncertain, QueueFull
 from taskqueue.task import Verdict
-from tests.contract.test_broker import claimed, ended, everything, push, queue_of, reserve, settle, soon
 from tests.doors import KINDS, adding, fetch, serving
 from tests.invariants import assert_invariants
+from tests.moves import claimed, ended, push, reserve, settle, soon
 from tests.proxy import proxied
 from tests.servers import RedisServer
+from tests.stores import Inspectable
 from tests.tasks import SECRET, opaque, opaque_tasks
 
 DOWN_FOR: Final = 0.2
 
 
 @pytest.fixture
-def client(redis_server: RedisServer) -> Any:
-    return redis_server.client()
-
-
-@pytest.fixture
-async def broker(redis_server: RedisServer, client: Any) -> AsyncIterator[RedisBroker]:
+async def broker(store: Inspectable) -> AsyncIterator[Broker]:
     """A broker whose queues may hold three tasks."""
-    broker = RedisBroker(redis_server.url, namespace="taskqueue", capacity=Capacity(tasks=3))
+    broker = store.open(capacity=Capacity(tasks=3))
     yield broker
     await broker.aclose()
-    assert_invariants(client)
+    store.queues()
 
 
 def queue_at(url: str, **options: Any) -> taskqueue.TaskQueue:
     return taskqueue.TaskQueue(url, secret=SECRET, queues=["default", "mail"], namespace="taskqueue", **options)
 
 
-async def prepare(broker: RedisBroker, *ids: str) -> None:
+async def prepare(broker: Broker, *ids: str) -> None:
     await broker.prepare("default", [opaque(task_id) for task_id in ids], deadline=soon())
 
 
 class TestTasks:
     @pytest.mark.parametrize("way", ["push", "prepare"])
-    async def test_what_would_be_too_much_is_refused_whole(self, broker: RedisBroker, client: Any, way: str) -> None:
+    async def test_what_would_be_too_much_is_refused_whole(self, broker: Broker, store: Inspectable, way: str) -> None:
         await push(broker, opaque_tasks(2))
-        unchanged = everything(client)
+        unchanged = store.everything()
         with pytest.raises(QueueFull, match=r"queue default: it holds all it may \(3 tasks, .*max_tasks, max_bytes"):
             await getattr(broker, way)("default", opaque_tasks(2), deadline=soon())
-        assert everything(client) == unchanged
+        assert store.everything() == unchanged
         await getattr(broker, way)("default", opaque_tasks(1), deadline=soon())
 
-    async def test_all_that_is_to_run_counts_and_what_has_ended_does_not(self, broker: RedisBroker) -> None:
+    async def test_all_that_is_to_run_counts_and_what_has_ended_does_not(self, broker: Broker) -> None:
         lease = await claimed(broker)
         await push(broker, [opaque("reserved")])
         (held,) = await reserve(broker, lease)
@@ -75,59 +71,68 @@ class TestTasks:
         await broker.discard("default", ["prepared"], deadline=soon())
         await push(broker, [opaque("in-place-of-the-discarded")])
 
-    async def test_what_is_retried_still_counts(self, broker: RedisBroker) -> None:
+    async def test_what_is_retried_still_counts(self, broker: Broker) -> None:
         lease = await claimed(broker)
         await push(broker, opaque_tasks(3))
         await settle(broker, lease, ended((await reserve(broker, lease))[0], Verdict("retry", "server", 503, 60.0)))
         with pytest.raises(QueueFull):
             await push(broker, opaque_tasks(1))
 
-    async def test_each_queue_has_its_own(self, broker: RedisBroker) -> None:
+    async def test_each_queue_has_its_own(self, broker: Broker) -> None:
         await push(broker, opaque_tasks(3))
         await push(broker, opaque_tasks(3, queue="mail"), queue="mail")
 
     @pytest.mark.parametrize("way", ["push", "prepare"])
-    async def test_a_repeat_at_the_brim_is_not_too_much(self, redis_server: RedisServer, client: Any, way: str) -> None:
+    async def test_a_repeat_at_the_brim_is_not_too_much(self, store: Inspectable, way: str) -> None:
+        broker = store.open(capacity=Capacity(tasks=3, bytes=18))
+        tasks = [opaque(record=b"6bytes") for _ in range(3)]
+        for _ in range(2):
+            await getattr(broker, way)("default", tasks, deadline=soon())
+            assert len(store.queue().states) == 3
+        await broker.aclose()
+
+    @pytest.mark.parametrize("way", ["push", "prepare"])
+    async def test_nor_is_one_after_a_lost_reply(self, redis_server: RedisServer, way: str) -> None:
         async with proxied(redis_server.port) as proxy:
             broker = RedisBroker(proxy.url, namespace="taskqueue", capacity=Capacity(tasks=3, bytes=18))
             proxy.inject("cut after", SCRIPTS[way].sha.encode(), times=2)
             await getattr(broker, way)("default", [opaque(record=b"6bytes") for _ in range(3)], deadline=soon())
             assert proxy.hits == 2
-            assert len(queue_of(client).states) == 3
+            assert len(assert_invariants(redis_server.client())["default"].states) == 3
             await broker.aclose()
 
-    async def test_a_promotion_is_never_too_much(self, broker: RedisBroker, client: Any) -> None:
+    async def test_a_promotion_is_never_too_much(self, broker: Broker, store: Inspectable) -> None:
         await prepare(broker, "a", "b", "c")
         await broker.promote("default", ["a", "b", "c"], deadline=soon())
-        assert len(queue_of(client).waiting) == 3
+        assert len(store.queue().waiting) == 3
 
-    async def test_no_limit_is_none(self, redis_server: RedisServer, client: Any) -> None:
-        broker = RedisBroker(redis_server.url, namespace="taskqueue", capacity=Capacity(0, 0))
+    async def test_no_limit_is_none(self, store: Inspectable) -> None:
+        broker = store.open(capacity=Capacity(0, 0))
         await push(broker, opaque_tasks(500))
-        assert len(queue_of(client).waiting) == 500
+        assert len(store.queue().waiting) == 500
         await broker.aclose()
 
 
 class TestBytes:
     @pytest.fixture
-    async def broker(self, redis_server: RedisServer, client: Any) -> AsyncIterator[RedisBroker]:
+    async def broker(self, store: Inspectable) -> AsyncIterator[Broker]:
         """A broker whose queues may hold 1000 bytes."""
-        broker = RedisBroker(redis_server.url, namespace="taskqueue", capacity=Capacity(bytes=1000))
+        broker = store.open(capacity=Capacity(bytes=1000))
         yield broker
         await broker.aclose()
-        assert_invariants(client)
+        store.queues()
 
-    async def test_the_bytes_of_all_records_are_counted(self, broker: RedisBroker, client: Any) -> None:
+    async def test_the_bytes_of_all_records_are_counted(self, broker: Broker, store: Inspectable) -> None:
         await push(broker, [opaque("a", record=bytes(600)), opaque("b", record=bytes(400))])
-        assert client.hget("taskqueue:{default}:control", "bytes") == b"1000"
+        assert store.queue().weighed == 1000
         with pytest.raises(QueueFull, match="1000 bytes"):
             await push(broker, [opaque(record=b"1")])
         lease = await claimed(broker)
         await settle(broker, lease, ended((await reserve(broker, lease))[0]))
-        assert client.hget("taskqueue:{default}:control", "bytes") == b"400"
+        assert store.queue().weighed == 400
         await push(broker, [opaque(record=bytes(600))])
 
-    async def test_the_count_follows_every_way_out(self, broker: RedisBroker, client: Any) -> None:
+    async def test_the_count_follows_every_way_out(self, broker: Broker, store: Inspectable) -> None:
         """Whatever becomes of them: the invariants compare the count with what is stored."""
         lease = await claimed(broker)
         await push(broker, [opaque(f"t{number}", record=bytes(number + 1)) for number in range(6)])
@@ -141,52 +146,51 @@ class TestBytes:
         for verdict in verdicts:
             (held,) = await reserve(broker, lease)
             await settle(broker, lease, ended(held, verdict))
-            queue_of(client)
+            store.queue()
         await broker.discard("default", ["p0"], deadline=soon())
         await broker.inspector.retry("default", [("t1", bytes(100))], deadline=soon())
-        assert queue_of(client).stored == 100 + 3 + 4 + 5 + 6 + 6
+        assert store.queue().stored == 100 + 3 + 4 + 5 + 6 + 6
         (held,) = await reserve(broker, lease)
         await settle(broker, lease, ended(held, Verdict("fail", "client", 422)))
         assert await broker.trim("default", [("failed", 0, 0), ("finished", 0, 0)], most=10, deadline=soon()) == 2
-        queue_of(client)
+        store.queue()
         await broker.reset("default", deadline=soon())
-        assert queue_of(client).weighed == 0
+        assert store.queue().weighed == 0
 
 
 class TestCommit:
-    async def test_the_one_that_adds_is_told_and_nothing_is_half_pushed(
-        self, redis_server: RedisServer, client: Any
-    ) -> None:
-        tq = queue_at(redis_server.url, max_tasks=250)
+    async def test_the_one_that_adds_is_told_and_nothing_is_half_pushed(self, store: Inspectable) -> None:
+        tq = queue_at(store.url, max_tasks=250)
         with pytest.raises(QueueFull):
             await committed(tq, 300)  # in two pieces, of which the first would fit
-        assert everything(client) == {}
+        assert store.everything() == {}
         with pytest.raises(QueueFull):
             await committed(tq, 251, "mail")  # one queue after the other, and the first has room
-        assert everything(client) == {}
+        assert store.everything() == {}
         await committed(tq, 250)
         assert await tq.size() == 250
         await tq.aclose()
 
     @pytest.mark.accept("CT05")
     @pytest.mark.parametrize("count", [1, 300])
-    async def test_a_queue_that_is_full_vetoes(self, redis_server: RedisServer, client: Any, count: int) -> None:
-        tq = queue_at(redis_server.url, max_tasks=200)
+    async def test_a_queue_that_is_full_vetoes(self, store: Inspectable, count: int) -> None:
+        tq = queue_at(store.url, max_tasks=200)
         stored = await committed(tq, 200)
         assert await vetoed(tq, count) is QueueFull
-        assert [task_id.decode() for task_id in reversed(queue_of(client).waiting)] == stored
+        assert [task_id.decode() for task_id in reversed(store.queue().waiting)] == stored
         await tq.aclose()
 
     @pytest.mark.accept("CT05")
     @pytest.mark.parametrize("count", [1, 300])
-    async def test_a_server_without_memory_vetoes(self, redis_server: RedisServer, client: Any, count: int) -> None:
+    async def test_a_server_without_memory_vetoes(self, redis_server: RedisServer, count: int) -> None:
+        client = redis_server.client()
         tq = queue_at(redis_server.url)
         client.config_set("maxmemory", 1)
         try:
             assert await vetoed(tq, count) is BrokerUnavailable
         finally:
             client.config_set("maxmemory", 0)
-        assert everything(client) == {}
+        assert client.keys("*") == []
         await tq.aclose()
 
     @pytest.mark.accept("CT05")
@@ -197,7 +201,7 @@ class TestCommit:
         private_server.kill()
         assert await vetoed(tq, count) is BrokerUnavailable
         private_server.start()
-        assert everything(private_server.client()) == {}
+        assert private_server.client().keys("*") == []
         await tq.aclose()
 
 

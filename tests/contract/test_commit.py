@@ -1,7 +1,7 @@
 """A commit is the promise: what it says of a task is true, whatever fails, is lost or is cancelled on the way.
 
-Tried on each kind of server there is. The faults come from a broker that trips over its n-th call, for every n; and
-from a server that is frozen.
+Tried on every store there is. The faults come from a broker that trips over its n-th call, for every n; and from a
+server that is frozen.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import pytest
 
 import taskqueue
 from taskqueue import commit as commit_module
-from taskqueue.brokers.redis import RedisBroker
+from taskqueue.broker import Broker
 from taskqueue.errors import BrokerUnavailable, CommitUncertain, ConfigError, InvalidTask, ReplyLost, UnknownQueue
 from taskqueue.keys import Keyring
 from taskqueue.request import CurrentRequest
@@ -26,8 +26,8 @@ from taskqueue.seal import unseal
 from taskqueue.task import SealedTask
 from taskqueue.transaction import Transaction, bound
 from tests.house import tree
-from tests.invariants import assert_invariants
 from tests.servers import RedisServer
+from tests.stores import Inspectable, RedisStore
 from tests.tasks import SECRET
 from tests.waiting import wait_until
 
@@ -47,39 +47,42 @@ def queue_at(url: str, **options: Any) -> taskqueue.TaskQueue:
 
 
 @pytest.fixture
-def client(redis_server: RedisServer) -> Any:
-    return redis_server.client()
+async def tq(store: Inspectable) -> AsyncIterator[taskqueue.TaskQueue]:
+    tq = queue_at(store.url, commit_deadline=10)
+    yield tq
+    await tq.aclose()
+    store.queues()
 
 
 @pytest.fixture
-async def tq(redis_server: RedisServer, client: Any) -> AsyncIterator[taskqueue.TaskQueue]:
-    tq = queue_at(redis_server.url, commit_deadline=10)
-    yield tq
-    await tq.aclose()
-    assert_invariants(client)
+def frozen(private_server: RedisServer) -> RedisStore:
+    """What the server that is to be frozen holds."""
+    return RedisStore(private_server)
 
 
-def waiting(client: Any, queue: str = "default") -> list[str]:
+def waiting(store: Inspectable, queue: str = "default") -> list[str]:
     """Return the ids in line, the front first."""
-    return [task_id.decode() for task_id in reversed(client.lrange(f"taskqueue:{{{queue}}}", 0, -1))]
+    return [task_id.decode() for task_id in reversed(store.queue(queue).waiting)]
 
 
-def queued(client: Any) -> set[str]:
+def queued(store: Inspectable) -> set[str]:
     """Return the ids of all tasks that will run."""
-    queues = assert_invariants(client).values()
+    queues = store.queues().values()
     return {task_id.decode() for found in queues for task_id in found.waiting} | {
         task_id.decode() for found in queues for task_id in found.indexes.get("scheduled", {})
     }
 
 
-class Tripping(RedisBroker):
+class Tripping:
     """A broker that notes the calls of a commit, and at its n-th one trips as told."""
 
-    def __init__(self, url: str, at: int = -1, trip: Trip | None = None) -> None:
-        super().__init__(url, namespace="taskqueue")
+    trouble = None
+
+    def __init__(self, broker: Broker, at: int = -1, trip: Trip | None = None) -> None:
         self.calls: list[str] = []
         self.deadlines: set[float] = set()
-        self._at, self._trip = at, trip
+        self.aclose = broker.aclose
+        self._broker, self._at, self._trip = broker, at, trip
 
     async def _call(self, name: str, deadline: float, carry_out: CarryOut) -> None:
         self.calls.append(name)
@@ -90,20 +93,16 @@ class Tripping(RedisBroker):
             await carry_out()
 
     async def push(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
-        own = super().push
-        await self._call("push", deadline, lambda: own(queue, tasks, deadline=deadline))
+        await self._call("push", deadline, lambda: self._broker.push(queue, tasks, deadline=deadline))
 
     async def prepare(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
-        own = super().prepare
-        await self._call("prepare", deadline, lambda: own(queue, tasks, deadline=deadline))
+        await self._call("prepare", deadline, lambda: self._broker.prepare(queue, tasks, deadline=deadline))
 
     async def promote(self, queue: str, ids: Sequence[str], *, deadline: float) -> None:
-        own = super().promote
-        await self._call("promote", deadline, lambda: own(queue, ids, deadline=deadline))
+        await self._call("promote", deadline, lambda: self._broker.promote(queue, ids, deadline=deadline))
 
     async def discard(self, queue: str, ids: Sequence[str], *, deadline: float) -> None:
-        own = super().discard
-        await self._call("discard", deadline, lambda: own(queue, ids, deadline=deadline))
+        await self._call("discard", deadline, lambda: self._broker.discard(queue, ids, deadline=deadline))
 
 
 async def committed(
@@ -134,13 +133,13 @@ def ids_of(ids: Sequence[str], queues: Sequence[str], queue: str) -> set[str]:
 
 
 @pytest.mark.accept("CT01", "CT02")
-async def test_an_id_is_in_line_after_the_commit_and_not_before(tq: taskqueue.TaskQueue, client: Any) -> None:
+async def test_an_id_is_in_line_after_the_commit_and_not_before(tq: taskqueue.TaskQueue, store: Inspectable) -> None:
     async with tq.transaction():
         task_id = tq.add("/a")
         assert await tq.size() == 0
         assert await tq.get(task_id) is None
     assert await tq.size() == 1
-    assert waiting(client) == [task_id]
+    assert waiting(store) == [task_id]
     assert str(uuid.UUID(task_id, version=4)) == task_id
     state = await tq.get(task_id)
     assert state is not None
@@ -149,8 +148,8 @@ async def test_an_id_is_in_line_after_the_commit_and_not_before(tq: taskqueue.Ta
 
 
 @pytest.mark.accept("CT02")
-def test_synchronous_code_commits_too(redis_url: str) -> None:
-    tq = queue_at(redis_url)
+def test_synchronous_code_commits_too(store: Inspectable) -> None:
+    tq = queue_at(store.url)
     with tq.transaction():
         task_id = tq.add("/a", queue="mail")
         assert tq.size_sync("mail") == 0
@@ -162,7 +161,7 @@ def test_synchronous_code_commits_too(redis_url: str) -> None:
 
 
 @pytest.mark.accept("CT03")
-async def test_an_aborted_transaction_leaves_nothing(tq: taskqueue.TaskQueue, client: Any) -> None:
+async def test_an_aborted_transaction_leaves_nothing(tq: taskqueue.TaskQueue, store: Inspectable) -> None:
     async def handler() -> None:
         async with tq.transaction():
             tq.add("/a")
@@ -171,7 +170,7 @@ async def test_an_aborted_transaction_leaves_nothing(tq: taskqueue.TaskQueue, cl
     with pytest.raises(ZeroDivisionError):
         await handler()
     assert await tq.size() == 0
-    assert client.keys("*") == []
+    assert store.everything() == {}
 
 
 @pytest.mark.parametrize(
@@ -185,49 +184,49 @@ async def test_an_aborted_transaction_leaves_nothing(tq: taskqueue.TaskQueue, cl
     ],
 )
 async def test_what_is_small_travels_in_one_call_and_what_is_not_in_two_phases(
-    redis_url: str, client: Any, count: int, queues: Sequence[str], calls: list[str]
+    store: Inspectable, count: int, queues: Sequence[str], calls: list[str]
 ) -> None:
-    broker = Tripping(redis_url)
+    broker = Tripping(store.open())
     ids, raised = await committed(broker, queues, count=count)
     assert raised is None
     assert broker.calls == calls
     for queue in queues:
-        assert waiting(client, queue) == [task_id for task_id in ids if task_id in ids_of(ids, queues, queue)]
-    assert queued(client) == set(ids)
+        assert waiting(store, queue) == [task_id for task_id in ids if task_id in ids_of(ids, queues, queue)]
+    assert queued(store) == set(ids)
 
 
-async def test_what_is_heavy_travels_in_pieces(tq: taskqueue.TaskQueue, redis_url: str, client: Any) -> None:
-    broker = Tripping(redis_url)
+async def test_what_is_heavy_travels_in_pieces(tq: taskqueue.TaskQueue, store: Inspectable) -> None:
+    broker = Tripping(store.open())
     tq.__dict__["broker"] = broker
     sizes = (600_000, 600_000, 300_000, 3 * MIB, 1)
     async with tq.transaction():
         ids = [tq.add("/a", payload=bytes(size)) for size in sizes]
     assert broker.calls == ["prepare", "prepare", "prepare", "prepare", "promote"]
-    assert waiting(client) == ids
+    assert waiting(store) == ids
     broker.calls.clear()
     await tq.push("/b", payload=bytes(MIB - 1000))
     assert broker.calls == ["push"]
 
 
 @pytest.mark.accept("CT06")
-async def test_the_order_in_line_is_that_of_the_adds(tq: taskqueue.TaskQueue, client: Any) -> None:
+async def test_the_order_in_line_is_that_of_the_adds(tq: taskqueue.TaskQueue, store: Inspectable) -> None:
     async with tq.transaction():
         ids = [tq.add(f"/{number}") for number in range(1000)]
-    assert waiting(client) == ids
+    assert waiting(store) == ids
 
 
-async def test_requests_that_commit_at_once_share_the_line_whole(tq: taskqueue.TaskQueue, client: Any) -> None:
+async def test_requests_that_commit_at_once_share_the_line_whole(tq: taskqueue.TaskQueue, store: Inspectable) -> None:
     async def request() -> list[str]:
         async with tq.transaction():
             return [tq.add("/a"), tq.add("/b"), tq.add("/c")]
 
     rows = await asyncio.gather(*(request() for _ in range(50)))
-    line = waiting(client)
+    line = waiting(store)
     assert len(line) == 150
     assert sorted(rows) == sorted(line[at : at + 3] for at in range(0, 150, 3))
 
 
-async def test_what_is_stored_opens_to_what_was_recorded(tq: taskqueue.TaskQueue, client: Any) -> None:
+async def test_what_is_stored_opens_to_what_was_recorded(tq: taskqueue.TaskQueue, store: Inspectable) -> None:
     body = os.urandom(taskqueue.Limits().body)
     options: dict[str, Any] = {
         "headers": {"Cookie": "a=1"},
@@ -239,7 +238,8 @@ async def test_what_is_stored_opens_to_what_was_recorded(tq: taskqueue.TaskQueue
     with taskqueue.capture() as captured:
         await tq.push("/a?b=1", payload=body, **options)
     task_id = await tq.push("/a?b=1", payload=body, **options)
-    record = client.hget("taskqueue:{default}:records", task_id)
+    record = await tq.broker.inspector.record("default", task_id, deadline=asyncio.get_running_loop().time() + 10)
+    assert record is not None
     stored = unseal(Keyring([SECRET]), queue="default", task_id=task_id, record=record)
     expected = captured.find("/a")
     assert stored.body == body
@@ -247,13 +247,13 @@ async def test_what_is_stored_opens_to_what_was_recorded(tq: taskqueue.TaskQueue
         assert getattr(stored, name) == getattr(expected, name), name
 
 
-async def test_a_body_over_the_limit_is_refused(tq: taskqueue.TaskQueue, client: Any) -> None:
+async def test_a_body_over_the_limit_is_refused(tq: taskqueue.TaskQueue, store: Inspectable) -> None:
     with pytest.raises(InvalidTask, match="10485761 bytes are over the limit of 10485760"):
         await tq.push("/a", payload=bytes(10 * MIB + 1))
-    assert client.keys("*") == []
+    assert store.everything() == {}
 
 
-async def test_a_delay_counts_from_the_commit_and_an_eta_is_a_time(tq: taskqueue.TaskQueue, client: Any) -> None:
+async def test_a_delay_counts_from_the_commit_and_an_eta_is_a_time(tq: taskqueue.TaskQueue, store: Inspectable) -> None:
     eta = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=2)
     later, at, over = (
         await tq.push("/later", delay=3600),
@@ -267,7 +267,7 @@ async def test_a_delay_counts_from_the_commit_and_an_eta_is_a_time(tq: taskqueue
     assert delayed.due - delayed.added == 3_600_000
     assert timed is not None
     assert timed.due == round(eta.timestamp() * 1000)
-    assert waiting(client) == [over]
+    assert waiting(store) == [over]
     assert await tq.size() == 1, "what is delayed does not wait in line"
 
 
@@ -295,8 +295,8 @@ async def test_an_unknown_id_is_none(tq: taskqueue.TaskQueue) -> None:
     assert await tq.get("") is None
 
 
-def test_each_loop_has_a_connection_of_its_own(redis_url: str) -> None:
-    tq = queue_at(redis_url)
+def test_each_loop_has_a_connection_of_its_own(store: Inspectable) -> None:
+    tq = queue_at(store.url)
 
     async def one() -> int:
         await tq.push("/a")
@@ -307,12 +307,12 @@ def test_each_loop_has_a_connection_of_its_own(redis_url: str) -> None:
     assert [asyncio.run(one()), asyncio.run(one()), tq.size_sync()] == [1, 2, 2]
 
 
-async def test_a_captured_commit_reaches_no_server(tq: taskqueue.TaskQueue, client: Any) -> None:
+async def test_a_captured_commit_reaches_no_server(tq: taskqueue.TaskQueue, store: Inspectable) -> None:
     with taskqueue.capture() as tasks:
         await tq.push("/captured")
     await tq.push("/queued")
     assert tasks.paths == ["/captured"]
-    assert len(waiting(client)) == 1
+    assert len(waiting(store)) == 1
 
 
 # What fails.
@@ -340,13 +340,12 @@ def trip(fault: Fault) -> Trip:
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("queues", [("default",), ("mail", "default", "mailhost")], ids=len)
 async def test_whichever_call_fails_what_is_said_is_true(
-    redis_server: RedisServer, queues: Sequence[str], fault: Fault
+    store: Inspectable, queues: Sequence[str], fault: Fault
 ) -> None:
     calls = 3 * len(queues)  # two prepares and a promote for each
     for at in range(calls):
-        client = redis_server.client()
-        client.flushall()
-        broker = Tripping(redis_server.url, at, trip(fault))
+        store.lose()
+        broker = Tripping(store.open(), at, trip(fault))
         ids, raised = await committed(broker, queues)
         call = broker.calls[at]
         done = [queue for queue, _ in zip(queues, range(at - 2 * len(queues)), strict=False)]
@@ -360,16 +359,15 @@ async def test_whichever_call_fails_what_is_said_is_true(
             assert isinstance(raised, ConfigError if fault == "misconfigured" else BrokerUnavailable), (at, raised)
             assert not isinstance(raised, ReplyLost)
         runs = set().union(*(ids_of(ids, queues, queue) for queue in (*done, *(lost if fault == "lost done" else []))))
-        assert queued(client) == runs, at
-        states = {task_id.decode() for found in assert_invariants(client).values() for task_id in found.states}
+        assert queued(store) == runs, at
+        states = {task_id.decode() for found in store.queues().values() for task_id in found.states}
         assert states == runs, "what will not run has been discarded"
         assert len(broker.deadlines) == 1, "nothing goes on after the deadline"
 
 
 @pytest.mark.usefixtures("small_pushes")
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_discard_that_fails_hides_nothing_and_lets_nothing_run(redis_server: RedisServer, fault: Fault) -> None:
-    client = redis_server.client()
+async def test_a_discard_that_fails_hides_nothing_and_lets_nothing_run(store: Inspectable, fault: Fault) -> None:
     refusal = trip("refused")
 
     class Clumsy(Tripping):
@@ -377,22 +375,22 @@ async def test_a_discard_that_fails_hides_nothing_and_lets_nothing_run(redis_ser
             await trip(fault)(lambda: Tripping.discard(self, queue, ids, deadline=deadline))
 
     for at in (1, 3):
-        client.flushall()
-        _, raised = await committed(Clumsy(redis_server.url, at, refusal), count=4, queues=("default", "mail"))
+        store.lose()
+        _, raised = await committed(Clumsy(store.open(), at, refusal), count=4, queues=("default", "mail"))
         assert type(raised) is BrokerUnavailable
         assert str(raised) == "refused"
-        assert queued(client) == set()
+        assert queued(store) == set()
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_push_that_fails_says_whether_it_may_run(redis_server: RedisServer, fault: Fault) -> None:
-    ids, raised = await committed(Tripping(redis_server.url, 0, trip(fault)))
+async def test_a_push_that_fails_says_whether_it_may_run(store: Inspectable, fault: Fault) -> None:
+    ids, raised = await committed(Tripping(store.open(), 0, trip(fault)))
     if fault.startswith("lost"):
         assert isinstance(raised, CommitUncertain)
         assert list(raised.ids) == ids
     else:
         assert not isinstance(raised, CommitUncertain | None)
-    assert queued(redis_server.client()) == (set(ids) if fault == "lost done" else set())
+    assert queued(store) == (set(ids) if fault == "lost done" else set())
 
 
 # What is cancelled.
@@ -404,12 +402,11 @@ CANCELS: Final = ("before", "after", "twice", "before a refusal")
 @pytest.mark.parametrize("when", CANCELS)
 @pytest.mark.parametrize("count", [1, 3])
 async def test_a_cancelled_commit_ends_first_and_then_tells_the_truth(
-    redis_server: RedisServer, when: str, count: int
+    store: Inspectable, when: str, count: int
 ) -> None:
     queues = ("default",) if count == 1 else ("mail", "default")
     for at in range(1 if count == 1 else 6):
-        client = redis_server.client()
-        client.flushall()
+        store.lose()
         committing: list[asyncio.Task[tuple[list[str], BaseException | None]]] = []
 
         async def cancel(
@@ -426,22 +423,21 @@ async def test_a_cancelled_commit_ends_first_and_then_tells_the_truth(
             if when != "after":
                 await carry_out()
 
-        committing.append(asyncio.create_task(committed(Tripping(redis_server.url, at, cancel), queues, count=count)))
+        committing.append(asyncio.create_task(committed(Tripping(store.open(), at, cancel), queues, count=count)))
         ids, raised = await committing[0]
         if isinstance(raised, CommitUncertain):
-            assert queued(client) == set(raised.ids) <= set(ids), at
+            assert queued(store) == set(raised.ids) <= set(ids), at
             assert when != "before a refusal" or len(raised.ids) < len(ids), at
         else:
             assert isinstance(raised, asyncio.CancelledError), (at, raised)
             assert when == "before a refusal"
-            assert queued(client) == set(), at
+            assert queued(store) == set(), at
 
 
 @pytest.mark.usefixtures("small_pushes")
-async def test_a_cancel_scope_waits_for_the_commit(redis_server: RedisServer) -> None:
-    client = redis_server.client()
+async def test_a_cancel_scope_waits_for_the_commit(store: Inspectable) -> None:
     for at in range(6):
-        client.flushall()
+        store.lose()
         with anyio.CancelScope() as scope:
 
             async def cancel(carry_out: CarryOut, scope: anyio.CancelScope = scope) -> None:
@@ -449,19 +445,19 @@ async def test_a_cancel_scope_waits_for_the_commit(redis_server: RedisServer) ->
                 await asyncio.sleep(0)
                 await carry_out()
 
-            ids, raised = await committed(Tripping(redis_server.url, at, cancel), ("mail", "default"))
+            ids, raised = await committed(Tripping(store.open(), at, cancel), ("mail", "default"))
             assert raised is None, at
-            assert queued(client) == set(ids), at
+            assert queued(store) == set(ids), at
 
 
-async def test_a_loop_that_is_closed_in_the_midst_is_a_doubt(redis_server: RedisServer) -> None:
+async def test_a_loop_that_is_closed_in_the_midst_is_a_doubt(store: Inspectable) -> None:
     async def cancel(carry_out: CarryOut) -> None:
         await carry_out()
         raise asyncio.CancelledError
 
-    ids, raised = await committed(Tripping(redis_server.url, 0, cancel))
+    ids, raised = await committed(Tripping(store.open(), 0, cancel))
     assert isinstance(raised, CommitUncertain)
-    assert set(raised.ids) == set(ids) == queued(redis_server.client())
+    assert set(raised.ids) == set(ids) == queued(store)
 
 
 # A server that is frozen.
@@ -477,7 +473,7 @@ def impatient(tq: taskqueue.TaskQueue) -> taskqueue.TaskQueue:
 @pytest.mark.parametrize("count", [1, 300])
 @pytest.mark.parametrize("before", ["connected", "unconnected"])
 async def test_what_a_frozen_server_comes_to_too_late_never_runs(
-    private_server: RedisServer, before: str, count: int
+    private_server: RedisServer, frozen: RedisStore, before: str, count: int
 ) -> None:
     client = private_server.client()
     tq = queue_at(private_server.url, commit_deadline=10)
@@ -505,26 +501,26 @@ async def test_what_a_frozen_server_comes_to_too_late_never_runs(
     wait_until(lambda: len(client.client_list()) == 1, "the connections given up are gone")
     assert client.keys("*") == [], "what came too late was not even prepared"
     await tq.push("/again")
-    assert len(waiting(client)) == 1
+    assert len(waiting(frozen)) == 1
     await tq.aclose()
 
 
 @pytest.mark.usefixtures("small_pushes")
 async def test_a_server_that_freezes_between_the_phases_is_a_doubt_about_that_queue(
-    private_server: RedisServer,
+    private_server: RedisServer, frozen: RedisStore
 ) -> None:
     async def freeze(carry_out: CarryOut) -> None:
         private_server.pause()
         await carry_out()
 
     client = private_server.client()
-    ids, raised = await committed(Tripping(private_server.url, 4, freeze), ("mail", "default"), deadline=1)
+    ids, raised = await committed(Tripping(frozen.open(), 4, freeze), ("mail", "default"), deadline=1)
     private_server.resume()
     assert isinstance(raised, CommitUncertain)
     assert set(raised.ids) == ids_of(ids, ("mail", "default"), "mail")
     wait_until(lambda: len(client.client_list()) == 1, "the connections given up are gone")
-    assert queued(client) <= set(raised.ids)
-    assert waiting(client, "default") == []
+    assert queued(frozen) <= set(raised.ids)
+    assert waiting(frozen, "default") == []
 
 
 def test_synchronous_code_is_told_within_the_deadline_too(private_server: RedisServer) -> None:

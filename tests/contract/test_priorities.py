@@ -1,39 +1,31 @@
-"""Priorities inside a queue, and what an operator says of a queue from whatever machine: on every server."""
+"""Priorities inside a queue, and what an operator says of a queue from whatever machine: in every store."""
 
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 import pytest
 
 import taskqueue
-from taskqueue.broker import Lease
-from taskqueue.brokers.redis import RedisBroker
+from taskqueue.broker import Broker, Lease
 from taskqueue.errors import ConfigError, QueueClosed
 from taskqueue.task import Reservation, SealedTask, Settlement, Verdict
-from tests.contract.test_broker import claimed, ended, ids, reserve, settle
-from tests.invariants import assert_invariants
-from tests.servers import RedisServer
+from tests.moves import claimed, ended, ids, reserve, settle, soon
+from tests.stores import Inspectable
 from tests.tasks import SECRET, opaque, opaque_tasks
 
 RELEASE = Verdict("release", "stopped")
 
 
-def soon() -> float:
-    """Return a deadline that no healthy server misses."""
-    return time.monotonic() + 10
-
-
 @pytest.fixture
-async def broker(redis_server: RedisServer) -> AsyncIterator[RedisBroker]:
-    broker = RedisBroker(redis_server.url, namespace="taskqueue")
+async def broker(store: Inspectable) -> AsyncIterator[Broker]:
+    broker = store.open()
     yield broker
     await broker.aclose()
-    assert_invariants(redis_server.client())
+    store.queues()
 
 
 @pytest.fixture
-async def lease(broker: RedisBroker) -> Lease:
+async def lease(broker: Broker) -> Lease:
     return await claimed(broker)
 
 
@@ -42,19 +34,19 @@ def urgent(*priorities: int) -> list[SealedTask]:
     return [replace(opaque(), priority=priority) for priority in priorities]
 
 
-async def pushed(broker: RedisBroker, tasks: Sequence[SealedTask]) -> list[str]:
+async def pushed(broker: Broker, tasks: Sequence[SealedTask]) -> list[str]:
     await broker.push("default", tasks, deadline=soon())
     return [task.id for task in tasks]
 
 
 @pytest.mark.accept("MY08")
-async def test_the_higher_priority_goes_first_and_equals_in_their_order(broker: RedisBroker, lease: Lease) -> None:
+async def test_the_higher_priority_goes_first_and_equals_in_their_order(broker: Broker, lease: Lease) -> None:
     low, first, second, high, top, lowest = await pushed(broker, urgent(1, 4, 4, 5, 9, 0))
     assert ids(await reserve(broker, lease, 4)) == [top, high, first, second]
     assert ids(await reserve(broker, lease, 4)) == [low, lowest]
 
 
-async def test_the_line_is_shown_and_counted_in_that_order(broker: RedisBroker) -> None:
+async def test_the_line_is_shown_and_counted_in_that_order(broker: Broker) -> None:
     low, normal, high = await pushed(broker, urgent(3, 4, 7))
     assert await broker.size("default", deadline=soon()) == 3
     inspector = broker.inspector
@@ -70,7 +62,7 @@ async def test_the_line_is_shown_and_counted_in_that_order(broker: RedisBroker) 
         assert pages == [high, normal, low]
 
 
-async def test_what_is_given_back_or_retried_stays_in_its_line(broker: RedisBroker, lease: Lease) -> None:
+async def test_what_is_given_back_or_retried_stays_in_its_line(broker: Broker, lease: Lease) -> None:
     first, second, normal = await pushed(broker, urgent(8, 8, 4))
     given: list[Reservation] = await reserve(broker, lease, 2)
     await settle(broker, lease, *(Settlement(one.id, one.delivery, RELEASE) for one in given))
@@ -80,7 +72,7 @@ async def test_what_is_given_back_or_retried_stays_in_its_line(broker: RedisBrok
     assert ids(await reserve(broker, other, 3)) == [first, second, normal]
 
 
-async def test_a_retry_and_a_delay_come_back_into_the_line_of_their_priority(broker: RedisBroker, lease: Lease) -> None:
+async def test_a_retry_and_a_delay_come_back_into_the_line_of_their_priority(broker: Broker, lease: Lease) -> None:
     delayed = replace(opaque(due=1), priority=9)
     normal, _ = await pushed(broker, [opaque(), delayed])
     await broker.due("default", deadline=soon())
@@ -94,7 +86,7 @@ async def test_a_retry_and_a_delay_come_back_into_the_line_of_their_priority(bro
 
 class TestControl:
     @pytest.mark.accept("MY09")
-    async def test_a_limit_counts_what_all_consumers_hold(self, broker: RedisBroker, lease: Lease) -> None:
+    async def test_a_limit_counts_what_all_consumers_hold(self, broker: Broker, lease: Lease) -> None:
         await pushed(broker, opaque_tasks(10))
         other = await claimed(broker, "two")
         await broker.control("default", {"limit": 3}, deadline=soon())
@@ -106,7 +98,7 @@ class TestControl:
         await broker.control("default", {"limit": None}, deadline=soon())
         assert len(await reserve(broker, other, 5)) == 5
 
-    async def test_a_paused_queue_takes_tasks_and_gives_none(self, broker: RedisBroker, lease: Lease) -> None:
+    async def test_a_paused_queue_takes_tasks_and_gives_none(self, broker: Broker, lease: Lease) -> None:
         await broker.control("default", {"paused": 1}, deadline=soon())
         (task_id,) = await pushed(broker, opaque_tasks(1))
         assert await reserve(broker, lease) == []
@@ -114,7 +106,7 @@ class TestControl:
         await broker.control("default", {"paused": None}, deadline=soon())
         assert ids(await reserve(broker, lease)) == [task_id]
 
-    async def test_a_closed_queue_drains(self, broker: RedisBroker, lease: Lease) -> None:
+    async def test_a_closed_queue_drains(self, broker: Broker, lease: Lease) -> None:
         voted = opaque()
         await broker.prepare("default", [voted], deadline=soon())
         (task_id,) = await pushed(broker, opaque_tasks(1))
@@ -126,16 +118,14 @@ class TestControl:
         await broker.promote("default", [voted.id], deadline=soon())
         assert ids(await reserve(broker, lease, 2)) == [task_id, voted.id]
 
-    async def test_a_repeated_push_is_known_though_the_queue_was_closed_meanwhile(self, broker: RedisBroker) -> None:
+    async def test_a_repeated_push_is_known_though_the_queue_was_closed_meanwhile(self, broker: Broker) -> None:
         tasks = opaque_tasks(1)
         await pushed(broker, tasks)
         await broker.control("default", {"closed": 1}, deadline=soon())
         await pushed(broker, tasks)
 
     @pytest.mark.accept("MY10")
-    async def test_no_consumer_starts_on_a_disabled_queue_nor_gets_anything(
-        self, broker: RedisBroker, lease: Lease
-    ) -> None:
+    async def test_no_consumer_starts_on_a_disabled_queue_nor_gets_anything(self, broker: Broker, lease: Lease) -> None:
         await pushed(broker, opaque_tasks(1))
         await broker.control("default", {"disabled": 1}, deadline=soon())
         assert await reserve(broker, lease) == []
@@ -144,14 +134,14 @@ class TestControl:
         await broker.control("default", {"disabled": None}, deadline=soon())
         await claimed(broker, "two")
 
-    async def test_consumers_hear_of_it_at_once(self, broker: RedisBroker) -> None:
+    async def test_consumers_hear_of_it_at_once(self, broker: Broker) -> None:
         async with broker.hints(["default"]) as hints:
             assert await anext(hints) == "default"  # the subscription itself
             await broker.control("default", {"paused": None}, deadline=soon())
             assert await anext(hints) == "default"
 
 
-async def test_a_purge_forgets_what_waits_and_nothing_else(broker: RedisBroker, lease: Lease) -> None:
+async def test_a_purge_forgets_what_waits_and_nothing_else(broker: Broker, lease: Lease) -> None:
     (running,) = await pushed(broker, opaque_tasks(1))
     await reserve(broker, lease)
     voted = opaque()
@@ -165,8 +155,8 @@ async def test_a_purge_forgets_what_waits_and_nothing_else(broker: RedisBroker, 
     assert await broker.get("default", running, deadline=soon()) is not None
 
 
-async def test_add_says_how_urgent_a_task_is(redis_url: str) -> None:
-    tq = taskqueue.TaskQueue(redis_url, secret=SECRET)
+async def test_add_says_how_urgent_a_task_is(store: Inspectable) -> None:
+    tq = taskqueue.TaskQueue(store.url, secret=SECRET)
     tq.defaults("/invoices/{year}", priority=7)
     async with tq.transaction():
         expected = {

@@ -1,4 +1,4 @@
-"""A vote stores tasks and queues none; what comes after it, or never comes, decides. On every server."""
+"""A vote stores tasks and queues none; what comes after it, or never comes, decides. In every store."""
 
 import asyncio
 import logging
@@ -13,8 +13,8 @@ from taskqueue.errors import BrokerUnavailable, ConfigError, ReplyLost
 from taskqueue.testing import capture
 from taskqueue.transaction import Transaction, bound
 from tests.contract.test_commit import FAULTS, Fault, Tripping, queue_at, queued, trip
-from tests.invariants import assert_invariants
 from tests.servers import RedisServer
+from tests.stores import Inspectable
 from tests.waiting import until
 
 QUEUES = ("default", "mail")
@@ -30,63 +30,60 @@ def voting(broker: Tripping, *, count: int = 3, deadline: float = 10) -> tuple[T
     return transaction, ids
 
 
-def states(client: Any) -> set[str]:
+def states(store: Inspectable) -> set[str]:
     """Return the ids of all that is stored."""
-    return {task_id.decode() for found in assert_invariants(client).values() for task_id in found.states}
+    return {task_id.decode() for found in store.queues().values() for task_id in found.states}
 
 
-async def test_what_was_voted_is_stored_and_runs_once_it_is_finished(redis_server: RedisServer) -> None:
-    client, broker = redis_server.client(), Tripping(redis_server.url)
+async def test_what_was_voted_is_stored_and_runs_once_it_is_finished(store: Inspectable) -> None:
+    broker = Tripping(store.open())
     transaction, ids = voting(broker)
     await transaction.vote()
-    assert (states(client), queued(client)) == (set(ids), set())
+    assert (states(store), queued(store)) == (set(ids), set())
     await transaction.finish()
-    assert queued(client) == set(ids)
+    assert queued(store) == set(ids)
     assert broker.calls == ["prepare", "prepare", "promote", "promote"]
     await broker.aclose()
 
 
-async def test_what_is_discarded_leaves_nothing(redis_server: RedisServer) -> None:
-    client, broker = redis_server.client(), Tripping(redis_server.url)
+async def test_what_is_discarded_leaves_nothing(store: Inspectable) -> None:
+    broker = Tripping(store.open())
     transaction, _ = voting(broker)
     await transaction.vote()
     await transaction.discard()
-    assert states(client) == set()
+    assert states(store) == set()
     await broker.aclose()
 
 
-def test_synchronous_code_votes_too(redis_server: RedisServer) -> None:
-    client = redis_server.client()
-    tq = queue_at(redis_server.url)
+def test_synchronous_code_votes_too(store: Inspectable) -> None:
+    tq = queue_at(store.url)
     for verb in ("finish", "discard"):
         transaction = tq.begin()
         with bound(transaction):
             task_id = tq.add("/a")
         transaction.vote_sync()
-        assert queued(client) == set()
+        assert queued(store) == set()
         getattr(transaction, f"{verb}_sync")()
-        assert queued(client) == ({task_id} if verb == "finish" else set())
-        client.flushall()
+        assert queued(store) == ({task_id} if verb == "finish" else set())
+        store.lose()
 
 
 @pytest.mark.accept("CT05")
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_vote_that_fails_leaves_nothing_that_runs(redis_server: RedisServer, fault: Fault) -> None:
-    client = redis_server.client()
+async def test_a_vote_that_fails_leaves_nothing_that_runs(store: Inspectable, fault: Fault) -> None:
     for at in range(2):
-        client.flushall()
-        broker = Tripping(redis_server.url, at, trip(fault))
+        store.lose()
+        broker = Tripping(store.open(), at, trip(fault))
         transaction, _ = voting(broker)
         with pytest.raises(ConfigError if fault == "misconfigured" else BrokerUnavailable) as raised:
             await transaction.vote()
         assert not isinstance(raised.value, ReplyLost)
         assert transaction.state == "aborted"
-        assert states(client) == set()
+        assert states(store) == set()
         await broker.aclose()
 
 
-async def test_a_cancelled_vote_leaves_nothing(redis_server: RedisServer) -> None:
-    client = redis_server.client()
+async def test_a_cancelled_vote_leaves_nothing(store: Inspectable) -> None:
     for at in range(2):
         jobs: list[asyncio.Task[None]] = []
 
@@ -94,83 +91,86 @@ async def test_a_cancelled_vote_leaves_nothing(redis_server: RedisServer) -> Non
             jobs[0].cancel()
             await carry_out()
 
-        broker = Tripping(redis_server.url, at, cancel)
+        broker = Tripping(store.open(), at, cancel)
         transaction, _ = voting(broker)
         jobs.append(asyncio.create_task(transaction.vote()))
         with pytest.raises(asyncio.CancelledError):
             await jobs[0]
-        assert states(client) == set()
+        assert states(store) == set()
         await broker.aclose()
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_finish_that_could_not_be_told_is_told_with_the_next(
-    redis_server: RedisServer, fault: Fault, caplog: pytest.LogCaptureFixture
+    store: Inspectable, fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = redis_server.client()
     for at in (2, 3):
-        client.flushall()
+        store.lose()
         caplog.clear()
-        broker = Tripping(redis_server.url, at, trip(fault))
+        broker = Tripping(store.open(), at, trip(fault))
         transaction, ids = voting(broker)
         await transaction.vote()
         await transaction.finish()
         assert transaction.state == "committed", "the database has committed, whatever the broker says"
         assert "did not confirm that 6 task(s)" in caplog.text
         assert ids[0] in caplog.text
-        assert set(ids) >= queued(client)
-        assert states(client) == set(ids), "nothing is lost"
+        assert set(ids) >= queued(store)
+        assert states(store) == set(ids), "nothing is lost"
         other, more = voting(broker, count=1)
         await other.vote()
         await other.finish()
-        assert queued(client) == {*ids, *more}
+        assert queued(store) == {*ids, *more}
         await broker.aclose()
 
 
-async def test_a_cancelled_finish_ends_first(redis_server: RedisServer) -> None:
+async def test_a_cancelled_finish_ends_first(store: Inspectable) -> None:
     jobs: list[asyncio.Task[None]] = []
 
     async def cancel(carry_out: Any) -> None:
         jobs[0].cancel()
         await carry_out()
 
-    broker = Tripping(redis_server.url, 2, cancel)
+    broker = Tripping(store.open(), 2, cancel)
     transaction, ids = voting(broker)
     await transaction.vote()
     jobs.append(asyncio.create_task(transaction.finish()))
     with pytest.raises(asyncio.CancelledError):
         await jobs[0]
-    assert queued(redis_server.client()) == set(ids)
+    assert queued(store) == set(ids)
     await broker.aclose()
 
 
-async def test_what_nobody_has_decided_is_set_aside_and_both_words_still_count_then(redis_server: RedisServer) -> None:
-    client = redis_server.client()
+async def test_what_nobody_has_decided_is_set_aside_and_both_words_still_count_then(store: Inspectable) -> None:
     for verb in ("finish", "discard"):
-        client.flushall()
-        broker = Tripping(redis_server.url)
+        store.lose()
+        broker = Tripping(store.open())
         transaction, ids = voting(broker)
         await transaction.vote()
+        inside = store.open()
         for queue in QUEUES:
-            await broker.script("due", queue, lambda: (-1,), deadline=time.monotonic() + 10)  # a minute later
+            store.backdate("prepared", dict.fromkeys(ids, store.clock() - 60_001), queue=queue)
+            await inside.due(queue, deadline=time.monotonic() + 10)
         for task_id in ids:
             queue = QUEUES[ids.index(task_id) % 2]
-            state = await broker.get(queue, task_id, deadline=time.monotonic() + 10)
+            state = await inside.get(queue, task_id, deadline=time.monotonic() + 10)
             assert state is not None
             assert (state.state, state.reason) == ("failed", "in-doubt")
         await getattr(transaction, verb)()
-        assert queued(client) == (set(ids) if verb == "finish" else set())
-        assert states(client) == queued(client)
+        assert queued(store) == (set(ids) if verb == "finish" else set())
+        assert states(store) == queued(store)
+        await inside.aclose()
         await broker.aclose()
 
 
-async def test_a_discard_leaves_alone_what_has_failed_otherwise(redis_server: RedisServer) -> None:
-    client, broker = redis_server.client(), Tripping(redis_server.url)
+async def test_a_discard_leaves_alone_what_has_failed_otherwise(store: Inspectable) -> None:
+    broker = Tripping(store.open())
     transaction, ids = voting(broker)
     await transaction.vote()
-    await Voted(broker, {"default": ids[::2]}, 10).finish()
+    inside = store.open()
+    await Voted(inside, {"default": ids[::2]}, 10).finish()
+    await inside.aclose()
     await transaction.discard()
-    assert states(client) == queued(client) == set(ids[::2])
+    assert states(store) == queued(store) == set(ids[::2])
     await broker.aclose()
 
 

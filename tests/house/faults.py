@@ -21,7 +21,9 @@ SIGNALS: Final = "tests/acceptance/test_signals.py"
 OUTAGE: Final = "tests/acceptance/test_outage.py"
 MEMORY: Final = "tests/acceptance/test_memory_full.py"
 BROKER: Final = "tests/contract/test_broker.py"
+BROKER_REDIS: Final = "tests/contract/test_broker_redis.py"
 MEMBERS: Final = "tests/contract/test_membership.py"
+MEMBERS_REDIS: Final = "tests/contract/test_membership_redis.py"
 LINK: Final = "tests/contract/test_link.py"
 COMMIT: Final = "tests/contract/test_commit.py"
 HTTP: Final = "tests/contract/test_replayer_http.py"
@@ -63,7 +65,7 @@ FAULTS: Final = (
             f"{CONSUMER}::TestProcess::test_a_second_of_its_name_is_refused_while_the_first_lives",
             f"{CONSUMER}::TestProcess::test_a_frozen_first_is_taken_over_and_fenced",
             f"{MEMBERS}::TestMembership::test_one_elsewhere_that_beats_keeps_its_name",
-            f"{MEMBERS}::TestMembership::test_of_two_who_start_under_one_name_one_has_all_queues",
+            f"{MEMBERS_REDIS}::TestRivals::test_of_two_who_start_under_one_name_one_has_all_queues",
             f"{MEMBERS}::TestNames::test_of_many_who_want_a_dead_ones_name_exactly_one_gets_it",
             "tests/unit/test_identity.py::TestGone::test_elsewhere_it_cannot_be_told",
         ),
@@ -131,15 +133,15 @@ FAULTS: Final = (
         "a line open at one end only",
         (
             f"{LINK}::TestLinesThatBreak::test_a_line_that_is_open_at_this_end_only_is_dropped",
-            f"{MEMBERS}::test_a_line_that_is_open_at_this_end_only_is_given_up_within_ten_seconds",
-            f"{MEMBERS}::TestBeating::test_a_beat_without_an_answer_is_told_and_the_next_goes_another_way",
-            f"{BROKER}::TestLooking::test_silence_is_no_dead_line",
+            f"{MEMBERS_REDIS}::test_a_line_that_is_open_at_this_end_only_is_given_up_within_ten_seconds",
+            f"{MEMBERS_REDIS}::TestBeating::test_a_beat_without_an_answer_is_told_and_the_next_goes_another_way",
+            f"{BROKER_REDIS}::TestHints::test_silence_is_no_dead_line",
         ),
     ),
     Fault(
         "the subscription alone dies",
         (
-            f"{BROKER}::TestLooking::test_hints_end_with_their_connection",
+            f"{BROKER_REDIS}::TestHints::test_hints_end_with_their_connection",
             f"{CONSUMER}::TestWaking::test_a_subscription_that_dies_is_made_anew",
             f"{CONSUMER}::TestWaking::test_the_poll_alone_starts_a_task",
         ),
@@ -189,7 +191,7 @@ FAULTS: Final = (
         "SCRIPT FLUSH",
         (
             f"{LINK}::TestScripts::test_a_forgotten_script_is_sent_again",
-            f"{MEMBERS}::TestBeating::test_a_forgotten_script_is_sent_again",
+            f"{MEMBERS_REDIS}::TestBeating::test_a_forgotten_script_is_sent_again",
         ),
     ),
     Fault(
@@ -221,7 +223,7 @@ FAULTS: Final = (
     Fault(
         "keys of somebody else",
         (
-            f"{BROKER}::TestRefusals::test_a_key_of_somebody_else_names_the_remedy",
+            f"{BROKER_REDIS}::TestRefusals::test_a_key_of_somebody_else_names_the_remedy",
             "tests/acceptance/test_cli.py::test_a_key_of_somebody_else_ends_with_78_and_the_fix",
             "tests/acceptance/test_doctor.py::test_a_key_of_somebody_else",
         ),

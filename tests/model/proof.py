@@ -4,11 +4,10 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Protocol
 
 from tests.invariants import Queue, check_queue
 from tests.model.model import INDEXES, Model
-from tests.model.real import Real
 from tests.model.sequences import SEQUENCES
 from tests.model.values import Outcome, Step, Task
 from tests.model.walk import CLEAN, CROWDED, OVERRUN, SPOILT, Profile, Walk
@@ -16,6 +15,20 @@ from tests.model.walk import CLEAN, CROWDED, OVERRUN, SPOILT, Profile, Walk
 WINDOW: Final = 25
 EPISODE: Final = 250
 CROWDED_EPISODE: Final = 60
+
+
+class Subject(Protocol):
+    """One queue, driven by steps; the ``model`` tells what it should do."""
+
+    model: ClassVar[type[Model]]
+
+    def clean(self) -> None:
+        """Begin with an empty queue."""
+        ...
+
+    def run(self, steps: Sequence[Step]) -> list[Outcome]:
+        """Let steps happen."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -40,10 +53,15 @@ class Episode:
         return itertools.islice(Walk(model, self.seed, self.profile), self.length)
 
 
-def episodes(seed: str, steps: int) -> Iterator[Episode]:
-    """Yield walks of so many steps together: of five, two are clean, two spoilt, and one has a crowd in it."""
+def episodes(seed: str, steps: int, *, garbage: bool = True) -> Iterator[Episode]:
+    """Yield walks of so many steps together: of five, two are clean, two spoilt, and one has a crowd in it.
+
+    Without ``garbage`` all are clean, or have a crowd in it.
+    """
     for number in itertools.count():
         profile = (CLEAN, SPOILT, (CROWDED, OVERRUN)[number // 5 % 2], CLEAN, SPOILT)[number % 5]
+        if profile.garbage and not garbage:
+            continue
         length = min(steps, CROWDED_EPISODE if profile.ids > 100 else EPISODE)
         if length <= 0:
             return
@@ -56,9 +74,11 @@ def exactly(steps: Sequence[Step]) -> Callable[[Model], Iterable[Step]]:
     return lambda _: steps
 
 
-def difference(real: Real, steps_for: Callable[[Model], Iterable[Step]], *, check: bool = False) -> Difference | None:
+def difference(
+    real: Subject, steps_for: Callable[[Model], Iterable[Step]], *, check: bool = False
+) -> Difference | None:
     """Let steps happen to a new model and a cleaned server; ``check`` the invariants as well."""
-    model = Model()
+    model = real.model()
     real.clean()
     steps = iter(steps_for(model))
     past: list[Step] = []
@@ -73,17 +93,25 @@ def difference(real: Real, steps_for: Callable[[Model], Iterable[Step]], *, chec
                 return Difference(past, what, check)
 
 
-def first_difference(real: Real, seed: str, steps: int) -> Difference | None:
-    """Take the known sequences, then walk, until model and server differ, or for so many steps."""
+def first_difference(real: Subject, seed: str, steps: int, *, garbage: bool = True) -> Difference | None:
+    """Take the known sequences, then walk, until model and server differ, or for so many steps.
+
+    ``garbage``: something else may write into the queue, too.
+    """
     for known in SEQUENCES.values():
-        found = difference(real, exactly(known))
+        found = difference(real, exactly(known)) if garbage or not foreign(known) else None
         if found:
             return found
-    for episode in episodes(seed, steps):
+    for episode in episodes(seed, steps, garbage=garbage):
         found = difference(real, episode.steps, check=not episode.profile.garbage)
         if found:
             return found
     return None
+
+
+def foreign(steps: Sequence[Step]) -> bool:
+    """Tell whether something else writes in one of these steps."""
+    return any(step.name == "write" for step in steps)
 
 
 def described(wanted: Outcome, found: Outcome) -> str:
@@ -112,11 +140,20 @@ def violation(keys: dict[bytes, Any]) -> str:
     """Say which invariant does not hold; nothing if all do, or while a reset is under way."""
     if b":emptied" in keys:
         return ""
+    try:
+        check_queue(as_queue(keys))
+    except AssertionError as error:
+        return f"an invariant does not hold: {error}"
+    return ""
+
+
+def as_queue(keys: dict[bytes, Any]) -> Queue:
+    """Return a queue for the invariants from what stands in its keys."""
     named: dict[bytes, dict[bytes, Any]] = {}
     for key, value in keys.items():
         kind, _, name = key[1:].partition(b":")
         named.setdefault(kind, {})[name] = value
-    queue = Queue(
+    return Queue(
         lines={int(name[2:]): ids for name, ids in keys.items() if re.fullmatch(rb":p[0-9]", name)},
         waiting=keys.get(b"", []),
         indexes={index.decode(): keys[b":" + index] for index in INDEXES if b":" + index in keys},
@@ -129,11 +166,6 @@ def violation(keys: dict[bytes, Any]) -> str:
         leases={name.decode() for name in named.get(b"consumer", ())},
         consumers={name.decode() for name in keys.get(b":consumers", ())},
     )
-    try:
-        check_queue(queue)
-    except AssertionError as error:
-        return f"an invariant does not hold: {error}"
-    return ""
 
 
 def _readable(task: Task) -> list[Any]:
@@ -154,7 +186,7 @@ def fewest(steps: Sequence[Step], fails: Callable[[Sequence[Step]], bool]) -> li
         size = max(1, size // 2)
 
 
-def report(real: Real, found: Difference) -> str:
+def report(real: Subject, found: Difference) -> str:
     """Say what differs after the fewest steps, and how to see it again."""
 
     def fails(steps: Sequence[Step]) -> bool:

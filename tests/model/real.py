@@ -9,12 +9,12 @@ import itertools
 import math
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import hiredis
 
 from taskqueue.brokers.scripts import SCRIPTS
-from tests.model.model import EXPIRES
+from tests.model.model import EXPIRES, Model
 from tests.model.values import Outcome, Step, task_of, unpacked
 from tests.servers import RedisServer
 
@@ -85,6 +85,8 @@ class Line:
 
 class Real:
     """One queue in a server, driven by steps; ``scripts`` are the sources by name."""
+
+    model: ClassVar[type[Model]] = Model
 
     def __init__(self, server: RedisServer, scripts: Mapping[str, bytes], *, patience: float = PATIENCE) -> None:
         path = str(server.directory / "socket")

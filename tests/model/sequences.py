@@ -16,6 +16,14 @@ def _claim(name: bytes) -> Step:
     return Step(AT, "claim", (name, b"c-" + name, b"host", 1, b"boot", b"1", 1, b"", b""))
 
 
+def _reserve(token: bytes, *, later: int = 0) -> Step:
+    return Step(AT + later, "reserve", (b"one", b"1-c-one", token, 1, 100))
+
+
+def _settle(delivery: int, kind: bytes, *, slow: int = 0, response: bytes = b"") -> Step:
+    return Step(AT, "settle", (b"one", b"1-c-one", slow, b"id", delivery, kind, 0, 500, b"status", response))
+
+
 SEQUENCES: Final[dict[str, list[Step]]] = {
     "an id twice in one promotion": [
         Step(AT, "prepare", (AT, 0, 0, *TASK)),
@@ -93,5 +101,26 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
         Step(AT, "reserve", (b"one", b"1-c-one", b"token", 1, 100)),
         Step(AT, "settle", (b"one", b"1-c-one", 0, b"id", 1, b"fail", 0, 500, b"status", b"")),
         Step(AT, "promote", (b"id",)),
+    ],
+    "patience until the last millisecond": [
+        Step(AT, "push", (AT, 0, 0, *TASK)),
+        _claim(b"one"),
+        _reserve(b"t1"),
+        _settle(1, b"release", slow=1000),
+        _settle(1, b"release", slow=1),
+        _reserve(b"t2", later=999_999),
+        _reserve(b"t3", later=1_000_000),
+    ],
+    "the last response is kept until there is another, or the task completes": [
+        Step(AT, "push", (AT, 0, 0, *TASK)),
+        _claim(b"one"),
+        _reserve(b"t1"),
+        _settle(1, b"retry", response=b"sealed"),
+        Step(AT, "due", (60_000,)),
+        _reserve(b"t2"),
+        _settle(2, b"retry"),
+        Step(AT, "due", (60_000,)),
+        _reserve(b"t3"),
+        _settle(3, b"complete"),
     ],
 }

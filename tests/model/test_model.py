@@ -6,6 +6,7 @@ from typing import Final
 
 import pytest
 
+from tests.model.local import Local
 from tests.model.model import Model
 from tests.model.proof import described, difference, exactly, fewest, first_difference, report, violation
 from tests.model.real import Real, sources
@@ -36,6 +37,15 @@ def test_a_server_does_what_the_model_does(real: Real) -> None:
 def test_a_known_sequence_ends_as_in_the_model(real: Real, name: str) -> None:
     found = difference(real, exactly(SEQUENCES[name]))
     assert found is None, found.what
+
+
+@pytest.mark.accept("CT35")
+@pytest.mark.timeout(60 + STEPS / 100)
+def test_a_queue_inside_this_process_does_what_the_model_does() -> None:
+    local = Local()
+    found = first_difference(local, SEED, STEPS // 4, garbage=False)
+    if found:
+        pytest.fail(f"SEED={SEED} STEPS={STEPS}\n{report(local, found)}")
 
 
 class TestTheProof:

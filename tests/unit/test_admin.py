@@ -10,13 +10,11 @@ import pytest
 
 from taskqueue import admin as module
 from taskqueue.admin import Admin, Filter, Step, gone, story, unserved
-from taskqueue.broker import ConsumerInfo, Ended, Lease, QueueStats
-from taskqueue.brokers.redis import RedisBroker
+from taskqueue.broker import Broker, ConsumerInfo, Ended, Lease, QueueStats
 from taskqueue.keys import Keyring
 from taskqueue.seal import NONCE_BYTES, seal, unseal
 from taskqueue.task import Settlement, TaskState, Verdict
-from tests.invariants import assert_invariants
-from tests.servers import RedisServer
+from tests.stores import Inspectable
 from tests.tasks import KEYRING, opaque, sealed, task
 from tests.waiting import until
 
@@ -207,19 +205,19 @@ def test_waiting_tasks_without_consumer_are_worth_a_warning(found: QueueStats, w
 
 
 @pytest.fixture
-async def broker(any_server: RedisServer) -> AsyncIterator[RedisBroker]:
-    broker = RedisBroker(any_server.url, namespace="taskqueue")
+async def broker(place: Inspectable) -> AsyncIterator[Broker]:
+    broker = place.open()
     yield broker
     await broker.aclose()
-    assert_invariants(any_server.client())
+    place.queues()
 
 
 @pytest.fixture
-async def lease(broker: RedisBroker) -> Lease:
+async def lease(broker: Broker) -> Lease:
     return (await broker.claim("default", "one", begins=True, deadline=soon()))[0]
 
 
-async def fail(broker: RedisBroker, lease: Lease, ids: Sequence[str], reason: str = "exhausted") -> None:
+async def fail(broker: Broker, lease: Lease, ids: Sequence[str], reason: str = "exhausted") -> None:
     """Let a consumer take what waits, which must be these, and fail it in this order."""
     taken = await broker.exchange(lease, (), token=secrets.token_hex(4), want=1000, room=2**20, deadline=soon())
     assert [one.id for one in taken.reservations] == list(ids)
@@ -229,7 +227,7 @@ async def fail(broker: RedisBroker, lease: Lease, ids: Sequence[str], reason: st
         await broker.exchange(lease, (ended,), token=secrets.token_hex(4), want=0, room=0, deadline=soon())
 
 
-async def test_the_last_in_line_is_the_newest(broker: RedisBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_last_in_line_is_the_newest(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAGE", 2)
     for number in range(7):
         await broker.push("default", [opaque(f"t{number}")], deadline=soon())
@@ -239,9 +237,7 @@ async def test_the_last_in_line_is_the_newest(broker: RedisBroker, monkeypatch: 
     assert await admin.tasks(["failed"], limit=100) == []
 
 
-async def test_of_the_scheduled_those_due_first_come_first(
-    broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_of_the_scheduled_those_due_first_come_first(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAGE", 2)
     for number in (3, 1, 5, 2, 4):
         await broker.push("default", [opaque(f"t{number}", due=-60_000 * number)], deadline=soon())
@@ -249,7 +245,7 @@ async def test_of_the_scheduled_those_due_first_come_first(
     assert [task.id for task in found] == ["t1", "t2", "t3"]
 
 
-async def test_filters_look_at_everything(broker: RedisBroker, lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_filters_look_at_everything(broker: Broker, lease: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAGE", 2)
     paths = ["/a", "/reports/1", "/b", "/reports/2", "/c"]
     tasks = [replace(opaque(f"t{number}"), path=path) for number, path in enumerate(paths)]
@@ -265,7 +261,7 @@ async def test_filters_look_at_everything(broker: RedisBroker, lease: Lease, mon
 
 
 async def test_what_is_held_is_found_behind_what_is_not_asked_for(
-    broker: RedisBroker, lease: Lease, monkeypatch: pytest.MonkeyPatch
+    broker: Broker, lease: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PAGE", 2)
     await broker.push("default", [opaque(f"t{number}") for number in range(5)], deadline=soon())
@@ -276,10 +272,12 @@ async def test_what_is_held_is_found_behind_what_is_not_asked_for(
         assert await broker.begin("default", begun.id, begun.delivery, deadline=soon())
     assert [task.id for task in await admin.tasks(["running"], limit=1)] == ["t0"]
     assert len(await admin.tasks(["reserved"], limit=100)) == 3
+    held = await broker.inspector.tasks("default", "reserved", limit=100, offset=0, deadline=soon())
+    assert [task.id for task in held] == ["t3", "t2", "t1"]
     assert (await admin.tasks(limit=1))[0].id == "t0"
 
 
-async def test_a_task_is_found_in_any_of_the_queues(broker: RedisBroker) -> None:
+async def test_a_task_is_found_in_any_of_the_queues(broker: Broker) -> None:
     await broker.push("mail", [opaque("m", queue="mail")], deadline=soon())
     found = await Admin(broker, ["default", "mail"]).find("m")
     assert found is not None
@@ -287,7 +285,7 @@ async def test_a_task_is_found_in_any_of_the_queues(broker: RedisBroker) -> None
     assert await Admin(broker, ["default"]).find("m") is None
 
 
-async def test_failed_tasks_are_queued_again_in_batches(broker: RedisBroker, lease: Lease) -> None:
+async def test_failed_tasks_are_queued_again_in_batches(broker: Broker, lease: Lease) -> None:
     ids = [f"t{number:03}" for number in range(230)]
     await broker.push("default", [opaque(task_id) for task_id in ids], deadline=soon())
     while waiting := await broker.size("default", deadline=soon()):
@@ -304,7 +302,7 @@ async def test_failed_tasks_are_queued_again_in_batches(broker: RedisBroker, lea
 
 @pytest.mark.parametrize(("keyring", "renewed"), [(KEYRING, True), (None, False)])
 async def test_an_expired_record_gets_a_new_term(
-    broker: RedisBroker, lease: Lease, keyring: Keyring | None, *, renewed: bool
+    broker: Broker, lease: Lease, keyring: Keyring | None, *, renewed: bool
 ) -> None:
     now = time.time_ns() // 1_000_000
     old = task("/x?a=1", body=b"all of it", expires=now - 1000)
@@ -319,9 +317,7 @@ async def test_an_expired_record_gets_a_new_term(
     assert (opened.expires > now + 34 * 24 * 3600 * 1000) is renewed
 
 
-async def test_a_record_that_cannot_be_opened_or_has_time_left_stays_as_it_is(
-    broker: RedisBroker, lease: Lease
-) -> None:
+async def test_a_record_that_cannot_be_opened_or_has_time_left_stays_as_it_is(broker: Broker, lease: Lease) -> None:
     foreign = seal(Keyring(["one-that-nobody-here-has-0123456789-x"]), task(), nonce=secrets.token_bytes(NONCE_BYTES))
     fresh = sealed(task())
     await broker.push("default", [foreign, fresh], deadline=soon())
@@ -332,10 +328,11 @@ async def test_a_record_that_cannot_be_opened_or_has_time_left_stays_as_it_is(
         assert await broker.inspector.record("default", one.id, deadline=soon()) == one.record
 
 
-async def test_every_queue_in_the_store_has_a_name(any_server: RedisServer, broker: RedisBroker, lease: Lease) -> None:
+async def test_every_queue_in_the_store_has_a_name(place: Inspectable, broker: Broker, lease: Lease) -> None:
     await broker.push("mail", [opaque("m", queue="mail")], deadline=soon())
     await broker.claim("never-used", "two", begins=True, deadline=soon())
+    assert await broker.size("only-looked-at", deadline=soon()) == 0
     assert await broker.inspector.queues(deadline=soon()) == ["default", "mail", "never-used"]
-    other = RedisBroker(any_server.url, namespace="other")
+    other = place.open(namespace="other")
     assert await other.inspector.queues(deadline=soon()) == []
     await other.aclose()
