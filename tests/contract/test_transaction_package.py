@@ -27,6 +27,7 @@ from tests.contract.test_vote import states
 from tests.doors import Consumer, Handler, Reply, View, adding, fetch, serving, task_queue
 from tests.resources import PHASES, Failed, Rows, rows
 from tests.servers import RedisServer
+from tests.stores import RedisStore
 
 KEYS = ["/var/Data.fs:1", "rows", "~sqlalchemy:9", "~zope.sendmail", "~~taskqueue"]
 BEFORE, AFTER = "rows", "~~~"
@@ -392,8 +393,8 @@ def test_a_process_that_dies_in_between_leaves_its_tasks_in_doubt(any_server: Re
     died = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
     assert died.returncode == 9, died.stderr
     task_id = died.stdout.strip()
-    client = any_server.client()
-    assert (states(client), queued(client)) == ({task_id}, set())
+    store = RedisStore(any_server)
+    assert (states(store), queued(store)) == ({task_id}, set())
     tq = task_queue(any_server.url)
 
     async def in_doubt() -> str | None:
