@@ -347,7 +347,13 @@ UNCAUGHT: Final = (BodyUnavailable, BrokerUnavailable, CommitUncertain)
 
 
 def answer_to_uncaught(error: Exception) -> Answer | None:
-    """Return what the client is told when the application let one of ``UNCAUGHT`` pass; None for any other error."""
+    """Return what the client is told when the application let one of ``UNCAUGHT`` pass; None for any other error.
+
+    What stands in an application on the door's behalf raises SignatureError: what only it can see keeps a task out.
+    """
+    if isinstance(error, SignatureError):
+        log.warning("refused (%s): %s", error.reason, error)
+        return _refused(error)
     if isinstance(error, BodyUnavailable):
         return Answer(error.status, f"{error}\n")
     if not isinstance(error, UNCAUGHT):
@@ -364,6 +370,10 @@ def may_carry_body(method: str, declared: int | None, *, chunked: bool) -> bool:
 def _refusal(arrival: Arrival, error: SignatureError) -> Answer:
     path = arrival.targets[0].partition("?")[0][:200]
     log.warning("refused (%s): %s %s: %s", error.reason, arrival.method, path, error)
+    return _refused(error)
+
+
+def _refused(error: SignatureError) -> Answer:
     return Answer(403, f"Refused: {error.reason}\n", ((REFUSED, error.reason),))
 
 
