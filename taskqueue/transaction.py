@@ -108,6 +108,7 @@ class Transaction:
         self._ballot: Ballot | None = None
         self._entries: list[Entry] = []
         self._sequence: Final[Iterator[int]] = itertools.count() if outer is None else outer._sequence
+        self._rolled_back: list[range] = []
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -151,8 +152,9 @@ class Transaction:
         self._weigh(task.size)
 
     def join(self, entries: Sequence[Entry]) -> None:
-        """Take over what a savepoint in this transaction has collected; it was weighed before."""
-        self._entries.extend(entries)
+        """Take over what a savepoint in this transaction has collected, and none has rolled back; it was weighed."""
+        gone = self._rolled_back
+        self._entries.extend(entry for entry in entries if not any(entry.sequence in some for some in gone))
 
     def _weigh(self, size: int) -> None:
         if self.outer is not None:
@@ -174,6 +176,16 @@ class Transaction:
         """Forget all but the first ``since`` tasks, as many as there were at a savepoint that is rolled back."""
         if self.state == "open":
             del self._entries[since:]
+
+    def mark(self) -> int:
+        """Return a mark of what was added so far, for ``rollback``."""
+        return next(self._sequence)
+
+    def rollback(self, mark: int) -> None:
+        """Forget what was added since ``mark``, in blocks inside this transaction too, also those not left yet."""
+        if self.state == "open":
+            self._entries = [entry for entry in self._entries if entry.sequence < mark]
+            self._rolled_back.append(range(mark, next(self._sequence)))
 
     def abort(self) -> None:
         """Forget everything added; of a transaction that has ended nothing is changed."""
