@@ -34,8 +34,9 @@ url = _key("url", options.broker_url)
 queue = _key("queue", check_queue_name)
 namespace = _key("namespace", options.namespace)
 public_url = _key("public-url", options.base_url)
-seconds = _key("commit-deadline", options.Seconds(0.1, 3600))
-count = _key("max-tasks, max-bytes", options.Whole(0))
+commit_deadline = _key("commit-deadline", options.Seconds(0.1, 3600))
+max_tasks = _key("max-tasks", options.Whole(0))
+max_bytes = _key("max-bytes", options.Whole(0))
 durability = _key("durability", options.durability_level)
 
 

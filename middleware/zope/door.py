@@ -22,8 +22,9 @@ _OPTIONS: Final = ("credentials", "replay_guard")
 
 
 class Login:
-    """Whether the task's user has been logged in."""
+    """What has become of the task's user: ``known`` to a user folder on the way, and then logged in: ``done``."""
 
+    known = False
     done = False
 
 
@@ -93,8 +94,7 @@ class _Guarded:
             return start_response(status, headers, exc_info)
 
         result = self._app(environ, start)
-        # Not found, or an error: that is the answer, whoever asks.
-        if not login.done and statuses and (statuses[-1] < 400 or statuses[-1] in (401, 403)):
+        if statuses and not _stands(statuses[-1], login):
             close = getattr(result, "close", None)
             if close is not None:
                 close()
@@ -104,3 +104,10 @@ class _Guarded:
                 " plugin of the profile taskqueue.middleware.zope is not installed there",
             )
         return result
+
+
+def _stands(status: int, login: Login) -> bool:
+    """Return whether this is an answer to the task's user: not so a success, or a login form, for anybody."""
+    if status in (401, 403):
+        return login.known
+    return login.done or status >= 400

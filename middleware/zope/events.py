@@ -46,7 +46,8 @@ def make_sure(event: Any) -> None:
     named = event.request.environ.get("HTTP_X_ZOPE_USER_FOLDER", current.ANY_FOLDER)
     if current.user_id() != task.user_id or named not in (current.ANY_FOLDER, current.user_folder()):
         raise Forbidden(f"the user of task {task.id} is not logged in")
-    event.request.environ[LOGIN].done = True
+    login = event.request.environ[LOGIN]
+    login.known = login.done = True
 
 
 class Uncaught:
@@ -61,7 +62,7 @@ class Uncaught:
         answer: Answer | None = answer_to_uncaught(self._error)
         if answer is None:
             raise self._error
-        self._response.setStatus(answer.status)
+        self._response.setStatus(answer.status, lock=1)  # Plone would set 500
         self._response.setHeader("Content-Type", "text/plain; charset=utf-8")
         for name, value in answer.headers:
             self._response.setHeader(name, value)

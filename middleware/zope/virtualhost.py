@@ -1,9 +1,12 @@
 """Where a task is to go, so that behind a virtual host it makes the same addresses as the request that added it."""
 
 from collections.abc import Sequence
-from urllib.parse import quote
+from typing import Final
+from urllib.parse import quote, urlsplit
 
 from ...target import quote_path
+
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 def hosted(target: str, *, server_url: str, root: Sequence[str], prefix: Sequence[str]) -> str:
@@ -17,13 +20,15 @@ def hosted(target: str, *, server_url: str, root: Sequence[str], prefix: Sequenc
     path, mark, query = target.partition("?")
     if path.startswith("/VirtualHostBase/"):
         return target
-    scheme, _, host = server_url.partition("://")
+    public = urlsplit(server_url)
+    # Without a port the one of the delivery would count, which is not the public one.
+    host = f"{public.hostname}:{public.port or DEFAULT_PORTS[public.scheme]}"
     physical = quote_path("/".join(root).encode())
-    public = "".join(f"/{part}" for part in prefix)
+    shown = "".join(f"/{part}" for part in prefix)
     rest = path
-    for beginning in (physical, public):
+    for beginning in (physical, shown):
         if beginning and f"{path}/".startswith(f"{beginning}/"):
             rest = path[len(beginning) :]
             break
     marks = "".join(f"/_vh_{part}" for part in prefix)
-    return f"/VirtualHostBase/{scheme}/{quote(host, safe=':')}{physical}/VirtualHostRoot{marks}{rest}{mark}{query}"
+    return f"/VirtualHostBase/{public.scheme}/{quote(host, safe=':')}{physical}/VirtualHostRoot{marks}{rest}{mark}{query}"

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+import taskqueue
 from tests.plone.instance import Instance, running
 from tests.servers import RedisServer, Servers
+from tests.tasks import SECRET
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +25,31 @@ def site(store: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield made
 
 
+@pytest.fixture(scope="session")
+def tq(store: RedisServer) -> Iterator[taskqueue.TaskQueue]:
+    """The queues of the site, as the test itself sees them."""
+    queue = taskqueue.TaskQueue(store.url, secret=SECRET, queues=["default", "mail"])
+    yield queue
+    queue.run_sync(queue.aclose)
+
+
 @pytest.fixture
-def plone(site: Instance, store: RedisServer) -> Instance:
+def plone(site: Instance, tq: taskqueue.TaskQueue) -> Instance:
     """The site, no task waiting and nothing noted."""
-    store.client().flushall()
+    for queue in tq.queues:
+        tq.reset_sync(queue)
     site.forget()
     return site
+
+
+@pytest.fixture(scope="module", params=["over http", "in process"])
+def consumer(request: pytest.FixtureRequest, site: Instance) -> Iterator[None]:
+    """What replays its tasks, in each way in turn, as long as a module's tests run."""
+    with site.consumer(request.param, "--concurrent-limit=2"):
+        yield
+
+
+@pytest.fixture
+def consumed(consumer: None, plone: Instance) -> Instance:
+    """The site, its tasks replayed."""
+    return plone

@@ -28,7 +28,7 @@ def main() -> None:
     site = addPloneSite(app, "Plone", extension_ids=extensions)
     setSite(site)
     site.portal_workflow.setDefaultChain("simple_publication_workflow")
-    for name, role in (("maria", "Manager"), ("bob", "Member"), ("gone", "Member")):
+    for name, role in (("maria", "Manager"), ("bob", "Member")):
         site.acl_users._doAddUser(name, PASSWORD, [role], [])
     app.acl_users._doAddUser("root", PASSWORD, ["Manager"], [])
     for page in ("page", "second"):

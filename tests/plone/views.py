@@ -5,10 +5,12 @@ import os
 from typing import Any
 
 import transaction
-from AccessControl import getSecurityManager
+from AccessControl import Unauthorized, getSecurityManager
 from plone.protect import createToken
+from plone.protect.interfaces import IDisableCSRFProtection
 from Products.Five.browser import BrowserView
 from ZODB.POSException import ConflictError
+from zope.interface import alsoProvides
 
 import taskqueue
 from tests.plone import LEDGER
@@ -38,6 +40,17 @@ class PublishLater(BrowserView):  # type: ignore[misc]
         return taskqueue.add(path_of(self.context, "content_status_modify"), params=params)
 
 
+class Retract(BrowserView):  # type: ignore[misc]
+    """Makes a published page private again."""
+
+    def __call__(self) -> str:
+        workflow = self.context.portal_workflow
+        if workflow.getInfoFor(self.context, "review_state") == "published":
+            alsoProvides(self.request, IDisableCSRFProtection)
+            workflow.doActionFor(self.context, "retract")
+        return "private"
+
+
 class SendLater(BrowserView):  # type: ignore[misc]
     def __call__(self) -> str:
         times = int(self.request.form.get("times", 1))
@@ -49,6 +62,22 @@ class Send(BrowserView):  # type: ignore[misc]
     def __call__(self) -> str:
         effect(self.request, mail=self.request.form["text"])
         return "sent"
+
+
+class Objecting:
+    """A resource that finds a conflict when all others have agreed."""
+
+    transaction_manager = transaction.manager
+
+    def sortKey(self) -> str:  # noqa: N802 - see IDataManager
+        return "~~~"
+
+    def tpc_begin(self, _transaction: Any) -> None: ...
+
+    commit = tpc_finish = tpc_abort = abort = tpc_begin
+
+    def tpc_vote(self, _transaction: Any) -> None:
+        raise ConflictError
 
 
 class Do(BrowserView):  # type: ignore[misc]
@@ -67,6 +96,8 @@ class Do(BrowserView):  # type: ignore[misc]
             raise ConflictError
         if "fail" in form:
             raise ValueError(form["fail"])
+        if int(form.get("objections", 0)) > self.request.retry_count:
+            transaction.get().join(Objecting())
         if "doom" in form:
             transaction.doom()
         return task_id
@@ -91,6 +122,8 @@ class Note(BrowserView):  # type: ignore[misc]
 
     def __call__(self) -> str:
         effect(self.request, url=self.context.absolute_url(), address=self.request["URL"])
+        if "secret" in self.request.form:
+            raise Unauthorized
         return "noted"
 
 
@@ -113,14 +146,15 @@ class Body(BrowserView):  # type: ignore[misc]
         return body
 
 
-class CallUser(BrowserView):  # type: ignore[misc]
+class Users(BrowserView):  # type: ignore[misc]
     """Removes a user, or adds one to the folder that is named."""
 
     def __call__(self) -> str:
         form = self.request.form
         folder = self.context.unrestrictedTraverse(form["folder"])
         if "remove" in form:
-            folder.source_users.removeUser(form["remove"])
+            source = "source_users" if "source_users" in folder.objectIds() else "users"
+            folder[source].removeUser(form["remove"])
         else:
             folder._doAddUser(form["add"], "Secret-9876!", [form.get("role", "Member")], [])
         return "done"
