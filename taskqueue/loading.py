@@ -34,8 +34,9 @@ class Application:
 async def load(name: str) -> Application:
     """Import the application named ``package.module:attribute``, or call the factory of that name (sync or async).
 
-    Or make the one that ``config:`` and a path name, as PasteDeploy does (Zope, Pyramid). The current directory is searched first. Raises AppNotFound with the candidates; an error of the application's own
-    while it is imported is the cause.
+    Or make the one that ``config:`` and a path name, as PasteDeploy does (Zope, Pyramid). The current directory is
+    searched first. Raises AppNotFound with the candidates; an error of the application's own while it is imported is
+    the cause.
     """
     if name.startswith(PASTE):
         return Application(name, "wsgi", _deployed(name))

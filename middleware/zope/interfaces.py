@@ -3,5 +3,5 @@
 from zope.interface import Interface
 
 
-class ITaskQueueLayer(Interface):
+class ITaskQueueLayer(Interface):  # type: ignore[misc]  # which has no types
     """Provided by the request of a proved delivery, and by no other: give it as ``layer`` of a view."""

@@ -27,13 +27,13 @@ class TaskQueuePlugin(BasePlugin):  # type: ignore[misc]
 
     meta_type = "Task Queue Plugin"
     security = ClassSecurityInfo()
+    security.declarePrivate("extractCredentials", "authenticateCredentials", "challenge")
 
     def __init__(self, id: str, title: str = "") -> None:  # noqa: A002 - Zope's word
         """Take the id in the user folder."""
         self._setId(id)
         self.title = title
 
-    @security.private
     def extractCredentials(self, request: Any) -> dict[str, str]:  # noqa: N802 - see IExtractionPlugin
         """Return who the running delivery is to run as, nothing if it is none, or its user is of another folder."""
         task = current_task()
@@ -44,7 +44,6 @@ class TaskQueuePlugin(BasePlugin):  # type: ignore[misc]
             return {}
         return {"task_user_id": task.user_id}
 
-    @security.private
     def authenticateCredentials(self, credentials: dict[str, str]) -> tuple[str, str] | None:  # noqa: N802 - as above
         """Return id and login name of a user that the folder has, None for everybody else."""
         if credentials.get("extractor") != self.getId():
@@ -56,7 +55,6 @@ class TaskQueuePlugin(BasePlugin):  # type: ignore[misc]
                 return user_id, found["login"]
         return None
 
-    @security.private
     def challenge(self, _request: Any, response: Any) -> bool:
         """Answer a delivery that may not do what it asks for as such: a redirect would pass for a success."""
         if current_task() is None:

@@ -49,8 +49,9 @@ class TaskQueue(producer.TaskQueue):
 
     def _hosted(self, url: object) -> object:
         request = current.request()
-        root = None if request is None else request.other.get("VirtualRootPhysicalPath")
-        if root is None:
+        if request is None or "VirtualRootPhysicalPath" not in request.other:
             return url
         target = target_of(url, None, self.limits)
-        return hosted(target, server_url=request.other["SERVER_URL"], root=root, prefix=request._script)
+        shown = request.other
+        root = shown["VirtualRootPhysicalPath"]
+        return hosted(target, server_url=shown["SERVER_URL"], root=root, prefix=request._script)

@@ -22,7 +22,7 @@ def hosted(target: str, *, server_url: str, root: Sequence[str], prefix: Sequenc
         return target
     public = urlsplit(server_url)
     # Without a port the one of the delivery would count, which is not the public one.
-    host = f"{public.hostname}:{public.port or DEFAULT_PORTS[public.scheme]}"
+    host = public.netloc if public.port else f"{public.netloc}:{DEFAULT_PORTS[public.scheme]}"
     physical = quote_path("/".join(root).encode())
     shown = "".join(f"/{part}" for part in prefix)
     rest = path
@@ -31,4 +31,6 @@ def hosted(target: str, *, server_url: str, root: Sequence[str], prefix: Sequenc
             rest = path[len(beginning) :]
             break
     marks = "".join(f"/_vh_{part}" for part in prefix)
-    return f"/VirtualHostBase/{public.scheme}/{quote(host, safe=':')}{physical}/VirtualHostRoot{marks}{rest}{mark}{query}"
+    return (
+        f"/VirtualHostBase/{public.scheme}/{quote(host, safe=':')}{physical}/VirtualHostRoot{marks}{rest}{mark}{query}"
+    )

@@ -6,9 +6,9 @@ from AccessControl.SecurityManagement import newSecurityManager
 from AccessControl.users import system
 from Products.CMFPlone.factory import addPloneSite
 from Testing.makerequest import makerequest
-from Zope2.Startup.run import configure_wsgi
 from zope.component.hooks import setSite
 from zope.globalrequest import setRequest
+from Zope2.Startup.run import configure_wsgi
 
 PASSWORD = "Secret-9876!"
 

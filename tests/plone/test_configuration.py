@@ -1,6 +1,7 @@
 """The section of zope.conf: what it takes, and how it tells what is wrong."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import ZConfig
 from taskqueue.errors import ConfigError
 from taskqueue.middleware.zope import configuration
 from taskqueue.middleware.zope.configuration import Section
+from tests.house import readme
 from tests.tasks import SECRET
 
 SCHEMA = """
@@ -58,6 +60,14 @@ def test_every_key_is_taken() -> None:
         "max_bytes": 0,
         "durability": "disk",
     }
+
+
+def test_the_readme_s_section_is_one() -> None:
+    (block,) = [block.text for block in readme.blocks() if block.language == "ini"]
+    found = re.search(r"<taskqueue.*</taskqueue>", block, re.DOTALL)
+    assert found is not None
+    assert IMPORT in block
+    assert read(found[0])[0].given == {"url": "redis://127.0.0.1:6379/0"}
 
 
 def test_what_is_left_out_is_left_to_the_settings() -> None:

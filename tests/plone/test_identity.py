@@ -73,9 +73,7 @@ def test_where_there_is_nothing_a_task_of_nobody_known_is_told_so(consumed: Inst
     assert (state.state, state.status) == ("failed", 404)
 
 
-def test_a_user_of_the_same_id_in_another_folder_is_somebody_else(
-    consumed: Instance, tq: taskqueue.TaskQueue
-) -> None:
+def test_a_user_of_the_same_id_in_another_folder_is_somebody_else(consumed: Instance, tq: taskqueue.TaskQueue) -> None:
     users(consumed, folder="acl_users", add="twin")
     users(consumed, folder="/acl_users", add="twin", role="Manager")
     try:
@@ -83,7 +81,7 @@ def test_a_user_of_the_same_id_in_another_folder_is_somebody_else(
         assert (state.state, state.status) == ("failed", 401)
         added(consumed, "/Plone/@@note", "twin")
         assert [effect["user"] for effect in consumed.done(1)] == ["twin"]
-        task_id = added(consumed, "/Plone/@@note", "twin", value="2")
+        task_id = added(consumed, "/Plone/@@note", "twin")
         assert ended(tq, task_id).state == "completed"
     finally:
         users(consumed, folder="acl_users", remove="twin")
@@ -118,9 +116,7 @@ def test_what_only_says_to_be_a_task_is_refused(consumed: Instance, headers: dic
     assert consumed.effects() == []
 
 
-def test_a_browser_changes_nothing_without_a_token_but_a_task_does(
-    consumed: Instance, tq: taskqueue.TaskQueue
-) -> None:
+def test_a_browser_changes_nothing_without_a_token_but_a_task_does(consumed: Instance, tq: taskqueue.TaskQueue) -> None:
     before = consumed.fetch("/Plone/@@value").text
     consumed.fetch("/Plone/@@write?value=browser", user="maria")
     assert consumed.fetch("/Plone/@@value").text == before

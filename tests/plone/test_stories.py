@@ -7,6 +7,7 @@ import pytest
 from tests.plone.instance import Instance
 from tests.waiting import wait_until
 
+
 @pytest.fixture
 def private_page(plone: Instance) -> Iterator[str]:
     """A page that only its owner sees."""

@@ -8,6 +8,7 @@ from tests.plone.instance import Instance
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 
+
 def do(plone: Instance, **form: object) -> tuple[int, str]:
     """Change a value and add a task in one request; return its status and text."""
     asked = {"url": "/Plone/@@see", **form}

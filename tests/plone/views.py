@@ -15,6 +15,7 @@ from zope.interface import alsoProvides
 import taskqueue
 from tests.plone import LEDGER
 
+
 def _write(committed: bool, line: bytes) -> None:  # noqa: FBT001 - the hook's own
     if committed:
         ledger = os.open(LEDGER, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
