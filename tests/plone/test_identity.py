@@ -79,10 +79,8 @@ def test_a_user_of_the_same_id_in_another_folder_is_somebody_else(consumed: Inst
     try:
         state = ended(tq, added(consumed, "/Plone/@@note-for-managers", "twin"))
         assert (state.state, state.status) == ("failed", 401)
-        added(consumed, "/Plone/@@note", "twin")
-        assert [effect["user"] for effect in consumed.done(1)] == ["twin"]
-        task_id = added(consumed, "/Plone/@@note", "twin")
-        assert ended(tq, task_id).state == "completed"
+        assert ended(tq, added(consumed, "/Plone/@@note", "twin")).state == "completed"
+        assert [effect["user"] for effect in consumed.effects()] == ["twin"]
     finally:
         users(consumed, folder="acl_users", remove="twin")
         users(consumed, folder="/acl_users", remove="twin")

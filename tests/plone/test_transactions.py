@@ -57,6 +57,12 @@ def test_an_abort_leaves_none(plone: Instance, store: RedisServer, end: str) -> 
     assert (value(plone), stored(store)) == (before, NONE)
 
 
+def test_what_plone_protect_takes_back_leaves_none(plone: Instance, store: RedisServer) -> None:
+    before = value(plone)
+    plone.fetch("/Plone/@@do?url=/Plone/@@see&value=forged", user="maria")  # without a token
+    assert (value(plone), stored(store)) == (before, NONE)
+
+
 def test_a_savepoint_takes_back_what_came_after_it(plone: Instance, store: RedisServer) -> None:
     do(plone, value="kept", savepoint=1)
     assert (value(plone), stored(store)) == ("kept", ONE)
