@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test check test-plone model mutants chaos pauses memory memory-upload demo format clean
+.PHONY: help test check test-plone model mutants chaos pauses memory memory-upload interactive demo format clean
 
 PYTHON ?= $(shell for name in python3.15 python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
@@ -54,6 +54,9 @@ memory: .venv/installed-test ## how much memory a consumer takes (Linux)
 
 memory-upload: .venv/installed-test ## how much memory a door adds to an upload of 1 GiB
 	@$(BIN)/python -m tests.acceptance.memory_upload
+
+interactive: .venv/installed-test ## how long users wait while a consumer works in the web process
+	@$(BIN)/python -m tests.acceptance.interactive $(or $(ROUNDS),3)
 
 demo: .venv/installed-demo ## an application and a consumer at work; Ctrl-C ends it
 	@$(BIN)/python examples/demo.py

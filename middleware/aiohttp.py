@@ -3,15 +3,17 @@
 import asyncio
 import functools
 import inspect
+import time
 import warnings
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from aiohttp import StreamReader, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.typedefs import Handler
 
+from ..consume import Consume, Consuming
 from ..door import (
     OURS,
     UNCAUGHT,
@@ -34,10 +36,14 @@ from ..request import Body
 from ..tee import Tee
 from ..transaction import Transaction, bound
 
+if TYPE_CHECKING:
+    from ..webconsumer import WebConsumer
+
 View = TypeVar("View", bound=Callable[..., Awaitable[web.StreamResponse]])
 
 _ADMISSION: Final = web.RequestKey("taskqueue_admission", Admission)
 _STARTED: Final = web.RequestKey("taskqueue_started", bool)  # the response has
+_BEGAN: Final = web.RequestKey("taskqueue_began", float)
 
 
 def authenticated_user(request: web.Request) -> str | None:
@@ -55,6 +61,7 @@ def setup(
     credentials: Credentials | None = None,
     task_only: Iterable[str] = (),
     replay_guard: ReplayGuard = "begin",
+    consume: Consuming = False,
 ) -> None:
     """Let an application add tasks and receive their deliveries: the door becomes its outermost middleware.
 
@@ -64,8 +71,9 @@ def setup(
     the user who adds a task, or None; without it ``authenticated_user`` is asked. ``credentials``: whether ``Cookie``
     and ``Authorization`` travel with a task; None: only if there is no ``load_user``. ``task_only``: paths which, with
     all below them, are 404 for everybody else. ``replay_guard``: who sees to it that a delivery starts only once: the
-    broker (``"begin"``) or, cheaper but blind to other processes, this one's memory (``"process"``). Raises
-    ConfigError.
+    broker (``"begin"``) or, cheaper but blind to other processes, this one's memory (``"process"``): then a consumer
+    over HTTP takes what it held when it died for not begun, and that spends no attempt. ``consume``: True, a name or a
+    ``Consume`` for a consumer beside the started application. Raises ConfigError.
     """
     door: Door[web.Request] = Door(
         tq,
@@ -94,6 +102,47 @@ def setup(
     app.middlewares.append(taskqueue_task_only)
     app.on_response_prepare.append(_mark)
     app.on_cleanup.append(close)
+    _consume(app, tq, consume)
+
+
+def _consume(app: web.Application, tq: TaskQueue, consume: Consuming) -> None:
+    """Let a consumer run beside the application, if that is asked for."""
+    if consume is False:
+        return
+    consumer: WebConsumer | None = None
+
+    async def beside(app: web.Application) -> AsyncIterator[None]:
+        from ..webconsumer import beside_aiohttp  # noqa: PLC0415 - only who consumes pays for it
+
+        nonlocal consumer
+        consumer = beside_aiohttp(tq, consume, app)
+        if consumer is None:
+            yield
+            return
+        async with consumer:
+            # Others start after this; when the last of them has, the application is frozen.
+            consumer.start(lambda: app.frozen)
+            yield
+            await consumer.stop()
+
+    async def stop(_app: web.Application) -> None:
+        if consumer is not None:
+            await consumer.stop()
+
+    @web.middleware
+    async def timed(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[_BEGAN] = time.monotonic()
+        return await handler(request)
+
+    async def told(request: web.Request, _response: web.StreamResponse) -> None:
+        if consumer is not None and consumer.gauge is not None and _BEGAN in request and _ADMISSION not in request:
+            consumer.gauge.took(time.monotonic() - request[_BEGAN])
+
+    app.cleanup_ctx.append(beside)
+    app.on_shutdown.insert(0, stop)  # before anything of the application is taken down
+    if isinstance(consume, Consume) and consume.adaptive:
+        app.middlewares.insert(0, timed)
+        app.on_response_prepare.append(told)
 
 
 def task_only(view: View) -> View:

@@ -7,10 +7,13 @@ response without tasks passes through as it comes.
 
 import functools
 import inspect
+import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
+from ..consume import Consuming
 from ..door import (
     Answer,
     Arrival,
@@ -24,12 +27,14 @@ from ..door import (
 )
 from ..errors import ConfigError, InvalidTask
 from ..exchange import App, Exchange, Message, Receive, Scope, Send, send_answer
-from ..producer import TaskQueue, current_task
+from ..producer import TaskQueue, captures, current_task
 from ..request import HANDOVER, Handover
 from ..signature import HeaderPairs
 from ..target import quote_path
 from ..tee import Tee
 from ..transaction import Transaction
+
+log = logging.getLogger("taskqueue.door")
 
 CommitAt: TypeAlias = Literal["return", "response"]
 
@@ -81,6 +86,7 @@ class TaskQueueMiddleware:
         task_only: Iterable[str] = (),
         commit_at: CommitAt = "return",
         replay_guard: ReplayGuard = "begin",
+        consume: Consuming = False,
     ) -> None:
         """Take the application and its TaskQueue; raises ConfigError.
 
@@ -93,12 +99,17 @@ class TaskQueueMiddleware:
         for everybody else. ``commit_at``: when tasks are stored: ``"return"``, the application has returned;
         ``"response"``, its response starts, for applications that commit inside the handler: adding later is an error
         then. ``replay_guard``: who sees to it that a delivery starts only once: the broker (``"begin"``) or, cheaper
-        but blind to other processes, this one's memory (``"process"``).
+        but blind to other processes, this one's memory (``"process"``): then a consumer over HTTP takes what it held
+        when it died for not begun, and that spends no attempt. ``consume``: True, a name or a ``Consume`` for a
+        consumer beside the application, from the end of its startup to the beginning of its shutdown.
         """
         if commit_at not in ("return", "response"):
             raise ConfigError(f"commit_at: {commit_at!r} must be 'return' or 'response'")
         self._app, self._tq = app, tq
         self._commits_early = commit_at == "response"
+        self._consume, self._has_lifespan = consume, consume is False
+        self.took: Callable[[float], None] | None = None
+        """Who is told how many seconds the response to each request took that is no delivery."""
         self._door: Final[Door[Scope]] = Door(
             tq,
             load_user=load_user,
@@ -117,9 +128,26 @@ class TaskQueueMiddleware:
                 # No task is a websocket. Closed before it was accepted: the client gets a 403.
                 await send({"type": "websocket.close"})
             case "lifespan":
-                await self._app(scope, receive, functools.partial(self._send_lifespan, send))
+                await self._lifespan(scope, receive, functools.partial(self._send_lifespan, send))
             case _:
                 await self._app(scope, receive, send)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._has_lifespan = True
+        if self._consume is False:
+            await self._app(scope, receive, send)
+            return
+        from .. import lifespan, webconsumer  # noqa: PLC0415 - only who consumes pays for it
+
+        # Starlette stands around the middlewares that it was given, and says here who it is.
+        outermost = scope.get("app", self)
+
+        def make() -> webconsumer.WebConsumer | None:
+            consumer = webconsumer.beside_asgi(self._tq, self._consume, outermost, scope.get("state"))
+            self.took = consumer.gauge.took if consumer and consumer.gauge else None
+            return consumer
+
+        await lifespan.run(self._app, scope, receive, send, make)
 
     async def _send_lifespan(self, send: Send, message: Message) -> None:
         if message["type"].startswith("lifespan.shutdown."):
@@ -131,12 +159,17 @@ class TaskQueueMiddleware:
         return self._door.hides(path) or (path.startswith(mount) and self._door.hides(path[len(mount) :]))
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._has_lifespan and not captures:
+            self._has_lifespan = True  # said once
+            log.warning("consume: no consumer runs, because this server runs no lifespan (ASGI)")
         arrival = arrived(scope)
         if arrival.claimed:
             await self._delivery(arrival, scope, receive, send)
         elif self._hides(scope):
             await _not_found(self._app, scope, send)
         else:
+            if self.took is not None:
+                send = _timed(send, self.took)
             exchange = Exchange(receive, send, commits_early=self._commits_early, admission=None)
             exchange.tee = _tee(scope, arrival.headers, exchange.pull, self._tq.limits.body)
             request = self._door.request(arrival, scope, scheme=scope["scheme"], body=exchange.tee, admission=None)
@@ -262,6 +295,18 @@ async def _read(receive: Receive, declared: int | None, limit: int) -> bytes | A
             return piece  # in one, as every delivery in process: not copied
         body += piece
     return bytes(body) if len(body) <= limit else too_large(limit)
+
+
+def _timed(send: Send, took: Callable[[float], None]) -> Send:
+    """Return a ``send`` that tells how long the response has been waited for: it may then last, as a stream does."""
+    began = time.monotonic()
+
+    async def send_timed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            took(time.monotonic() - began)
+        await send(message)
+
+    return send_timed
 
 
 def _given_back(body: bytes, receive: Receive) -> Receive:

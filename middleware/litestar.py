@@ -1,9 +1,9 @@
 """The door of a Litestar application: a plugin that puts it around everything, and Litestar's own ways to log in."""
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from litestar import Litestar
 from litestar.config.app import AppConfig
@@ -15,10 +15,14 @@ from litestar.middleware.csrf import generate_csrf_token
 from litestar.plugins import InitPlugin
 from litestar.types import ASGIApp
 
+from ..consume import Consuming
 from ..door import Credentials, LoadUser, ReplayGuard, UserId
 from ..exchange import App, Receive, Scope, Send
 from ..middleware.asgi import CommitAt, TaskQueueMiddleware
 from ..producer import TaskQueue, current_task
+
+if TYPE_CHECKING:
+    from ..webconsumer import WebConsumer
 
 Authentication = TypeVar("Authentication", bound=type[AbstractAuthenticationMiddleware])
 
@@ -46,12 +50,15 @@ class TaskQueuePlugin(InitPlugin):
         task_only: Iterable[str] = (),
         commit_at: CommitAt = "return",
         replay_guard: ReplayGuard = "begin",
+        consume: Consuming = False,
     ) -> None:
         """Take the application's TaskQueue, the rest as for ``asgi.TaskQueueMiddleware``; raises ConfigError.
 
         Without ``user_id`` the ``id`` of ``connection.user`` counts.
         """
         self._tq: Final = tq
+        self._consume: Final = consume
+        self._consumer: WebConsumer | None = None
         self._door = partial(
             TaskQueueMiddleware,
             tq=tq,
@@ -67,18 +74,45 @@ class TaskQueuePlugin(InitPlugin):
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """See Litestar: called with the configuration of the application that is being made."""
         app_config.lifespan.insert(0, self._mounted)
+        if self._consume is not False:
+            app_config.lifespan.append(self._stopping)
+            app_config.on_startup.append(self._start)
         return app_config
 
     @asynccontextmanager
     async def _mounted(self, app: Litestar) -> AsyncIterator[None]:
         # Litestar's middlewares stand behind its router; what stands before everything has no other place than this.
         inside = app.asgi_handler
-        app.asgi_handler = cast("ASGIApp", self._door(_past_csrf(app)))
+        door = self._door(_past_csrf(app))
+        app.asgi_handler = cast("ASGIApp", door)
         try:
-            yield
+            async with AsyncExitStack() as stack:
+                if self._consume is not False:
+                    await self._enter_consumer(stack, app, door)
+                yield
         finally:
             app.asgi_handler = inside
             await self._tq.aclose()
+
+    async def _enter_consumer(self, stack: AsyncExitStack, app: Litestar, door: TaskQueueMiddleware) -> None:
+        from ..webconsumer import beside_asgi  # noqa: PLC0415 - only who consumes pays for it
+
+        self._consumer = beside_asgi(self._tq, self._consume, cast("App", app))
+        if self._consumer is not None:
+            await stack.enter_async_context(self._consumer)
+            door.took = self._consumer.gauge.took if self._consumer.gauge else None
+
+    def _start(self) -> None:
+        """Begin to consume: the last of what the application does when it starts."""
+        if self._consumer is not None:
+            self._consumer.start()
+
+    @asynccontextmanager
+    async def _stopping(self, _app: Litestar) -> AsyncIterator[None]:
+        """Stop consuming: the first of what the application does when it stops."""
+        yield
+        if self._consumer is not None:
+            await self._consumer.stop()
 
 
 def _past_csrf(app: Litestar) -> App:

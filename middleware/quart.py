@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from quart import Quart, abort, current_app, has_request_context
 
+from ..consume import Consuming
 from ..door import Credentials, LoadUser, ReplayGuard, UserId
 from ..errors import ConfigError, InvalidTask
 from ..exchange import Scope
@@ -42,6 +43,7 @@ def setup(
     task_only: Iterable[str] = (),
     commit_at: CommitAt = "return",
     replay_guard: ReplayGuard = "begin",
+    consume: Consuming = False,
 ) -> None:
     """Let an application add tasks and receive their deliveries: the door is put around ``app.asgi_app``.
 
@@ -61,6 +63,7 @@ def setup(
         task_only=task_only,
         commit_at=commit_at,
         replay_guard=replay_guard,
+        consume=consume,
     )
     # Before all others: they may ask who is logged in.
     app.before_request_funcs[None].insert(0, _log_in)

@@ -39,11 +39,13 @@ def transaction_of(tq: TaskQueue, manager: Any, *, implicit: bool = False) -> Tr
     joining = TaskDataManager(tq, manager)
     try:
         foreign.join(joining)
-    except (ValueError, TransactionFailedError):
-        joining.tasks.abort()  # it commits, or has failed: `add` tells that it has ended
-        return joining.tasks
+    except (ValueError, TransactionFailedError):  # it commits, or has failed: `add` is to tell that it has ended
+        joining.tasks.abort()
+        if found is not None:
+            return found.tasks
+    else:
+        joining.attach()
     foreign.set_data(tq, joining)
-    joining.attach()
     return joining.tasks
 
 

@@ -45,6 +45,8 @@ _NOT_FOUND: Final = Answer(404, "Not Found")
 _BROKEN_OFF: Final = Answer(400, "The body was broken off.\n")
 # As on the request line: of werkzeug, mod_wsgi, uWSGI; of gunicorn.
 _REQUEST_LINE: Final = ("REQUEST_URI", "RAW_URI")
+# What WebOb has noted of the server's input, which is not true of ours.
+_SEEKABLE: Final = "webob.is_body_seekable"
 _CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
 
 
@@ -76,7 +78,8 @@ class TaskQueueMiddleware:
         process. ``credentials``: whether ``Cookie`` and ``Authorization`` travel with a task; None: only if there is no
         ``load_user``. ``task_only``: paths which, with all below them, are 404 for everybody else. ``replay_guard``:
         who sees to it that a delivery starts only once: the broker (``"begin"``) or, cheaper but blind to other
-        processes, this one's memory (``"process"``).
+        processes, this one's memory (``"process"``): then a consumer over HTTP takes what it held when it died for not
+        begun, and that spends no attempt.
         """
         self._app, self._tq = app, tq
         self._door: Final[Door[WSGIEnvironment]] = Door(
@@ -94,15 +97,23 @@ class TaskQueueMiddleware:
         if arrival.claimed:
             return self._delivery(arrival, environ, start_response)
         if self._hides(environ):
-            return _not_found(self._app, environ, start_response)
+            return _not_found(self._app, self._missing(environ), start_response)
         tee = _tee(environ, self._tq.limits.body)
         if tee is not None:
             environ["wsgi.input"] = tee
+            environ.pop(_SEEKABLE, None)
         return self._serve(arrival, environ, start_response, tee, None)
 
     def _hides(self, environ: WSGIEnvironment) -> bool:
         mount, path = _text(environ.get("SCRIPT_NAME", "")), _text(environ.get("PATH_INFO", ""))
         return self._door.hides(path) or self._door.hides(mount + path)
+
+    def _missing(self, environ: WSGIEnvironment) -> WSGIEnvironment:
+        """Return a request like this one, for a path that the application does not have."""
+        path = f"/{secrets.token_hex(16)}"
+        missing: WSGIEnvironment = {**environ, "PATH_INFO": path}
+        missing.update((name, environ.get("SCRIPT_NAME", "") + path) for name in _REQUEST_LINE if name in environ)
+        return missing
 
     def _delivery(self, arrival: Arrival, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         admitted = self._door.admit_sync(arrival, _read(environ, self._tq.limits.body))
@@ -234,9 +245,7 @@ def _read(environ: WSGIEnvironment, limit: int) -> bytes | Answer:
 
 def _not_found(app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer as the application answers for a path that it does not have, or plainly if it has an answer to all."""
-    path = f"/{secrets.token_hex(16)}"
-    missing: WSGIEnvironment = {**environ, "PATH_INFO": path, "wsgi.input": io.BytesIO(), "CONTENT_LENGTH": "0"}
-    missing.update((name, environ.get("SCRIPT_NAME", "") + path) for name in _REQUEST_LINE if name in environ)
+    missing: WSGIEnvironment = {**environ, "wsgi.input": io.BytesIO(), "CONTENT_LENGTH": "0"}
     missing.pop("HTTP_TRANSFER_ENCODING", None)
     head: list[tuple[str, list[tuple[str, str]]]] = []
     body: list[bytes] = []

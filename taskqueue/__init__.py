@@ -1,5 +1,6 @@
 """Do this later: record an HTTP request in a transaction, replay it against the same application as the same user."""
 
+from .consume import Consume
 from .errors import (
     BodyUnavailable,
     BrokerUnavailable,
@@ -23,6 +24,7 @@ __all__ = [
     "BrokerUnavailable",
     "CommitUncertain",
     "ConfigError",
+    "Consume",
     "CurrentTask",
     "InvalidTask",
     "Limits",

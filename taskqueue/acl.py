@@ -36,8 +36,10 @@ class Role:
         return sorted({*inside, *self.commands, *CONNECTION, *(SCRIPTS if self.scripts else ())})
 
 
-_STORING: Final = ("push", "prepare", "promote", "discard")
-_STORED: Final = ("", ":records", ":state", ":scheduled", ":prepared", ":failed", ":control")
+_DECIDING: Final = ("promote", "discard")
+_STORING: Final = ("push", "prepare", *_DECIDING)
+_CONSUMING: Final = ("claim", "reclaim", "reserve", "settle", "beat", "leave", "due", "trim", *_DECIDING)
+_STORED: Final = ("", ":p?", ":records", ":state", ":scheduled", ":prepared", ":failed", ":control")
 _LOOKING: Final = (
     *("hget", "hgetall", "hmget", "info", "lindex", "llen", "lrange", "scan", "smembers", "zcard", "zrevrange"),
 )
@@ -47,13 +49,16 @@ ROLES: Final = {
     "door": Role(
         "the application, which adds tasks and lets deliveries in", (*_STORING, "begin"), ("llen", "wait"), _STORED
     ),
-    "consumer": Role(
-        "taskqueue-server",
-        ("claim", "reclaim", "reserve", "settle", "beat", "leave", "due", "trim"),
-        ("info", "hmget", "subscribe"),
+    "consumer": Role("taskqueue-server --target", _CONSUMING, ("info", "hmget", "subscribe", "zrevrange")),
+    "app": Role(
+        "taskqueue-server --app, which is the application too",
+        (*_STORING, "begin", *_CONSUMING),
+        ("llen", "wait", "info", "hmget", "subscribe", "zrevrange"),
     ),
     "reader": Role("taskqueue list, show, stats and doctor", (), _LOOKING, channels=False),
-    "operator": Role("taskqueue retry, and TaskQueue.reset", ("retry", "reset"), (*_LOOKING, "hscan")),
+    "operator": Role(
+        "taskqueue retry and queues, and TaskQueue.reset", ("retry", "reset", "control", "purge"), (*_LOOKING, "hscan")
+    ),
 }
 
 

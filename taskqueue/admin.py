@@ -7,12 +7,12 @@ that instead of guessing. Everything else asks the broker in pages, so that a qu
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Final
 
-from .broker import Broker, ConsumerInfo, Ended, QueueStats
+from .broker import Broker, ConsumerInfo, Control, Ended, QueueStats
 from .errors import RecordError
 from .keys import Keyring
 from .record import EXPIRES_AFTER
@@ -226,7 +226,19 @@ class Admin:
 
     async def stats(self) -> list[QueueStats]:
         """Count, queue by queue."""
-        return [await self._inspector.stats(queue, deadline=_soon()) for queue in self.queues]
+        return [await self.stats_of(queue) for queue in self.queues]
+
+    async def stats_of(self, queue: str) -> QueueStats:
+        """Count in one queue, whichever."""
+        return await self._inspector.stats(queue, deadline=_soon())
+
+    async def control(self, queue: str, changes: Mapping[Control, int | None]) -> None:
+        """Say how a queue is to be run; None takes a word back."""
+        await self._broker.control(queue, changes, deadline=_soon())
+
+    async def purge(self, queue: str, *, most: int) -> int:
+        """Forget up to so many tasks that wait; return how many: repeat until none was."""
+        return await self._broker.purge(queue, most=most, deadline=_soon())
 
     async def failed(self, only: Filter) -> list[TaskState]:
         """Return all failed tasks that the filter takes, those that failed first in front."""

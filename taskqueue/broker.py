@@ -7,10 +7,10 @@ method is one atomic change of place, may be repeated after a lost reply with th
 
 import importlib
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Final, Protocol
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from .durability import Durability
@@ -28,6 +28,14 @@ class Capacity:
 
 
 UNLIMITED: Final = Capacity()
+
+Control: TypeAlias = Literal["paused", "closed", "disabled", "limit"]
+"""What an operator may say of a queue from any machine.
+
+``paused``: nothing is given out, until it is resumed; ``closed``: no new task is taken, so that it drains;
+``disabled``: nothing is given out, and no consumer starts on it; ``limit``: so many tasks, over all consumers, may be
+held at a time.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +179,14 @@ class Broker(Protocol):
         """Return how many tasks wait: neither those delayed nor those reserved."""
         ...
 
+    async def control(self, queue: str, changes: Mapping[Control, int | None], *, deadline: float) -> None:
+        """Say how a queue is to be run (see Control); None takes a word back. Consumers are told at once."""
+        ...
+
+    async def purge(self, queue: str, *, most: int, deadline: float) -> int:
+        """Forget up to ``most`` tasks that wait, delayed ones too; return how many: repeat until none was."""
+        ...
+
     async def reset(self, queue: str, *, deadline: float) -> None:
         """Empty this queue, running tasks included: what they end with is then stale."""
         ...
@@ -211,7 +227,7 @@ class QueueStats:
     """How many tasks of a queue are where.
 
     ``oldest`` is how many ms the first in line has waited; ``slowed`` for how many ms more none will be given out,
-    because the application has asked for patience (Retry-After).
+    because the application has asked for patience (Retry-After). ``control``: what an operator has said, see Control.
     """
 
     queue: str
@@ -224,6 +240,7 @@ class QueueStats:
     oldest: int
     slowed: int
     consumers: Sequence[ConsumerInfo]
+    control: Mapping[Control, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

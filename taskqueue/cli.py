@@ -23,11 +23,10 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from . import commands, doctor, logs, settings
+from . import commands, doctor, logs, queue_commands, settings
 from .broker import StoreInfo, masked
 from .durability import kept
 from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError, UsageError
-from .policy import Rules
 from .producer import TaskQueue
 from .settings import Row, Settings
 
@@ -84,6 +83,7 @@ config_app: Final = App(
 )
 app.command(config_app)
 commands.register(app)
+queue_commands.register(app)
 
 
 def server_main() -> None:
@@ -194,13 +194,13 @@ server_app.default(serve)
 
 async def _server(chosen: Settings) -> tuple[Any, TaskQueue]:
     """Return the server for these settings, and its TaskQueue, which with an application is the application's."""
-    from . import loading  # noqa: PLC0415  see _version
-    from .server import TaskQueueServer  # noqa: PLC0415
+    from . import assembly, loading  # noqa: PLC0415  see _version
 
     if chosen.app:
         application = await loading.load(chosen.app)
         tq = loading.task_queue()
-        queues = _narrowed(tq.queues, chosen)
+        wanted = chosen.queues if chosen.origin("queues") == "flag" else None
+        queues = assembly.narrowed(tq, wanted, where="--queue")
         replayer = loading.replayer_for(application, tq.keyring, concurrent_limit=chosen.concurrent_limit)
     else:
         from .replay import HttpReplayer  # noqa: PLC0415
@@ -214,32 +214,7 @@ async def _server(chosen: Settings) -> tuple[Any, TaskQueue]:
             durability=chosen.durability,
         )
         replayer = HttpReplayer(chosen.required_target(), tq.keyring, connect_timeout=chosen.connect_timeout)
-    server = TaskQueueServer(
-        tq.broker,
-        replayer,
-        tq.keyring,
-        name=chosen.required_name(),
-        queues=queues,
-        concurrent_limit=chosen.concurrent_limit,
-        rules=Rules(retry_max_count=chosen.retry_max_count, receipt_required=chosen.receipt),
-        timeout=chosen.timeout,
-        stop_grace=chosen.stop_grace,
-        poll_max=chosen.poll_max,
-        wait_broker=chosen.wait_broker,
-        lease=chosen.lease,
-        on_failed=loading.function("on_failed", chosen.on_failed) if chosen.on_failed else None,
-    )
-    return server, tq
-
-
-def _narrowed(queues: Sequence[str], chosen: Settings) -> Sequence[str]:
-    """Return those of the application's queues that --queue asks for, or all."""
-    if chosen.origin("queues") != "flag":
-        return queues
-    for name in chosen.queues:
-        if name not in queues:
-            raise UsageError(f"--queue: {name!r} is none of the application's queues: {', '.join(queues)}")
-    return chosen.queues
+    return assembly.server_for(chosen, tq, replayer, name=chosen.required_name(), queues=queues), tq
 
 
 async def _consume(chosen: Settings, style: str, handler: logging.Handler) -> None:
@@ -262,12 +237,15 @@ async def _consume(chosen: Settings, style: str, handler: logging.Handler) -> No
         (signal.SIGUSR1, server.report),
     ):
         loop.add_signal_handler(number, act)
-    store = await _asked(tq)
-    _announce(chosen, tq, store, server.queues, style)
-    for finding in doctor.check_durability(store, tq.durability) if store else ():
-        if finding.level != "ok":
-            log.warning("%s; %s", finding.what, finding.remedy)
-    await server.run()
+    try:
+        store = await _asked(tq)
+        _announce(chosen, tq, store, server.queues, style)
+        for finding in doctor.check_durability(store, tq.durability) if store else ():
+            if finding.level != "ok":
+                log.warning("%s; %s", finding.what, finding.remedy)
+        await server.run()
+    finally:
+        await tq.aclose()
 
 
 async def _asked(tq: TaskQueue) -> StoreInfo | None:

@@ -119,7 +119,7 @@ def list_tasks(
     states, only = _states(state), Filter(path=path)
     tasks = common.ask(lambda admin: admin.tasks(states, only=only, limit=limit))
     if common.as_json:
-        _write_json({"tasks": _plain(tasks)})
+        write_json({"tasks": _plain(tasks)})
         return
     columns = ("id", "state", "queue", "method", "path", "label", "attempt", "age", "outcome")
     now = time.time()
@@ -172,10 +172,10 @@ def show(
     known = common.ask(look)
     if known is None:
         queues = ", ".join(common.settings().queues)
-        _complain(f"no task {task_id!r} in {queues}: never committed, forgotten since, or in another queue (--queue)")
+        complain(f"no task {task_id!r} in {queues}: never committed, forgotten since, or in another queue (--queue)")
         return 1
     if common.as_json:
-        _write_json({"task": _plain(known.task), "life": _plain(known.life), **known.secret()})
+        write_json({"task": _plain(known.task), "life": _plain(known.life), **known.secret()})
     else:
         known.write()
     return 0
@@ -187,7 +187,7 @@ def stats(*, common: Common = NOTHING) -> None:
     host = socket.gethostname()
     warnings = [words for queue in found if (words := unserved(queue, host=host, runs=checks.running))]
     if common.as_json:
-        _write_json({"queues": _plain(found), "warnings": warnings})
+        write_json({"queues": _plain(found), "warnings": warnings})
         return
     counts = ("queued", "scheduled", "prepared", "reserved", "failed", "completed")
     rows = [(queue.queue, *(str(getattr(queue, name)) for name in counts), _waited(queue)) for queue in found]
@@ -203,9 +203,9 @@ def stats(*, common: Common = NOTHING) -> None:
     for queue in found:
         if queue.slowed:
             left = span(queue.slowed / 1000)
-            _complain(f"queue {queue.queue}: the application has asked for patience (Retry-After), for {left} more")
+            complain(f"queue {queue.queue}: the application has asked for patience (Retry-After), for {left} more")
     for words in warnings:
-        _complain(f"warning: {words}")
+        complain(f"warning: {words}")
 
 
 def _waited(queue: QueueStats) -> str:
@@ -226,11 +226,11 @@ def retry(
         raise UsageError("retry: name ids, or a filter (--queue, --reason, --path), or --all")
     keyring = common.keyring()
     if keyring is None:
-        _complain("warning: without the secret, what has expired stays expired")
+        complain("warning: without the secret, what has expired stays expired")
 
     tasks = common.ask(lambda admin: _named(admin, ids) if ids else admin.failed(Filter(reason=reason, path=path)))
     if tasks and not (ids or yes or _confirmed(len(tasks))):
-        _complain("nothing was queued")
+        complain("nothing was queued")
         return 1
     with Progress(
         "queueing", BarColumn(), MofNCompleteColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty()
@@ -241,7 +241,7 @@ def retry(
         )
     asked = len(set(ids)) or len(tasks)
     if common.as_json:
-        _write_json({"asked": asked, "queued": queued})
+        write_json({"asked": asked, "queued": queued})
     else:
         print(f"{queued} of {asked} task(s) queued again")  # noqa: T201
     return 0 if queued == asked else 1
@@ -253,9 +253,9 @@ async def _named(admin: Admin, ids: Sequence[str]) -> list[TaskState]:
     for task_id in dict.fromkeys(ids):
         task = await admin.find(task_id)
         if task is None:
-            _complain(f"no task {task_id!r} in {', '.join(admin.queues)}; is it in another queue (--queue)?")
+            complain(f"no task {task_id!r} in {', '.join(admin.queues)}; is it in another queue (--queue)?")
         elif task.state != "failed":
-            _complain(f"task {task_id} is {task.state}; only failed ones can be queued again")
+            complain(f"task {task_id} is {task.state}; only failed ones can be queued again")
         else:
             found.append(task)
     return found
@@ -282,7 +282,7 @@ def doctor(
     """Look for what keeps tasks from running; exit code 1 if there is an error."""
     findings = asyncio.run(_examine(target, common))
     if common.as_json:
-        _write_json({"findings": _plain(findings)})
+        write_json({"findings": _plain(findings)})
     else:
         _write_findings(findings)
     return 1 if any(finding.level == "error" for finding in findings) else 0
@@ -335,10 +335,10 @@ def acl(
         command = set_user(ROLES[name], about["user"], about["password"], namespace=chosen.namespace, queues=queues)
         users.append({**about, "for": ROLES[name].help, "command": command})
     if common.as_json:
-        _write_json({"users": users})
+        write_json({"users": users})
         return
     print(*(one["command"] for one in users), sep="\n")  # noqa: T201
-    _complain("the passwords are new; each belongs into its user's URL: redis://USER:PASSWORD@host:port/db")
+    complain("the passwords are new; each belongs into its user's URL: redis://USER:PASSWORD@host:port/db")
 
 
 def _write_findings(findings: Sequence[Finding]) -> None:
@@ -361,9 +361,11 @@ def _plain(value: Any) -> Any:
     return {name: timestamp(item) if name in times else _plain(item) for name, item in named}
 
 
-def _write_json(document: object) -> None:
+def write_json(document: object) -> None:
+    """Write one JSON document to standard output."""
     print(json.dumps(document, indent=2))  # noqa: T201
 
 
-def _complain(words: str) -> None:
+def complain(words: str) -> None:
+    """Say something on standard error, where it is in nobody's way."""
     print(f"taskqueue: {printable(words)}", file=sys.stderr)  # noqa: T201

@@ -62,6 +62,8 @@ class Configured:
         self._enlisted: list[Callable[[], Transaction | None]] = []
         self.limits: Final = limits or Limits()
         self.commit_deadline: Final = commit_deadline
+        self.notes_starts = True
+        """Whether its doors tell the broker that a delivery starts. For doors, and for who consumes in process."""
         instances.add(self)
 
     @cached_property

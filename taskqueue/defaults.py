@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 
 from .errors import InvalidTask
 from .target import check_queue_name, quote_path
+from .task import PRIORITIES
 
 View = TypeVar("View")
 
@@ -24,6 +25,7 @@ class Defaults:
     queue: str | None = None
     timeout: float | None = None
     retry_max_count: int | None = None
+    priority: int | None = None
 
 
 _NONE: Final = Defaults()
@@ -37,7 +39,13 @@ class DefaultsByPath:
         self._patterns: dict[str, tuple[re.Pattern[str], Defaults]] = {}
 
     def declare(
-        self, path: str, *, queue: str | None = None, timeout: float | None = None, retry_max_count: int | None = None
+        self,
+        path: str,
+        *,
+        queue: str | None = None,
+        timeout: float | None = None,
+        retry_max_count: int | None = None,
+        priority: int | None = None,
     ) -> Callable[[View], View]:
         """Note defaults for a path; see ``TaskQueue.defaults``. Raises InvalidTask, or ConfigError for the queue."""
         if not isinstance(path, str) or not path.startswith("/") or re.search(r"[?#]", path):
@@ -46,10 +54,15 @@ class DefaultsByPath:
         if key in self._exact or key in self._patterns:
             raise InvalidTask(f"path: the defaults of {path!r} are declared twice; declare them once")
         defaults = Defaults(
-            None if queue is None else check_queue_name(queue), check_timeout(timeout), check_retries(retry_max_count)
+            None if queue is None else check_queue_name(queue),
+            check_timeout(timeout),
+            check_retries(retry_max_count),
+            check_priority(priority),
         )
         if defaults == _NONE:
-            raise InvalidTask(f"defaults: nothing is said of {path!r}; give queue=, timeout= or retry_max_count=")
+            raise InvalidTask(
+                f"defaults: nothing is said of {path!r}; give queue=, timeout=, retry_max_count= or priority="
+            )
         pattern = "[^/]+".join(re.escape(quote_path(text.encode())) for text in _PARAMETER.split(path))
         if _PARAMETER.search(path):
             self._patterns[key] = re.compile(pattern), defaults
@@ -76,6 +89,15 @@ def check_timeout(seconds: float | None) -> float | None:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= LONGEST_TIMEOUT:
         raise InvalidTask(f"timeout: {seconds!r} must be seconds above 0, at most {LONGEST_TIMEOUT:.0f}")
     return float(seconds)
+
+
+def check_priority(priority: int | None) -> int | None:
+    """Return how urgent a task is among those of its queue; raises InvalidTask."""
+    if priority is None:
+        return None
+    if isinstance(priority, bool) or not isinstance(priority, int) or priority not in PRIORITIES:
+        raise InvalidTask(f"priority: {priority!r} must be a whole number from 0 to 9; 9 goes first, 4 is usual")
+    return priority
 
 
 def check_retries(count: int | None) -> int | None:

@@ -50,15 +50,16 @@ class Courier:
         rules: Rules,
         *,
         timeout: float,
-        failed: Callable[[FailedTask], None] = lambda _: None,
-        begin: Begin | None = None,
+        failed: Callable[[FailedTask], None],
+        begin: Begin,
+        begins: Callable[[], bool],
     ) -> None:
         """Take the way to the application.
 
         ``timeout`` is in seconds, for tasks that name none; ``failed`` is told of each delivery that fails its task;
-        ``begin`` is the broker's, None if the application does not note the start of each delivery.
+        ``begin`` is the broker's, ``begins`` whether the application, if it has a door, calls it for each delivery.
         """
-        self._begin = begin
+        self._begin, self._door_begins = begin, begins
         self._replayer, self._keyring, self._rules, self._timeout = replayer, keyring, rules, timeout
         self._failed = failed
         self._target_known = False
@@ -69,6 +70,10 @@ class Courier:
     def patience(self) -> float:
         """Return the most seconds that any task so far may take."""
         return self._longest
+
+    def begins(self) -> bool:
+        """Return whether the application notes the start of each delivery."""
+        return self._rules.receipt_required and self._door_begins()
 
     async def deliver(self, reservation: Reservation) -> Settlement:
         """Replay one task and return what becomes of it; raises nothing but a cancellation."""
@@ -135,7 +140,7 @@ class Courier:
         An application that is being stopped closes connections on which a request has just come in. That is a deploy,
         and spends no attempt; but something else that breaks each time must come to an end.
         """
-        if self._begin is None or reservation.delivery - reservation.attempt >= SPARED:
+        if not self.begins() or reservation.delivery - reservation.attempt >= SPARED:
             return False
         deadline = time.monotonic() + CALL_DEADLINE
         try:

@@ -41,6 +41,12 @@ LoadUser: TypeAlias = Callable[[str], object | Awaitable[object | None] | None]
 UserId: TypeAlias = Callable[[Subject], str | Awaitable[str | None] | None]
 Credentials: TypeAlias = Literal["copy", "drop"]
 ReplayGuard: TypeAlias = Literal["begin", "process"]
+"""Who sees to it that a delivery starts only once: the broker, or the memory of this process.
+
+With ``"process"`` nobody notes what has begun. A consumer with the application inside (``--app``) knows that, and takes
+all that it held when it died for begun. One over HTTP cannot know it, and takes it for not begun: it runs again and has
+spent no attempt, as it would have if the connection breaks off, the first ten times.
+"""
 
 RECEIPT: Final = "x-task-receipt"
 REFUSED: Final = "x-task-refused"
@@ -122,6 +128,8 @@ class Door(Generic[Subject]):
         self._copies_credentials = credentials == "copy" if credentials else load_user is None
         self._task_only: Final = _prefixes(task_only)
         self._nonces: Final[_Nonces | None] = _Nonces() if replay_guard == "process" else None
+        if self._nonces is not None:
+            tq.notes_starts = False
 
     def hides(self, path: str) -> bool:
         """Return whether this decoded path is there for tasks only."""

@@ -57,6 +57,10 @@ class QueueFull(BrokerUnavailable):
     """A queue holds as much as it may: the tasks will not run. Try again later."""
 
 
+class QueueClosed(BrokerUnavailable):
+    """A queue takes no tasks until somebody opens it again: the tasks will not run."""
+
+
 class ReplyLost(BrokerUnavailable):
     """A command was sent and no reply came before the deadline: it may or may not have been carried out."""
 

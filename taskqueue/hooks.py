@@ -5,11 +5,13 @@ import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from .task import Reservation, Task, Verdict
 
 log = logging.getLogger("taskqueue.server")
+
+Subject = TypeVar("Subject")
 
 # Seconds a hook may take; a stop waits for those under way.
 PATIENCE: Final = 10.0
@@ -52,15 +54,19 @@ def failed_task(reservation: Reservation, task: Task | None, verdict: Verdict) -
     )
 
 
+async def called(hook: Callable[[Subject], object], subject: Subject) -> object:
+    """Call a hook, a plain one in a thread, and return its answer; raises what it raises, TimeoutError after 10 s."""
+    async with asyncio.timeout(PATIENCE):
+        if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004  an object with an async __call__
+            answer = hook(subject)
+        else:
+            answer = await asyncio.to_thread(hook, subject)
+        return await answer if inspect.isawaitable(answer) else answer
+
+
 async def tell(hook: OnFailed, failed: FailedTask) -> None:
-    """Call a hook, a plain one in a thread; whatever it raises is logged and changes nothing for the task."""
+    """Call a hook; whatever it raises is logged and changes nothing for the task."""
     try:
-        async with asyncio.timeout(PATIENCE):
-            if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004  an object with an async __call__
-                answer = hook(failed)
-            else:
-                answer = await asyncio.to_thread(hook, failed)
-            if inspect.isawaitable(answer):
-                await answer
+        await called(hook, failed)
     except Exception:
         log.exception("on_failed raised for task %s, which stays failed", failed.id, extra={"task_id": failed.id})

@@ -9,9 +9,10 @@ import asyncio
 import logging
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -38,19 +39,31 @@ HOST: Final = "localhost"
 # Seconds. An application that hangs in its shutdown must not keep the consumer.
 LIFESPAN_END: Final = 10.0
 
+consumed: Final[ContextVar[bool]] = ContextVar("taskqueue_consumed", default=False)
+"""Whether it is a consumer that starts the application here, which then needs none of its own."""
+
 
 class AsgiReplayer:
     """Calls an ASGI application (ASGI 3.0), its lifespan included."""
 
     address: str = "the application in this process (ASGI)"
 
-    def __init__(self, app: AsgiApp, *, started: bool = False, cancellable: bool = True) -> None:
+    def __init__(
+        self,
+        app: AsgiApp,
+        *,
+        started: bool = False,
+        state: Mapping[str, Any] | None = None,
+        cancellable: bool = True,
+    ) -> None:
         """Take the application; one that somebody else has ``started`` is neither started nor stopped again.
 
-        ``cancellable`` false: a replay past its deadline is waited for, then a time-out.
+        ``state``: what it has then put into that of its lifespan. ``cancellable`` false: a replay past its deadline is
+        waited for, then a time-out.
         """
         self._app, self._started, self._cancellable = app, started, cancellable
         self._lifespan = Lifespan(app)
+        self._state = self._lifespan.state if state is None else state
 
     async def __aenter__(self) -> Self:
         """Run the application's startup; raises AppFailed if that fails."""
@@ -114,7 +127,7 @@ class AsgiReplayer:
             "headers": [(b"host", host.encode()), *((name.lower().encode(), text.encode()) for name, text in headers)],
             "client": ("127.0.0.1", 0),
             "server": (HOST, 80),
-            "state": dict(self._lifespan.state),
+            "state": dict(self._state),
             HANDOVER: handover,
         }
 
@@ -210,6 +223,7 @@ class Lifespan:
 
     async def _run(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": self.state}
+        consumed.set(True)  # in this task alone
         try:
             await self._app(scope, self._to_app.get, self._from_app.put)
         finally:
@@ -268,10 +282,13 @@ class AiohttpReplayer:
                 else web.AppRunner(self._app, shutdown_timeout=LIFESPAN_END, **options)
             )
             stack.push_async_callback(runner.cleanup)
+            outside = consumed.set(True)
             try:
                 await runner.setup()
             except Exception as error:
                 raise AppFailed(f"app: its startup failed: {type(error).__name__}: {error}") from error
+            finally:
+                consumed.reset(outside)
             await web.UnixSite(runner, socket).start()
             self._http = await stack.enter_async_context(
                 HttpReplayer(f"http://{HOST}", self._keyring, unix_socket=socket)

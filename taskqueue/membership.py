@@ -19,6 +19,8 @@ log = logging.getLogger("taskqueue.server")
 # Seconds: more than two beats of an owner that lives (see liveness.beat_interval).
 LISTEN: Final = 1.2
 CALL_DEADLINE: Final = 2.0
+# A beat without an answer, at most: a line that is open at this end only must not seem alive for long.
+BEAT_DEADLINE: Final = 4.0
 
 
 class Membership:
@@ -31,10 +33,14 @@ class Membership:
         *,
         lease: float,
         patience: Callable[[], float],
-        begins: bool,
+        begins: Callable[[], bool],
         wake: Callable[[], None],
     ) -> None:
-        """Take the name to consume under; seconds: ``lease``, ``patience`` (see Heart). ``wake`` when there is news."""
+        """Take the name to consume under; seconds: ``lease``, ``patience`` (see Heart).
+
+        ``begins`` tells, when the name is taken, whether the application notes the start of each delivery. ``wake``
+        is called when there is news.
+        """
         self._broker, self._name, self._begins, self._wake = broker, name, begins, wake
         self._lease = lease
         self._watches: dict[str, Watch] = {}
@@ -42,19 +48,39 @@ class Membership:
         self._fenced: Fenced | None = None
         self._leases: dict[str, Lease] = {}
         self._heart = Heart(
-            broker.pulse(timeout=lease / 2),
+            broker.pulse(timeout=min(lease / 2, BEAT_DEADLINE)),
             lease=lease,
             patience=patience,
             on_seen=self._on_seen,
             on_fenced=self._on_fenced,
         )
 
-    async def join(self, queue: str) -> Lease:
-        """Take the name in one queue and begin to beat; raises NameInUse or BrokerUnavailable."""
-        self._leases.pop(queue, None)  # If this is taking it again, the old lease may well be called fenced now.
+    async def join(self, *queues: str) -> list[Lease]:
+        """Take the name in these queues and begin to beat; raises NameInUse or BrokerUnavailable.
+
+        All are looked at before any is taken, and taken one after the other in the order of their names: so of those
+        who start under one name at the same time, whoever comes first where they meet goes on, and never nobody.
+        """
+        looks = {queue: asyncio.create_task(self._look(queue)) for queue in sorted(queues)}
+        try:
+            await asyncio.gather(*looks.values())
+        finally:
+            # If one queue is refused, nobody waits for the others any more.
+            for look in looks.values():
+                look.cancel()
+            await asyncio.gather(*looks.values(), return_exceptions=True)
+        leases = {queue: await self._take(queue, look.result()) for queue, look in looks.items()}
+        return [leases[queue] for queue in queues]
+
+    async def _look(self, queue: str) -> Owner:
+        """Return whose name this is, or was, to be taken from; raise NameInUse if that one lives."""
         owner = await self._broker.owner(queue, self._name, deadline=_soon())
-        if not (owner.free or owner.identity.gone or owner.identity == own()):
-            owner = await self._listened(queue, owner)
+        if owner.free or owner.identity.gone or owner.identity == own():
+            return owner
+        return await self._listened(queue, owner)
+
+    async def _take(self, queue: str, owner: Owner) -> Lease:
+        self._leases.pop(queue, None)  # If this is taking it again, the old lease may well be called fenced now.
         try:
             lease, returned = await self._claim(queue, owner)
         except NameInUse:
@@ -69,7 +95,7 @@ class Membership:
         return lease
 
     async def _claim(self, queue: str, dead: Owner) -> tuple[Lease, int]:
-        return await self._broker.claim(queue, self._name, dead=dead, begins=self._begins, deadline=_soon())
+        return await self._broker.claim(queue, self._name, dead=dead, begins=self._begins(), deadline=_soon())
 
     async def _listened(self, queue: str, owner: Owner) -> Owner:
         """Return the owner if it stays silent, or who has left a name free meanwhile; raise NameInUse if it lives."""

@@ -60,7 +60,8 @@ class TaskQueue(Configured):
         Options: ``json``: a JSON value as the payload; ``delay`` (seconds or timedelta, from the commit) or ``eta`` (an
         aware datetime): not before, at most a year ahead; ``user_id`` omitted: the current request's user, None:
         nobody; ``label``: up to 200 characters for lists and logs; ``timeout`` (seconds, up to a day) and
-        ``retry_max_count`` (up to 1000) override the server's. Raises InvalidTask, UnknownQueue, BodyUnavailable or
+        ``retry_max_count`` (up to 1000) override the server's; ``priority``: 0 to 9, in its queue a task with a higher
+        one goes first, 4 is usual. Raises InvalidTask, UnknownQueue, BodyUnavailable or
         NoTransaction, and then nothing was recorded.
         """
         return self._add(self.running(), url, method, params, headers, payload, queue, **options)
@@ -115,7 +116,13 @@ class TaskQueue(Configured):
         return max((one for one in found if one is not None), key=lambda one: one.serial, default=None)
 
     def defaults(
-        self, path: str, *, queue: str | None = None, timeout: float | None = None, retry_max_count: int | None = None
+        self,
+        path: str,
+        *,
+        queue: str | None = None,
+        timeout: float | None = None,
+        retry_max_count: int | None = None,
+        priority: int | None = None,
     ) -> Callable[[View], View]:
         """Decorate a view with what counts for its tasks unless ``add`` says otherwise; the view stays as it is.
 
@@ -123,7 +130,9 @@ class TaskQueue(Configured):
         ``/reports/<int:year>``; each stands for one part between slashes. Of two that match, the one without
         parameters counts, else the one declared first. Raises InvalidTask, or ConfigError for the queue's name.
         """
-        return self._defaults.declare(path, queue=queue, timeout=timeout, retry_max_count=retry_max_count)
+        return self._defaults.declare(
+            path, queue=queue, timeout=timeout, retry_max_count=retry_max_count, priority=priority
+        )
 
     def transaction(self, *, independent: bool = False) -> Scope:
         """Return a context manager (``async with``, or ``with`` in synchronous code) that commits at its end.

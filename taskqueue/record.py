@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, TypedDict
 
-from .defaults import DefaultsByPath, check_retries, check_timeout
+from .defaults import DefaultsByPath, check_priority, check_retries, check_timeout
 from .errors import BodyUnavailable, InvalidTask, UnknownQueue
 from .headers import caller_headers, check_size, copied_headers, merge_headers
 from .request import CURRENT, UNSET, Current, CurrentRequest, Unset
 from .target import Limits, check_body, check_label, check_method, check_user_id, json_body, target_of
-from .task import Task
+from .task import NORMAL_PRIORITY, Task
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]] | None
 Payload = bytes | bytearray | memoryview | str | Current | None
@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     label: str | None
     timeout: float | None
     retry_max_count: int | None
+    priority: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ def draft(
     label: str | None = None,
     timeout: float | None = None,
     retry_max_count: int | None = None,
+    priority: int | None = None,
 ) -> Draft:
     """Take what ``add`` takes and return the task; raises InvalidTask, UnknownQueue or BodyUnavailable."""
     request = frame.request
@@ -101,6 +103,7 @@ def draft(
         label=check_label("" if label is None else label),
         timeout=defaults.timeout if timeout is None else check_timeout(timeout),
         retry_max_count=defaults.retry_max_count if retry_max_count is None else check_retries(retry_max_count),
+        priority=_first(check_priority(priority), defaults.priority, NORMAL_PRIORITY),
     )
     later = request is not None and request.user_id_later is not None and user_id is CURRENT
     return Draft(task, copies_body, later)
@@ -146,6 +149,10 @@ def _current_user(request: CurrentRequest | None) -> str | None:
     if request is None or request.user_id is None:
         return None
     return check_user_id(request.user_id())
+
+
+def _first(*choices: int | None) -> int:
+    return next(choice for choice in choices if choice is not None)
 
 
 def queue_name(name: str | None, queues: Sequence[str]) -> str:

@@ -41,7 +41,7 @@ def seal(keyring: Keyring, task: Task, *, nonce: bytes) -> SealedTask:
     context = _context(task.queue, task.id)
     sealed = _cipher(keys, context).encrypt(nonce, task.encode(), context)
     record = b"".join((bytes((VERSION,)), bytes.fromhex(keys.key_id), nonce, sealed))
-    return SealedTask(task.id, task.queue, record, task.due, task.method, task.path, task.label)
+    return SealedTask(task.id, task.queue, record, task.due, task.method, task.path, task.label, task.priority)
 
 
 def seal_response(keyring: Keyring, queue: str, task_id: str, response: Response, *, nonce: bytes) -> bytes:

@@ -10,13 +10,13 @@ import asyncio
 import logging
 import random
 import secrets
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from . import stacks
+from .absence import Absence
 from .broker import Broker, Lease
 from .delivery import SUSPECT_AFTER, Courier
 from .errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError
@@ -35,9 +35,9 @@ IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
 # Seconds.
 POLL_MIN: Final = 0.02
 TARGET_PAUSE: Final = 0.5
+LISTEN_AGAIN: Final = 0.5
 CALL_DEADLINE: Final = 2.0
 LAST_WORDS: Final = 5.0
-REMIND: Final = 60.0
 TRIM_EVERY: Final = 100
 GIVEN_BACK: Final = Verdict("release", "stopped")
 # (index, ms kept, number kept): whichever comes first.
@@ -72,7 +72,7 @@ class TaskQueueServer:
         *,
         name: str,
         queues: Sequence[str],
-        concurrent_limit: int = 1,
+        concurrent_limit: int | Callable[[], int] = 1,
         rules: Rules | None = None,
         timeout: float = 600.0,
         stop_grace: float = 25.0,
@@ -80,39 +80,41 @@ class TaskQueueServer:
         wait_broker: float | None = None,
         lease: float = 8.0,
         on_failed: OnFailed | None = None,
+        begins: Callable[[], bool] = lambda: True,
+        companions: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
-        """Take a broker, a way to the application and the name to consume under.
+        """Take a broker, which stays open, a way to the application and the name to consume under.
 
-        ``concurrent_limit`` 0 means no limit but memory (64 MiB of records). Seconds: ``timeout`` for a task that names
-        none, ``stop_grace`` for running tasks at a stop, ``poll_max`` between two looks at an idle queue,
-        ``wait_broker`` for a broker that does not answer (None: for ever), ``lease`` for another consumer that does not
-        beat. ``on_failed``, plain or async, is called with a FailedTask for each delivery that fails its task; it has
-        10 s, and what it raises is logged.
+        ``concurrent_limit``, or what it tells each time, 0 means no limit but memory (64 MiB of records). Seconds:
+        ``timeout`` for a task that names none, ``stop_grace`` for running tasks at a stop, ``poll_max`` between two
+        looks at an idle queue, ``wait_broker`` for a broker that does not answer (None: for ever), ``lease`` for
+        another consumer that does not beat. ``on_failed``, plain or async, is called with a FailedTask for each
+        delivery that fails its task; it has 10 s, and what it raises is logged. ``begins``: whether the application
+        notes the start of each delivery in the broker (see ``replay_guard`` of its door); asked once it has been
+        started. ``companions`` are called at the start, and cancelled at the end.
         """
         self.name: Final = name
         self.queues: Final = tuple(queues)
         self._broker, self._replayer = broker, replayer
         self._rules = rules or Rules()
-        begin = broker.begin if self._rules.receipt_required else None
-        self._courier = Courier(replayer, keyring, self._rules, timeout=timeout, failed=self._tell_failed, begin=begin)
+        self._courier = Courier(
+            replayer, keyring, self._rules, timeout=timeout, failed=self._tell_failed, begin=broker.begin, begins=begins
+        )
         self._on_failed, self._group = on_failed, asyncio.TaskGroup()
-        self._limit, self._stop_grace = concurrent_limit, stop_grace
-        self._poll_max, self._wait_broker = poll_max, wait_broker
-        self._wake, begins = asyncio.Event(), self._rules.receipt_required
+        self._companions = (self._listen, *companions)
+        self._limit = concurrent_limit if callable(concurrent_limit) else lambda: concurrent_limit
+        self._stop_grace = stop_grace
+        self._poll_max, self._absence, self._wake = poll_max, Absence(wait_broker), asyncio.Event()
         self._membership = Membership(
-            broker, name, lease=lease, patience=self._courier.patience, begins=begins, wake=self._wake.set
+            broker, name, lease=lease, patience=self._courier.patience, begins=self._courier.begins, wake=self._wake.set
         )
         self._lines: list[_Line] = []
         self._running: dict[asyncio.Task[Settlement], Reservation] = {}
-        self._one_by_one = False
-        self._paused = False
+        self._one_by_one = self._paused = self._released = False
         self._in_flight = 0
         self._poll = POLL_MIN
         self._stop_at: float | None = None
-        self._released = False
         self._paused_until = 0.0
-        self._lost_since: float | None = None
-        self._reminded = 0.0
 
     def stop(self, *, now: bool = False) -> None:
         """Stop reserving and let running tasks end within the grace time; ``now``: give them back at once."""
@@ -136,12 +138,16 @@ class TaskQueueServer:
 
     def report(self) -> None:
         """Log what runs, and where in the code each task and each thread is."""
-        log.warning("%d task(s) running", len(self._running))
+        log.warning("%d task(s) running", self.running)
         for job, reservation in self._running.items():
             log.warning("task %s, delivery %d:\n%s", reservation.id, reservation.delivery, stacks.of_job(job))
-        for thread in threading.enumerate():
-            if thread is not threading.current_thread():
-                log.warning("thread %s:\n%s", thread.name, stacks.of_thread(thread.ident))
+        for name, stack in stacks.of_other_threads():
+            log.warning("thread %s:\n%s", name, stack)
+
+    @property
+    def running(self) -> int:
+        """How many tasks run now."""
+        return len(self._running)
 
     async def run(self) -> None:
         """Consume until stopped.
@@ -152,16 +158,16 @@ class TaskQueueServer:
         ending: TaskQueueError | None = None
         try:
             async with self._replayer, self._group as group:
-                listener = group.create_task(self._listen())
+                beside = [group.create_task(_awaited(companion())) for companion in self._companions]
                 try:
                     await self._consume(group)
                 except (NameInUse, Fenced, BrokerUnavailable, ConfigError) as error:
                     ending = error
-                listener.cancel()
+                for job in beside:
+                    job.cancel()
                 self._cancel_running()
         finally:
             await self._membership.leave()
-            await self._broker.aclose()
         if ending is not None:
             raise ending
         log.info("stopped")
@@ -169,14 +175,7 @@ class TaskQueueServer:
     # The loop.
 
     async def _consume(self, group: asyncio.TaskGroup) -> None:
-        claims = [asyncio.create_task(self._claim(queue)) for queue in self.queues]
-        try:
-            self._lines += [_Line(lease) for lease in await asyncio.gather(*claims) if lease is not None]
-        finally:
-            # If one queue is refused, nobody waits for the others any more.
-            for claim in claims:
-                claim.cancel()
-            await asyncio.gather(*claims, return_exceptions=True)
+        self._lines += [_Line(lease) for lease in await self._join(*self.queues)]
         while not self._finished():
             self._membership.require()
             if await self._membership.take_over():
@@ -187,13 +186,17 @@ class TaskQueueServer:
     def _finished(self) -> bool:
         if self._stop_at is None or self._running:
             return False
-        if not any(line.settlements or line.unsure for line in self._lines):
+        if not self._untold():
             return True
         if time.monotonic() <= self._stop_at + LAST_WORDS:
             return False
         untold = sum(len(line.settlements) for line in self._lines)
         log.error("stopped without telling the broker how %d task(s) ended: they will be given out again", untold)
         return True
+
+    def _untold(self) -> bool:
+        """Tell whether the broker may count tasks as this consumer's that do not run here."""
+        return any(line.settlements or line.unsure for line in self._lines)
 
     def _cancel_running(self) -> None:
         for job in tuple(self._running):
@@ -224,16 +227,17 @@ class TaskQueueServer:
             )
         except BrokerUnavailable as error:
             line.unsure = True  # The same token and settlements go out again: nothing is told or taken twice.
-            self._lost(error)
+            self._absence.note(error)
             return
         except Fenced as error:
             if not error.gone:
                 raise
             log.warning("%s: taking the name again", error)
             line.settlements, line.unsure = [], False
-            line.lease = await self._claim(line.lease.queue) or line.lease
+            for lease in await self._join(line.lease.queue):
+                line.lease = lease
             return
-        self._found()
+        self._absence.end()
         line.settlements, line.unsure = line.settlements[len(settlements) :], False
         line.token = secrets.token_hex(8)
         if want:
@@ -242,8 +246,9 @@ class TaskQueueServer:
             line.look_for_due = 0.0
         for task_id in result.stale:
             log.warning("task %s: ended too late, the delivery was no longer this consumer's", task_id)
+        alone = len(result.reservations) == 1 and not self._running and not self._untold()
         for reservation in result.reservations:
-            self._start(group, line, reservation)
+            self._start(group, line, reservation, alone=alone)
         if result.reservations or settlements:
             self._poll = POLL_MIN
         await self._trim(line, len(settlements))
@@ -261,9 +266,9 @@ class TaskQueueServer:
         if time.monotonic() < self._paused_until:
             return 0
         if self._one_by_one:
-            return 0 if self._running else 1
+            return 0 if self._running or self._untold() else 1
         # A target that was down is tried with one task before it gets the full load again.
-        limit = 1 if self._courier.target_down else self._limit
+        limit = 1 if self._courier.target_down else self._limit()
         return max(0, min(limit - len(self._running), BATCH_TASKS)) if limit else BATCH_TASKS
 
     async def _rest(self) -> None:
@@ -275,7 +280,7 @@ class TaskQueueServer:
         until = [poll_at]
         if self._paused_until > now:
             until = [self._paused_until]
-        elif self._lost_since is None and self._free():
+        elif not self._absence and self._free():
             # Only then can anything be done about what waits or is due.
             if any(line.promising for line in self._lines):
                 return
@@ -301,14 +306,14 @@ class TaskQueueServer:
 
     # One delivery.
 
-    def _start(self, group: asyncio.TaskGroup, line: _Line, reservation: Reservation) -> None:
-        """Run this task, or give it back to the front of its line, unspent.
+    def _start(self, group: asyncio.TaskGroup, line: _Line, reservation: Reservation, *, alone: bool) -> None:
+        """Run this task, or give it back to the front of its line, unspent. ``alone``: nothing else is held here.
 
         One with which many consumers have died runs alone, lest it condemn its neighbours: it waits in its line until
-        the others have ended, and so does what came with it.
+        the others have ended and the broker knows it, and so does what came with it.
         """
         suspect = reservation.crashes >= SUSPECT_AFTER
-        if self._stop_at is not None or self._paused or (self._running and (suspect or self._one_by_one)):
+        if self._stop_at is not None or self._paused or ((suspect or self._one_by_one) and not alone):
             self._one_by_one = self._one_by_one or suspect
             line.settlements.append(Settlement(reservation.id, reservation.delivery, GIVEN_BACK))
             line.promising = True
@@ -343,19 +348,19 @@ class TaskQueueServer:
 
     # The broker, away and back.
 
-    async def _claim(self, queue: str) -> Lease | None:
-        """Take the name, however long that takes; return None if this consumer was stopped before."""
+    async def _join(self, *queues: str) -> list[Lease]:
+        """Take the name in these queues, however long that takes; in none if this consumer was stopped before."""
         while self._stop_at is None:
             try:
-                lease = await self._membership.join(queue)
+                leases = await self._membership.join(*queues)
             except BrokerUnavailable as error:
-                self._lost(error)
+                self._absence.note(error)
                 self._wake.clear()
                 await self._woken(self._poll_max)
             else:
-                self._found()
-                return lease
-        return None
+                self._absence.end()
+                return leases
+        return []
 
     async def _listen(self) -> None:
         """Turn hints into turns. Correctness never depends on it: the loop polls too."""
@@ -369,7 +374,7 @@ class TaskQueueServer:
                         self._wake.set()
             except (BrokerUnavailable, ConfigError) as error:
                 log.debug("no hints: %s", error)
-            await asyncio.sleep(self._poll_max)
+            await asyncio.sleep(LISTEN_AGAIN)
 
     async def _trim(self, line: _Line, settled: int) -> None:
         line.untrimmed += settled
@@ -383,17 +388,6 @@ class TaskQueueServer:
         except BrokerUnavailable as error:
             log.debug("not trimmed: %s", error)
 
-    def _lost(self, error: BrokerUnavailable) -> None:
-        now = time.monotonic()
-        if self._lost_since is None:
-            self._lost_since = now
-        if now - self._reminded >= REMIND:
-            self._reminded = now
-            log.warning("broker unreachable, trying on: %s", error)
-        if self._wait_broker is not None and now - self._lost_since > self._wait_broker:
-            raise error
 
-    def _found(self) -> None:
-        if self._lost_since is not None:
-            log.warning("broker back after %.1f s", time.monotonic() - self._lost_since)
-            self._lost_since, self._reminded = None, 0.0
+async def _awaited(awaitable: Awaitable[None]) -> None:
+    await awaitable

@@ -164,6 +164,9 @@ class Settings:
             parse=options.import_path,
         ),
     ] = None
+    resolve: Annotated[
+        str | None, Option(help="Function that knows whether a task in doubt is to run.", parse=options.import_path)
+    ] = None
     log_format: Annotated[
         str,
         Option(
@@ -224,7 +227,7 @@ OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
 
 
 class Row(NamedTuple):
-    """A setting as it is documented; ``flag`` is empty if there is none, as for what a process list must not show."""
+    """A setting as it is documented; ``flag`` is empty if there is none."""
 
     name: str
     flag: str
@@ -372,10 +375,8 @@ def _refuse_unknown(where: str, names: Iterable[str], known: Iterable[str]) -> N
 
 def _missing(name: str, example: str, kind: type[ConfigError]) -> str:
     row = ROWS[name]
-    raise kind(
-        f"{name}: none is set; give {row.flag} {example}, or set {row.variable}, or write"
-        f' {row.key} = "{example}" into {FILE}'
-    )
+    remedies = f'give {row.flag} {example}, or set {row.variable}, or write {row.key} = "{example}" into {FILE}'
+    raise kind(f"{name}: none is set; {remedies}")
 
 
 def announce(*, dev: bool, config: str | None) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -22,3 +24,10 @@ def of_thread(ident: int | None) -> str:
     """Return what a thread is doing; empty if it has ended."""
     frame = sys._current_frames().get(ident or 0)
     return "".join(traceback.format_stack(frame)) if frame else ""
+
+
+def of_other_threads() -> Iterator[tuple[str, str]]:
+    """Yield the name of each thread but this one, and what it is doing."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            yield thread.name, of_thread(thread.ident)

@@ -16,6 +16,10 @@ StateName: TypeAlias = Literal[
     "prepared", "scheduled", "queued", "reserved", "running", "waiting", "completed", "failed", "cancelled", "archived"
 ]
 
+# Priorities are those of Jakarta Messaging (JMSPriority): 0 to 9, the highest first, 4 unless somebody says otherwise.
+NORMAL_PRIORITY: Final = 4
+PRIORITIES: Final = range(10)
+
 MAX_RECORD_BYTES: Final = 64 * 1024 * 1024
 # An array is given its room before its items are seen, at every level of nesting.
 MAX_ARRAY: Final = 16384
@@ -45,6 +49,7 @@ class Task:
     label: str = ""
     timeout: float | None = None
     retry_max_count: int | None = None
+    priority: int = NORMAL_PRIORITY
 
     @property
     def path(self) -> str:
@@ -58,7 +63,7 @@ class Task:
         return len(self.target) + lines + len(self.body)
 
     def encode(self) -> bytes:
-        """Return the part of the task that is sealed, as msgpack; id, queue and due travel beside it."""
+        """Return the part of the task that is sealed, as msgpack; id, queue, due and priority travel beside it."""
         fields = (
             self.method,
             self.target,
@@ -136,6 +141,7 @@ class SealedTask:
     method: str
     path: str
     label: str
+    priority: int = NORMAL_PRIORITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +219,7 @@ class TaskState:
     method: str
     path: str
     label: str
+    priority: int = NORMAL_PRIORITY
 
 
 def total_bytes(tasks: Sequence[SealedTask]) -> int:

@@ -183,6 +183,8 @@ class WsgiExchange:
         """Answer in place of the application if that is for the door to do, else raise the error again."""
         self._ended = True
         self._transaction.abort()
+        if self._tee is not None:
+            self._tee.close()  # a server does not close what it never got
         if self._write_to_server is not None or not isinstance(error, Exception):
             raise error
         answer = answer_to_uncaught(error)

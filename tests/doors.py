@@ -279,7 +279,7 @@ ASGI_APPS: Final[dict[str, Callable[[Handlers], App]]] = {
 }
 ASGI_KINDS: Final = [*ASGI_APPS, "litestar", "quart"]  # the last two have ways of their own to mount the door
 DJANGO_KINDS: Final = ["django-asgi", "django-wsgi"]
-WSGI_KINDS: Final = ["wsgi", "flask", "django-wsgi"]
+WSGI_KINDS: Final = ["wsgi", "flask", "pyramid", "django-wsgi"]
 KINDS: Final = [*ASGI_KINDS, "aiohttp", "django-asgi", *WSGI_KINDS]
 
 

@@ -10,10 +10,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from socketserver import ThreadingMixIn
 from typing import Any, TypeVar
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import flask
+from pyramid.config import Configurator
+from pyramid.httpexceptions import HTTPNotFound
+from pyramid.request import Request
+from pyramid.response import Response
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 import taskqueue
@@ -127,10 +132,75 @@ def flask_app(handlers: Handlers) -> flask.Flask:
     return app
 
 
+class PyramidView(View):
+    def __init__(self, request: Any) -> None:
+        super().__init__(request.method, {name.lower(): value for name, value in request.headers.items()})
+        self._request = request
+
+    @property
+    def user(self) -> object | None:
+        found: object | None = self._request.environ.get(USER)
+        return found
+
+    async def body(self) -> bytes:
+        return await asyncio.to_thread(lambda: self._request.body)
+
+    async def form(self) -> None:
+        assert await asyncio.to_thread(lambda: len(self._request.POST)) > 0
+
+    async def piece(self) -> bytes:
+        return await asyncio.to_thread(self._request.environ["wsgi.input"].read, 1000)
+
+
+class InMemory(Request):  # type: ignore[misc]
+    request_body_tempfile_limit = 2**30  # WebOb leaves files to the garbage collector
+
+
+class _AsGiven(Response):  # type: ignore[misc]
+    def _abs_headerlist(self, _environ: WSGIEnvironment) -> list[tuple[str, str]]:
+        return list(self.headerlist)  # WebOb would make a Location absolute
+
+
+def pyramid_config(handlers: Handlers, **settings: Any) -> Configurator:
+    loop = asyncio.get_running_loop()
+
+    def endpoint(request: Any) -> Response:
+        reply = run(loop, _awaited(handlers[request.path](PyramidView(request))))
+        if reply.status == 404:
+            raise HTTPNotFound(headers=reply.headers)
+        content = {"app_iter": pieces(loop, reply.stream)} if reply.stream is not None else {"text": reply.text}
+        response = _AsGiven(status=reply.status, content_type="text/plain", charset="utf-8", **content)
+        response.headers.update(reply.headers)
+        if reply.location is not None:
+            response.location = reply.location
+        return response
+
+    def missing(error: Any, _request: Any) -> Response:
+        error.detail = None  # where Pyramid names the path
+        return error
+
+    config = Configurator(settings=settings, request_factory=InMemory)
+    config.add_notfound_view(missing)
+    for path in handlers:
+        config.add_route(path, path)
+        config.add_view(endpoint, route_name=path)
+    return config
+
+
+def pyramid_app(handlers: Handlers, tq: taskqueue.TaskQueue, **door: Any) -> WSGIApplication:
+    config = pyramid_config(handlers)
+    config.include("taskqueue.middleware.pyramid")
+    config.set_taskqueue(tq, **door)
+    app: WSGIApplication = config.make_wsgi_app()
+    return app
+
+
 def behind_door(kind: str, handlers: Handlers, tq: taskqueue.TaskQueue, **door: Any) -> WSGIApplication:
     """Return these handlers in this framework behind its door."""
     if kind == "wsgi":
         return TaskQueueMiddleware(wsgi_app(handlers), tq, **door)
+    if kind == "pyramid":
+        return pyramid_app(handlers, tq, **door)
     app = flask_app(handlers)
     FlaskTaskQueue(app, tq, **door)
     return app
@@ -155,6 +225,8 @@ class _Quiet(WSGIRequestHandler):
 async def serving(app: WSGIApplication, tq: taskqueue.TaskQueue) -> AsyncIterator[str]:
     """Run a WSGI application, each request in a thread; yield its base address."""
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
+    assert isinstance(server, ThreadingMixIn)
+    server.daemon_threads = False  # so that closing waits for what a request still has to log
     thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.01))
     thread.start()
     try:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgpack
 
+NORMAL: Final = 4
 PLACES: Final = {
     "scheduled": {"scheduled"},
     "prepared": {"prepared"},
@@ -24,6 +25,7 @@ class Queue:
     """One queue as found: ids by place, packed states, sizes of records and their sum as counted, logs, consumers."""
 
     waiting: list[bytes] = field(default_factory=list)
+    lines: dict[int, list[bytes]] = field(default_factory=dict)
     indexes: dict[str, dict[bytes, float]] = field(default_factory=dict)
     reserved: dict[str, list[bytes]] = field(default_factory=dict)
     states: dict[bytes, list[Any]] = field(default_factory=dict)
@@ -37,6 +39,7 @@ class Queue:
     def places(self) -> dict[str, list[bytes]]:
         """Return every place with the ids in it, the front of a line last."""
         found = {"waiting": self.waiting, **{name: list(ids) for name, ids in self.indexes.items()}}
+        found |= {f"line:{priority}": ids for priority, ids in self.lines.items()}
         return found | {f"reserved:{name}": ids for name, ids in self.reserved.items()}
 
 
@@ -44,7 +47,7 @@ def read_queues(client: Any, namespace: str) -> dict[str, Queue]:
     """Return all queues of a namespace; fail on a key outside the schema."""
     queues: dict[str, Queue] = {}
     pattern = re.compile(
-        rf"{re.escape(namespace)}:{{(?P<queue>[a-z0-9-]+)}}(:(?P<kind>[a-z]+)(:(?P<name>.+))?)?", re.DOTALL
+        rf"{re.escape(namespace)}:{{(?P<queue>[a-z0-9-]+)}}(:(?P<kind>p[0-9]|[a-z]+)(:(?P<name>.+))?)?", re.DOTALL
     )
     keys: list[bytes] = list(client.scan_iter(count=1000))
     for key in sorted(keys):
@@ -56,8 +59,9 @@ def read_queues(client: Any, namespace: str) -> dict[str, Queue]:
 
 
 def _read(client: Any, key: bytes, queue: Queue, kind: str, name: str | None) -> None:
-    if (kind, name) == ("", None):
-        queue.waiting = client.lrange(key, 0, -1)
+    if re.fullmatch("(p[0-9])?", kind) and name is None:
+        line = queue.lines.setdefault(int(kind[1:]), []) if kind else queue.waiting
+        line += client.lrange(key, 0, -1)
     elif kind in PLACES and name is None:
         queue.indexes[kind] = dict(client.zrange(key, 0, -1, withscores=True))
     elif (kind, name) == ("state", None):
@@ -96,14 +100,16 @@ def check_queue(queue: Queue) -> None:
     assert queue.consumers <= queue.leases, "a consumer without a lease"  # a dead one keeps its epoch for a day
     assert set(queue.reserved) <= queue.consumers, "a reservation of no consumer"
     for place, ids in queue.places().items():
-        kind, _, consumer = place.partition(":")
-        allowed = {"waiting": {"queued"}, "reserved": {"reserved", "running"}, **PLACES}[kind]
+        kind, _, name = place.partition(":")
+        allowed = {"waiting": {"queued"}, "line": {"queued"}, "reserved": {"reserved", "running"}, **PLACES}[kind]
+        priority = NORMAL if kind == "waiting" else int(name) if kind == "line" else None
         for task_id in ids:
             state, delivery, attempt, crashes = queue.states[task_id][:4]
             assert state in allowed, f"{task_id!r} is in {place} with state {state}"
             assert 0 <= attempt <= delivery, (task_id, attempt, delivery)
             assert 0 <= crashes <= delivery, (task_id, crashes, delivery)
-            assert not consumer or queue.states[task_id][11] == consumer, f"{task_id!r} has another holder"
+            assert kind != "reserved" or queue.states[task_id][11] == name, f"{task_id!r} has another holder"
+            assert priority in (None, queue.states[task_id][16]), f"{task_id!r} is in the line of another priority"
             needs_record = state not in {"completed", "failed"}
             assert task_id in queue.records or not needs_record, f"{task_id!r} ({state}) has no record"
     kept = {task_id for task_id in seen if queue.states[task_id][0] != "completed"}

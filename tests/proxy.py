@@ -1,13 +1,15 @@
-"""A TCP proxy for faults: it cuts before the request or before the reply, or swallows both, aimed at a marker."""
+"""A TCP proxy for faults, aimed at requests that hold a marker: it cuts the line, delays, swallows or splits."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
-Fault = Literal["cut before", "cut after", "swallow"]
+Fault = Literal["cut before", "cut after", "cut within", "swallow", "delay", "split"]
+# Seconds.
+DELAY: Final = 0.05
 
 
 @dataclass
@@ -32,7 +34,9 @@ class Proxy:
         """Let this happen to the next ``times`` requests that contain the marker (each as one chunk of bytes).
 
         ``cut before``: the line is cut, the request is lost. ``cut after``: the request is carried out, the reply lost.
-        ``swallow``: from then on that line is open, and nothing passes.
+        ``cut within``: half of the reply's first packet gets through. ``swallow``: from then on that line is open, and
+        nothing passes. ``delay``: it passes a moment later. ``split``: it passes byte by byte, as does all that follows
+        on that line, both ways.
         """
         self._fault = (fault, marker, times)
 
@@ -73,7 +77,8 @@ class Proxy:
         far_reader: asyncio.StreamReader,
         far_writer: asyncio.StreamWriter,
     ) -> None:
-        replies = asyncio.create_task(self._copy(far_reader, writer))
+        split = asyncio.Event()
+        replies = asyncio.create_task(self._copy(far_reader, writer, split))
         try:
             while chunk := await reader.read(1 << 20):
                 if self.dropping:
@@ -83,24 +88,30 @@ class Proxy:
                     return
                 if fault == "swallow":
                     await asyncio.Event().wait()
-                if fault == "cut after":
+                if fault == "delay":
+                    await asyncio.sleep(DELAY)
+                if fault == "split":
+                    split.set()
+                if fault in ("cut after", "cut within"):
                     replies.cancel()
                     await asyncio.gather(replies, return_exceptions=True)
-                far_writer.write(chunk)
-                await far_writer.drain()
+                await _pass_on(chunk, far_writer, split)
                 if fault == "cut after":
                     await far_reader.read(1)
+                    return
+                if fault == "cut within":
+                    reply = await far_reader.read(1 << 20)
+                    await _pass_on(reply[: len(reply) // 2], writer, split)
                     return
         finally:
             replies.cancel()
             await asyncio.gather(replies, return_exceptions=True)
 
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, split: asyncio.Event) -> None:
         with contextlib.suppress(ConnectionError):
             while chunk := await reader.read(1 << 20):
                 if not self.dropping:
-                    writer.write(chunk)
-                    await writer.drain()
+                    await _pass_on(chunk, writer, split)
         writer.close()
 
     def _strike(self, chunk: bytes) -> Fault | None:
@@ -110,6 +121,14 @@ class Proxy:
         self._fault = (fault, marker, times - 1) if times > 1 else None
         self.hits += 1
         return fault
+
+
+async def _pass_on(chunk: bytes, writer: asyncio.StreamWriter, split: asyncio.Event) -> None:
+    size = 1 if split.is_set() else max(1, len(chunk))
+    for start in range(0, len(chunk), size):
+        writer.write(chunk[start : start + size])
+        await writer.drain()
+        await asyncio.sleep(0)  # so that it is on its way before the next one
 
 
 @asynccontextmanager

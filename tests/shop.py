@@ -28,6 +28,7 @@ from taskqueue.task import TaskState
 from tests.doors import METHODS, Response, fetch, serving_aiohttp, serving_asgi
 from tests.tasks import KEYRING, SECRET
 from tests.waiting import until
+from tests.work import consume
 
 WAYS: Final = ("asgi over http", "aiohttp over http", "asgi in process", "aiohttp in process")
 # Nobody waits for a second try.
@@ -193,7 +194,7 @@ async def consuming(url: str, replayer: Replayer, **options: Any) -> AsyncIterat
     options = {"rules": AT_ONCE, "stop_grace": 10.0, **options}
     broker = connect(url, namespace="taskqueue")
     server = TaskQueueServer(broker, replayer, KEYRING, name="one", queues=["default"], **options)
-    job = asyncio.create_task(server.run())
+    job = asyncio.create_task(consume(server))
     try:
         yield server
     finally:

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from taskqueue.broker import Lease
 from taskqueue.brokers.redis import RedisBroker
+from taskqueue.server import TaskQueueServer
 from taskqueue.task import Reservation, SealedTask, Settlement, Verdict
 
 FAIL: Final = Verdict("fail", "exhausted", 500)
@@ -60,6 +61,14 @@ class Work:
     async def fail(self, *tasks: SealedTask, reason: str = "exhausted") -> None:
         await self.push(*tasks)
         await self.end(await self.take(len(tasks)), replace(FAIL, reason=reason))
+
+
+async def consume(server: TaskQueueServer) -> None:
+    """Run a server that has its broker to itself, and close that."""
+    try:
+        await server.run()
+    finally:
+        await server._broker.aclose()
 
 
 def soon() -> float:

@@ -100,7 +100,8 @@ class TaskQueueMiddleware:
     ``request.user`` is asked. ``CREDENTIALS``: ``"copy"`` or ``"drop"``, whether ``Cookie`` and ``Authorization``
     travel with a task; omitted: only if no user is loaded. ``TASK_ONLY``: paths which, with all below them, are 404 for
     everybody else. ``REPLAY_GUARD``: who sees to it that a delivery starts only once: the broker (``"begin"``) or,
-    cheaper but blind to other processes, this one's memory (``"process"``).
+    cheaper but blind to other processes, this one's memory (``"process"``): then a consumer over HTTP takes what it
+    held when it died for not begun, and that spends no attempt.
     """
 
     sync_capable = True

@@ -6,13 +6,13 @@ Everything here is for people and tools. It reads ranges and single keys; only `
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, get_args
 
 import msgpack
 
-from ..broker import ConsumerInfo, Ended, QueueStats, StoreInfo
+from ..broker import ConsumerInfo, Control, Ended, QueueStats, StoreInfo
 from ..errors import BrokerUnavailable, ConfigError
-from ..task import StateName, TaskState
+from ..task import NORMAL_PRIORITY, PRIORITIES, StateName, TaskState
 from .link import Arguments
 
 INDEXES: Final[dict[StateName, str]] = {
@@ -21,6 +21,7 @@ INDEXES: Final[dict[StateName, str]] = {
     "failed": ":failed",
     "completed": ":finished",
 }
+CONTROLS: Final[tuple[Control, ...]] = get_args(Control)
 # The last response in a task's log; its other fields are deliveries.
 RESPONSE: Final = b"response"
 
@@ -57,28 +58,36 @@ class RedisInspector:
         """See Inspector."""
         key = self._broker.key(queue)
         counts: list[tuple[str | int, ...]] = [("ZCARD", key + suffix) for suffix in INDEXES.values()]
-        queued, scheduled, prepared, failed, completed, first, clock, slowed, names = await self._ask(
-            *(("LLEN", key), *counts, ("LINDEX", key, -1), ("TIME",), ("HGET", f"{key}:control", "slowed")),
-            ("SMEMBERS", f"{key}:consumers"),
+        scheduled, prepared, failed, completed, clock, control, names, *queued = await self._ask(
+            *(*counts, ("TIME",), ("HGETALL", f"{key}:control"), ("SMEMBERS", f"{key}:consumers")),
+            *(("LLEN", line) for line in lines(key)),
             deadline=deadline,
         )
+        said = {name.decode(): value for name, value in zip(control[::2], control[1::2], strict=True)}
         consumers = [await self._consumer(key, name.decode(), deadline=deadline) for name in sorted(names)]
-        oldest, now = 0, int(clock[0]) * 1000 + int(clock[1]) // 1000
-        if first is not None:
-            raw = await self._broker.command("HGET", f"{key}:state", first, deadline=deadline)
-            oldest = 0 if raw is None else max(0, now - state_of(queue, first.decode(), raw).changed)
+        now = int(clock[0]) * 1000 + int(clock[1]) // 1000
         return QueueStats(
             queue=queue,
-            queued=queued,
+            queued=sum(queued),
             scheduled=scheduled,
             prepared=prepared,
             reserved=sum(consumer.holds for consumer in consumers),
             failed=failed,
             completed=completed,
-            oldest=oldest,
-            slowed=max(0, int(slowed or 0) - now),
+            oldest=await self._oldest(queue, now, deadline=deadline) if sum(queued) else 0,
+            slowed=max(0, int(said.get("slowed", 0)) - now),
             consumers=consumers,
+            control={name: int(said[name]) for name in CONTROLS if name in said},
         )
+
+    async def _oldest(self, queue: str, now: int, *, deadline: float) -> int:
+        """Return for how many ms the first in line has waited, in whichever line that is longest."""
+        key = self._broker.key(queue)
+        fronts = await self._ask(*(("LINDEX", line, -1) for line in lines(key)), deadline=deadline)
+        ids = [front for front in fronts if front is not None]
+        states = await self._broker.command("HMGET", f"{key}:state", *ids, deadline=deadline) if ids else []
+        first = [state_of(queue, task_id.decode(), raw) for task_id, raw in zip(ids, states, strict=True) if raw]
+        return max((now - task.changed for task in first), default=0)
 
     async def _consumer(self, key: str, name: str, *, deadline: float) -> ConsumerInfo:
         fields, holds = await self._ask(
@@ -104,8 +113,7 @@ class RedisInspector:
         key = self._broker.key(queue)
         last = offset + limit - 1
         if state == "queued":
-            ids = await self._broker.command("LRANGE", key, -last - 1, -offset - 1, deadline=deadline)
-            return list(reversed(ids))
+            return await self._waiting(key, limit=limit, offset=offset, deadline=deadline)
         if state in ("reserved", "running"):
             names = await self._broker.command("SMEMBERS", f"{key}:consumers", deadline=deadline)
             lists: list[tuple[str | int, ...]] = [
@@ -116,6 +124,18 @@ class RedisInspector:
         if state in INDEXES:
             return list(await self._broker.command("ZREVRANGE", key + INDEXES[state], offset, last, deadline=deadline))
         return []
+
+    async def _waiting(self, key: str, *, limit: int, offset: int, deadline: float) -> list[Any]:
+        """Return ids in the order in which they are given out: line after line, the highest priority first."""
+        found: list[Any] = []
+        counts = await self._ask(*(("LLEN", line) for line in lines(key)), deadline=deadline)
+        for line, count in zip(lines(key), counts, strict=True):
+            if offset < count and len(found) < limit:
+                last = offset + limit - len(found)
+                ids = await self._broker.command("LRANGE", line, -last, -offset - 1, deadline=deadline)
+                found += reversed(ids)
+            offset = max(0, offset - count)
+        return found
 
     async def life(self, queue: str, task_id: str, *, deadline: float) -> list[Ended]:
         """See Inspector."""
@@ -184,6 +204,11 @@ class RedisInspector:
         return sorted(found)
 
 
+def lines(key: str) -> list[str]:
+    """Return the keys of a queue's lines, of the highest priority first."""
+    return [key if priority == NORMAL_PRIORITY else f"{key}:p{priority}" for priority in reversed(PRIORITIES)]
+
+
 def info_lines(info: bytes) -> dict[str, str]:
     """Return what INFO says, by name."""
     return dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
@@ -195,10 +220,10 @@ def state_of(queue: str, task_id: str, raw: bytes) -> TaskState:
         state, delivery, attempt, crashes, added, due, reserved, begun, changed, status, reason, holder, _, *shown = (
             msgpack.unpackb(raw)
         )
-        method, path, label = shown
+        method, path, label, priority = shown
     except (ValueError, TypeError) as error:
         raise BrokerUnavailable(f"task {task_id}: its state in redis is not readable") from error
     return TaskState(
         task_id, queue, state, delivery, attempt, crashes, added, due, reserved, begun, changed, status, reason, holder,
-        method, path, label,
+        method, path, label, priority,
     )  # fmt: skip

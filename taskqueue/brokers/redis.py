@@ -1,17 +1,18 @@
 """A queue in Redis or Valkey.
 
-The keys of a queue ``q`` share one hash tag: ``ns:{q}`` is the LIST of waiting ids (tail is the front), beside it
-``:records`` (HASH id -> sealed task, never changed), ``:state`` (HASH id -> packed state), ``:reserved:<consumer>``
-(LIST), ``:scheduled``, ``:prepared``, ``:failed``, ``:finished`` (ZSETs id -> ms), ``:log:<id>`` (HASH, one entry an
-ended delivery), ``:consumer:<name>`` (HASH: the lease), ``:consumers`` (SET of names), and the channel ``ns:{q}``.
-While a reset removes logs there is also ``:emptied``, the former ``:state``.
+The keys of a queue ``q`` share one hash tag: ``ns:{q}`` is the LIST of waiting ids (tail is the front), beside it the
+lines of other priorities, ``:p0`` to ``:p9`` (LISTs); ``:records`` (HASH id -> sealed task, never changed), ``:state``
+(HASH id -> packed state), ``:reserved:<consumer>`` (LIST), ``:scheduled``, ``:prepared``, ``:failed``, ``:finished``
+(ZSETs id -> ms), ``:control`` (HASH), ``:log:<id>`` (HASH, one entry an ended delivery), ``:consumer:<name>`` (HASH:
+the lease), ``:consumers`` (SET of names), and the channel ``ns:{q}``. While a reset removes logs there is also
+``:emptied``, the former ``:state``.
 Every move is one script of ``taskqueue/lua``; this module only turns values into arguments and replies into values.
 """
 
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary
@@ -19,12 +20,12 @@ from weakref import WeakKeyDictionary
 from redis import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from ..broker import UNLIMITED, Capacity, Exchange, Lease, Owner, Seen
+from ..broker import UNLIMITED, Capacity, Control, Exchange, Lease, Owner, Seen
 from ..durability import Durability
-from ..errors import BrokerUnavailable, ConfigError, NameInUse, QueueFull
+from ..errors import BrokerUnavailable, ConfigError, NameInUse, QueueClosed, QueueFull
 from ..identity import Identity, own
 from ..task import Reservation, SealedTask, Settlement, TaskState
-from .inspection import RedisInspector, info_lines, state_of
+from .inspection import RedisInspector, info_lines, lines, state_of
 from .link import Arguments, Copies, Link, client_options, connected, pool_of, read
 from .pulse import RedisPulse, require_lease
 from .refusals import line_errors, translated
@@ -32,7 +33,7 @@ from .scripts import SCRIPTS
 
 # A command that the clock of a thawed Redis finds later than this before the deadline is refused.
 LATE_MARGIN: Final = 0.05
-HINT_PING: Final = 5.0
+HINT_PING: Final = 4.0
 IN_DOUBT_AFTER_MS: Final = 60_000
 
 
@@ -83,7 +84,7 @@ class RedisBroker:
         link, capacity = self._link, self._capacity
         flat: list[str | bytes | int] = []
         for task in tasks:
-            flat += (task.id, task.record, task.due, task.method, task.path, task.label)
+            flat += (task.id, task.record, task.due, task.method, task.path, task.label, task.priority)
 
         def arguments() -> Arguments:
             return [link.redis_ms(deadline - LATE_MARGIN), capacity.tasks, capacity.bytes, *flat]
@@ -95,6 +96,10 @@ class RedisBroker:
             answer = await self._copied(name, queue, arguments, b"OK", deadline=deadline)
         if answer == b"LATE":
             raise BrokerUnavailable("redis came to the command only after the deadline, and refused it")
+        if answer == b"CLOSED":
+            raise QueueClosed(
+                f"queue {queue}: somebody has closed it, and it takes no tasks; taskqueue queues open {queue} opens it"
+            )
         if answer == b"FULL":
             raise QueueFull(
                 f"queue {queue}: it holds all it may ({capacity.tasks or 'any number of'} tasks,"
@@ -140,6 +145,10 @@ class RedisBroker:
         me = own()
         arguments = (consumer, secrets.token_hex(8), me.host, me.pid, me.boot, me.start, int(begins), *found_dead)
         epoch, *counts = await self.script("claim", queue, lambda: arguments, deadline=deadline)
+        if epoch == b"DISABLED":
+            raise ConfigError(
+                f"queue {queue}: it is disabled; leave it out, or enable it with: taskqueue queues enable {queue}"
+            )
         if epoch == b"TAKEN":
             raise NameInUse(f"consumer {consumer} of queue {queue}: another server has just taken the name")
         returned, left = counts
@@ -232,7 +241,17 @@ class RedisBroker:
 
     async def size(self, queue: str, *, deadline: float) -> int:
         """See Broker."""
-        return int(await self.command("LLEN", self.key(queue), deadline=deadline))
+        calls = [self.command("LLEN", line, deadline=deadline) for line in lines(self.key(queue))]
+        return sum(map(int, await _all(calls)))
+
+    async def control(self, queue: str, changes: Mapping[Control, int | None], *, deadline: float) -> None:
+        """See Broker."""
+        flat = [value for name, number in changes.items() for value in (name, "" if number is None else number)]
+        await self.script("control", queue, lambda: flat, deadline=deadline)
+
+    async def purge(self, queue: str, *, most: int, deadline: float) -> int:
+        """See Broker."""
+        return int(await self.script("purge", queue, lambda: (most,), deadline=deadline))
 
     async def reset(self, queue: str, *, deadline: float) -> None:
         """See Broker."""

@@ -17,21 +17,23 @@ class Script:
 
 # Whatever takes tasks out must work with a full memory (_drain); whatever puts some in must not.
 PARTS: Final[dict[str, tuple[str, ...]]] = {
-    "push": ("_task", "_admit"),
-    "prepare": ("_task", "_admit"),
-    "retry": ("_task",),
-    "promote": ("_task", "_drain"),
-    "discard": ("_task", "_drain"),
-    "begin": ("_task", "_drain"),
-    "due": ("_task", "_drain"),
-    "trim": ("_task", "_drain"),
-    "reset": ("_task", "_drain"),
-    "claim": ("_task", "_drain", "_return"),
-    "reclaim": ("_task", "_drain", "_return"),
-    "reserve": ("_task", "_drain", "_lease"),
-    "settle": ("_task", "_drain", "_lease"),
-    "beat": ("_task", "_drain", "_lease"),
-    "leave": ("_task", "_drain", "_lease"),
+    "push": ("_task", "_places", "_admit"),
+    "prepare": ("_task", "_places", "_admit"),
+    "retry": ("_task", "_places"),
+    "promote": ("_task", "_places", "_drain"),
+    "discard": ("_task", "_places", "_drain"),
+    "begin": ("_task", "_places", "_drain"),
+    "due": ("_task", "_places", "_drain"),
+    "trim": ("_task", "_places", "_drain"),
+    "reset": ("_task", "_places", "_drain"),
+    "claim": ("_task", "_places", "_drain", "_return"),
+    "reclaim": ("_task", "_places", "_drain", "_return"),
+    "control": ("_task", "_places"),
+    "purge": ("_task", "_places", "_drain"),
+    "reserve": ("_task", "_places", "_drain", "_lease", "_allowed"),
+    "settle": ("_task", "_places", "_drain", "_lease"),
+    "beat": ("_task", "_places", "_drain", "_lease"),
+    "leave": ("_task", "_places", "_drain", "_lease"),
 }
 
 

@@ -1,16 +1,18 @@
 -- Stands before the scripts that store new tasks: all of them or none.
 -- ARGV[1] not after, ms; [2] tasks and [3] bytes of records that the queue may hold, 0 for no limit;
---      then for each task: id, record, due (see new), method, path, label
+--      then for each task: id, record, due (see new), method, path, label, priority
 -- 'LATE': the clock has passed ARGV[1], and the producer has given up and said so. 'FULL': it would be too much.
+-- 'CLOSED': the queue takes no tasks any more.
 -- An id that is known already is left as it is: a repeat after a lost reply changes nothing, and is never late or full.
 local fresh, count, bytes = {}, 0, 0
-for i = 4, #ARGV, 6 do
+for i = 4, #ARGV, 7 do
   if not fresh[ARGV[i]] and redis.call('HEXISTS', base .. ':state', ARGV[i]) == 0 then
     fresh[ARGV[i]], count, bytes = i, count + 1, bytes + #ARGV[i + 1]
   end
 end
 if count > 0 then
   if at > tonumber(ARGV[1]) then return 'LATE' end
+  if redis.call('HEXISTS', base .. ':control', 'closed') == 1 then return 'CLOSED' end
   -- What has failed is kept for people, and has a limit of its own.
   local held = redis.call('HLEN', base .. ':records') - redis.call('ZCARD', base .. ':failed')
   local weighs = tonumber(redis.call('HGET', base .. ':control', 'bytes') or 0)
@@ -24,5 +26,5 @@ local function store(i)
   if fresh[id] ~= i then return end
   redis.call('HSET', base .. ':records', id, ARGV[i + 1])
   redis.call('HINCRBY', base .. ':control', 'bytes', #ARGV[i + 1])
-  return id, new(tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
+  return id, new(tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], tonumber(ARGV[i + 6]))
 end

@@ -12,7 +12,7 @@ local function give_back(consumer, begins)
     elseif task[HOLDER] == consumer and (task[STATE] == 'reserved' or task[STATE] == 'running') then
       local begun = task[STATE] == 'running' or begins ~= '1'
       if begun then task[CRASHES] = task[CRASHES] + 1 else task[ATTEMPT] = task[ATTEMPT] - 1 end
-      redis.call('RPUSH', base, id)
+      redis.call('RPUSH', line(task[PRIORITY]), id)
       save(id, task, 'queued')
     end
     redis.call('LPOP', reserved)

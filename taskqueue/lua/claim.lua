@@ -4,10 +4,12 @@
 --      [7] '1' if the application notes the start of each delivery (begin), [8] epoch and [9] beat of the owner that
 --      the caller has found dead, both '' for a free name; [8] '*' to take it from whoever has it
 -- returns {epoch, how many were given back, how many are left}: repeat with the same arguments until none is left;
+--         {'DISABLED'} if nobody is to serve this queue;
 --         or {'TAKEN'} if the owner is another one, or has shown that it lives.
 -- From here on every call with an older epoch answers FENCED. The random part makes an epoch unique even if Redis lost
 -- its data and counts from one again.
 local me = base .. ':consumer:' .. ARGV[1]
+if redis.call('HEXISTS', base .. ':control', 'disabled') == 1 then return {'DISABLED'} end
 local owner = redis.call('HMGET', me, 'epoch', 'beat')
 local epoch = owner[1] or ''
 local number, random = string.match(epoch, '^(%d+)-(.*)$')

@@ -13,7 +13,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. ':scheduled', '-inf', at
   redis.call('ZREM', base .. ':scheduled', id)
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. ':prepared', '-inf', at - ARGV[1], 'LIMIT', 0, 100)) do
-  fail(id, load(id) or new(0, '', '', ''), 'in-doubt')
+  fail(id, load(id) or new(0, '', '', '', NORMAL), 'in-doubt')
   redis.call('ZREM', base .. ':prepared', id)
 end
 local next_due = redis.call('ZRANGE', base .. ':scheduled', 0, 0, 'WITHSCORES')[2]

@@ -2,7 +2,7 @@
 -- KEYS[1] the queue's list
 -- ARGV as in _admit.lua
 -- returns 'OK', or as in _admit.lua
-for i = 4, #ARGV, 6 do
+for i = 4, #ARGV, 7 do
   local id, task = store(i)
   if id then enqueue(id, task) end
 end

@@ -1,4 +1,4 @@
--- Move up to n tasks from the front of the line to this consumer.
+-- Move up to n tasks from the front of the lines to this consumer: the highest priority first.
 -- KEYS[1] the queue's list
 -- ARGV[1] consumer, [2] epoch, [3] token, [4] n, [5] bytes of records wanted at most (one task is always given)
 -- returns {'OK', {id, record, delivery, attempt, crashes}, ...}, or as in _lease.lua.
@@ -16,15 +16,16 @@ for i = repeated - 1, 0, -1 do
   local task, record = id and load(id), id and redis.call('HGET', base .. ':records', id)
   if task and record then give(id, task, record) end
 end
--- An application that asked for patience (Retry-After) is left alone until then.
-local slowed = at < tonumber(redis.call('HGET', base .. ':control', 'slowed') or 0)
-while repeated == 0 and not slowed and #ids < tonumber(ARGV[4]) and spoilt < 100 do
-  local id = redis.call('LINDEX', base, -1)
-  if not id then break end
-  local task, record = load(id), redis.call('HGET', base .. ':records', id)
-  if task and record and task[STATE] == 'queued' then
+local room = repeated == 0 and allowed(tonumber(ARGV[4])) or 0
+local priority = 9
+while priority >= 0 and #ids < room and spoilt < 100 do
+  local id = redis.call('LINDEX', line(priority), -1)
+  local task, record = id and load(id), id and redis.call('HGET', base .. ':records', id)
+  if not id then
+    priority = priority - 1
+  elseif task and record and task[STATE] == 'queued' then
     if #ids > 0 and bytes + #record > tonumber(ARGV[5]) then break end
-    redis.call('RPOPLPUSH', base, reserved)
+    redis.call('RPOPLPUSH', line(priority), reserved)
     task[DELIVERY], task[ATTEMPT] = task[DELIVERY] + 1, task[ATTEMPT] + 1
     task[RESERVED], task[BEGUN], task[HOLDER], task[TOKEN] = at, 0, ARGV[1], ''
     save(id, task, 'reserved')
@@ -32,7 +33,7 @@ while repeated == 0 and not slowed and #ids < tonumber(ARGV[4]) and spoilt < 100
   else
     -- A task that is rightly somewhere else stays there.
     if not task or task[STATE] == 'queued' then set_aside(id, task) end
-    redis.call('RPOP', base)
+    redis.call('RPOP', line(priority))
     spoilt = spoilt + 1
   end
 end

@@ -8,6 +8,7 @@ for _, consumer in ipairs(redis.call('SMEMBERS', base .. ':consumers')) do
 end
 if redis.call('EXISTS', base .. ':state') == 1 then redis.call('RENAME', base .. ':state', base .. ':emptied') end
 redis.call('HDEL', base .. ':control', 'bytes')
-redis.call('UNLINK', base, base .. ':records', base .. ':scheduled', base .. ':prepared', base .. ':failed',
+for priority = 0, 9 do redis.call('UNLINK', line(priority)) end
+redis.call('UNLINK', base .. ':records', base .. ':scheduled', base .. ':prepared', base .. ':failed',
   base .. ':finished')
 return 'OK'

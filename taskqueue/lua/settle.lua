@@ -24,7 +24,7 @@ for i = #ARGV - 6, 4, -7 do
       if task[DUE] > at then
         enqueue(id, task)
       else
-        redis.call('RPUSH', base, id)
+        redis.call('RPUSH', line(task[PRIORITY]), id)
         save(id, task, 'queued')
       end
     else

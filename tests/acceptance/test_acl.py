@@ -18,12 +18,14 @@ from taskqueue.broker import Lease, Seen
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import PARTS
 from taskqueue.commit import PUSH_TASKS, commit
+from taskqueue.doubts import Doubts
 from taskqueue.durability import Durability
 from taskqueue.errors import ConfigError, ReplyLost
 from taskqueue.policy import Rules
 from taskqueue.replay import HttpReplayer
 from taskqueue.server import TaskQueueServer
 from taskqueue.task import Settlement, Verdict
+from tests.rights import refused
 from tests.servers import RedisServer
 from tests.target import listening
 from tests.tasks import KEYRING, opaque, opaque_tasks, sealed, task
@@ -57,12 +59,7 @@ class Users:
 
     def refused(self) -> list[str]:
         """Return what was refused so far, by command, key or channel."""
-        client: Any = self.server.client()
-        return [entry[b"object"].decode() for entry in map(_fields, client.execute_command("ACL", "LOG"))]
-
-
-def _fields(entry: Any) -> dict[bytes, bytes]:
-    return entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=True))
+        return refused(self.server)
 
 
 @pytest.fixture
@@ -78,7 +75,7 @@ def users(redis_server: RedisServer, taskqueue: Callable[..., Ran]) -> Iterator[
 
 
 class TestWholeJobs:
-    @pytest.mark.parametrize("role", ["producer", "door"])
+    @pytest.mark.parametrize("role", ["producer", "door", "app"])
     async def test_adding(self, users: Users, role: str) -> None:
         async with users.broker(role) as broker:
             await commit(broker, [opaque("one", due=-60_000)], deadline=within())
@@ -139,6 +136,11 @@ class TestWholeJobs:
             await consumer.exchange(lease, ended, token="u", want=0, room=0, deadline=within())
             await producer.prepare("default", opaque_tasks(1), deadline=within())
             await consumer.due("default", deadline=within())
+            await Doubts(consumer, ["default"], lambda _: None).look()
+            for decide in (consumer.promote, consumer.discard):
+                (voted,) = opaque_tasks(1)
+                await producer.prepare("default", [voted], deadline=within())
+                await decide("default", [voted.id], deadline=within())
             await consumer.trim("default", [("finished", 0, 0), ("failed", 10**9, 9)], most=9, deadline=within())
             pulse = consumer.pulse(timeout=5)
             assert await asyncio.to_thread(pulse.beat, lease) == []
@@ -210,14 +212,17 @@ DOINGS: Final[dict[str, Doing]] = {
     "retry": lambda broker, _: broker.inspector.retry("default", [("failed", b"")], deadline=within()),
     "reset": lambda broker, _: broker.reset("default", deadline=within()),
 }
-# Noting a start and queueing again what has failed take no more rights than a commit: see taskqueue.acl.
+# Noting a start and queueing again what has failed take no more rights than a commit, or than deciding what is in
+# doubt: see taskqueue.acl.
 ADDING: Final = {"push", "prepare", "begin", "retry"}
+TAKING: Final = {"begin", "claim", "reserve", "settle", "reclaim", "trim"}
 MAY: Final = {
     "producer": ADDING,
     "door": ADDING,
-    "consumer": {"begin", "claim", "reserve", "settle", "reclaim", "trim"},
+    "consumer": TAKING | {"retry"},
+    "app": ADDING | TAKING,
     "reader": {"look"},
-    "operator": {"begin", "look", "retry", "reset"},
+    "operator": {"begin", "look", "retry", "reset", "trim"},
 }
 
 

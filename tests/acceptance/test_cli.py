@@ -1,5 +1,6 @@
 """The commands as a person or a process manager meets them: exit codes, messages, signals."""
 
+import asyncio
 import json
 import os
 import pty
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +18,12 @@ from typing import Any, Final
 import pytest
 
 from taskqueue import TaskQueue
+from taskqueue.brokers.redis import RedisBroker
 from taskqueue.cli import run, server_app
 from taskqueue.keys import Keyring
 from taskqueue.policy import Rules
 from taskqueue.replay import VERSION
+from taskqueue.transaction import bound
 from tests.house import tree
 from tests.servers import RedisServer, free_port
 from tests.waiting import wait_until
@@ -117,7 +121,7 @@ def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TASKQUEUE_SECRET", SECRET)
-    monkeypatch.setattr("taskqueue.server.TaskQueueServer", record)
+    monkeypatch.setattr("taskqueue.assembly.TaskQueueServer", record)
     seconds = {"timeout": 1.0, "stop_grace": 2.0, "poll_max": 3.0, "wait_broker": 4.0, "lease": 5.0}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in seconds.items()]
     flags += [
@@ -131,14 +135,43 @@ def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_
     ]
     with pytest.raises(Recorded) as caught:
         run(server_app, [*NAMED, *flags])
-    assert caught.value.args[0] == {
+    given = caught.value.args[0]
+    assert given.pop("begins")(), "over HTTP nobody can say otherwise"
+    assert given == {
         "name": "instance1",
         "queues": ("b", "a"),
         "concurrent_limit": 5,
         "rules": Rules(retry_max_count=6, receipt_required=False),
         "on_failed": json.dumps,
+        "companions": [],
         **seconds,
     }
+
+
+def test_a_consumer_asks_the_resolver_about_a_task_in_doubt(any_server: RedisServer, tmp_path: Path) -> None:
+    (tmp_path / "orders.py").write_text("def committed(doubt):\n    return doubt.label == 'paid'\n")
+    tq = TaskQueue(any_server.url, secret=SECRET)
+    ids = []
+    for label in ("paid", "not paid"):
+        transaction = tq.begin()
+        with bound(transaction):
+            ids.append(tq.add("/a", label=label))
+        transaction.vote_sync()
+
+    async def minute_passed() -> None:
+        broker = RedisBroker(any_server.url, namespace="taskqueue")
+        await broker.script("due", "default", lambda: (-1,), deadline=time.monotonic() + 10)
+        await broker.aclose()
+
+    asyncio.run(minute_passed())
+    arguments = ("--name=i", "--target", NOWHERE, "--url", tq.url, "--resolve=orders:committed")
+    with consuming(tmp_path, *arguments) as consumer:
+        consumer.says("it was aborted, and is forgotten")
+        consumer.says("it has committed, and is queued")
+        assert consumer.end() == 0
+    paid, not_paid = map(tq.get_sync, ids)
+    assert paid is not None
+    assert (paid.state, not_paid) in {("queued", None), ("scheduled", None)}  # given back: nobody answers at the target
 
 
 @pytest.mark.parametrize(
@@ -239,6 +272,13 @@ def test_a_user_without_rights_ends_with_78_and_the_fix(private_server: RedisSer
     done = ended("server_main", *NAMED, "--url", url, cwd=tmp_path, TASKQUEUE_SECRET=SECRET)
     assert done.returncode == 78
     assert "taskqueue acl prints what it needs" in json.loads(done.stderr.splitlines()[-1])["message"]
+
+
+def test_a_key_of_somebody_else_ends_with_78_and_the_fix(private_server: RedisServer, tmp_path: Path) -> None:
+    private_server.client().set("taskqueue:{default}:consumer:instance1", "somebody else's")
+    done = ended("server_main", *NAMED, "--url", private_server.url, cwd=tmp_path, TASKQUEUE_SECRET=SECRET)
+    assert done.returncode == 78
+    assert "choose another namespace" in json.loads(done.stderr.splitlines()[-1])["message"]
 
 
 def test_the_start_tells_what_the_store_is_and_keeps(private_server: RedisServer, tmp_path: Path) -> None:

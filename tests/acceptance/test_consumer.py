@@ -29,6 +29,7 @@ from tests.servers import RedisServer
 from tests.target import Target, listening
 from tests.tasks import KEYRING, SECRET
 from tests.waiting import until
+from tests.work import consume
 
 # No door in these applications, and nobody waits for a second try.
 RULES: Final = Rules(receipt_required=False, backoff_min=0.01, backoff_max=0.01)
@@ -76,7 +77,7 @@ def consumer(
 @asynccontextmanager
 async def running(server: TaskQueueServer) -> AsyncIterator[TaskQueueServer]:
     """Run a consumer, and stop it in good order."""
-    job = asyncio.create_task(server.run())
+    job = asyncio.create_task(consume(server))
     try:
         yield server
     finally:
@@ -186,6 +187,15 @@ class TestWaking:
             await self._idle(tq, target)
             for number in range(3):
                 await reached(tq, (await push(tq, f"/{number}"))[0], "completed")
+
+    @pytest.mark.usefixtures("no_polling")
+    async def test_a_subscription_that_dies_is_made_anew(
+        self, tq: TaskQueue, target: Target, any_server: RedisServer, client: Any
+    ) -> None:
+        async with running(consumer(any_server.url, target, poll_max=3600)):
+            await self._idle(tq, target)
+            assert client.client_kill_filter(_type="pubsub") == 1
+            await reached(tq, (await push(tq, "/1"))[0], "completed")
 
     @pytest.mark.accept("CT22")
     @pytest.mark.usefixtures("no_hints")
@@ -640,7 +650,7 @@ class TestStopping:
 
         server._broker.exchange = stopped_meanwhile
         tasks = await push(tq, "/1", "/2", "/3", "/4")
-        await server.run()
+        await consume(server)
         assert target.paths == []
         assert client.lrange(BASE, 0, -1) == [task_id.encode() for task_id in reversed(tasks)]
         assert queue_of(client).reserved == {}
@@ -680,8 +690,8 @@ class TestStopping:
         server = consumer(any_server.url, target)
         start = TaskQueueServer._start
 
-        def stopped_right_after(server: TaskQueueServer, *arguments: Any) -> None:
-            start(server, *arguments)
+        def stopped_right_after(server: TaskQueueServer, *arguments: Any, alone: bool) -> None:
+            start(server, *arguments, alone=alone)
             server.stop(now=True)
 
         async def no_trim(*_arguments: object) -> None:
@@ -690,7 +700,7 @@ class TestStopping:
         monkeypatch.setattr(TaskQueueServer, "_start", stopped_right_after)
         monkeypatch.setattr(TaskQueueServer, "_trim", no_trim)
         (task_id,) = await push(tq, "/task")
-        await server.run()
+        await consume(server)
         assert (await state_of(tq, task_id)).state == "queued"
         assert target.paths == []
 
@@ -711,7 +721,7 @@ class TestStopping:
 
         server._broker.exchange = reply_lost
         (task_id,) = await push(tq, "/task")
-        await server.run()
+        await consume(server)
         assert len(lost) == 1
         assert (await state_of(tq, task_id)).state == "queued"
         assert queue_of(client).reserved == {}
@@ -787,12 +797,12 @@ class TestBrokerTrouble:
         server = consumer(private_server.url, target, wait_broker=0.1, poll_max=0.05)
         private_server.kill()
         with pytest.raises(BrokerUnavailable):
-            await server.run()
+            await consume(server)
 
     async def test_a_wrong_password_ends_the_consumer(self, target: Target, private_server: RedisServer) -> None:
         private_server.client().config_set("requirepass", "right")
         with pytest.raises(ConfigError, match="password"):
-            await consumer(private_server.url.replace("redis://", "redis://:wrong@"), target).run()
+            await consume(consumer(private_server.url.replace("redis://", "redis://:wrong@"), target))
 
     async def test_the_fenced_one_ends_and_changes_nothing(
         self, tq: TaskQueue, target: Target, any_server: RedisServer, client: Any
@@ -801,7 +811,7 @@ class TestBrokerTrouble:
         (task_id,) = await push(tq, "/task")
         async with listening() as other:
             other.handler = other.gated
-            first = asyncio.create_task(consumer(any_server.url, target).run())
+            first = asyncio.create_task(consume(consumer(any_server.url, target)))
             await target.started()
             async with running(consumer(any_server.url, other)):
                 await other.started()
@@ -817,7 +827,7 @@ class TestBrokerTrouble:
 
 async def _until_lost(server: TaskQueueServer) -> None:
     async def lost() -> bool:
-        return server._lost_since is not None
+        return bool(server._absence)
 
     await until(lost, "the consumer has missed the broker")
 

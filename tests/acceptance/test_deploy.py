@@ -35,11 +35,13 @@ class Place:
     def __init__(self, tq: TaskQueue) -> None:
         self.port, self.closed, self._tq = free_port(), 0, tq
 
-    def consumer(self) -> TaskQueueServer:
+    def consumer(self, *, begins: bool = True) -> TaskQueueServer:
         rules = Rules(backoff_min=0.01, backoff_max=0.01)
         replayer = HttpReplayer(f"http://127.0.0.1:{self.port}", KEYRING)
         broker = connect(self._tq.url, namespace="taskqueue")
-        return TaskQueueServer(broker, replayer, KEYRING, name="one", queues=["default"], rules=rules)
+        return TaskQueueServer(
+            broker, replayer, KEYRING, name="one", queues=["default"], rules=rules, begins=lambda: begins
+        )
 
     async def leaving(self) -> asyncio.Server:
         async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -116,3 +118,13 @@ async def test_it_does_not_go_on_like_that_for_ever(tq: TaskQueue, monkeypatch: 
     server.close()
     await server.wait_closed()
     assert (state.attempt, state.delivery, state.reason) == (2, 4, "exhausted")
+
+
+async def test_where_nobody_notes_starts_each_broken_connection_spends_one(tq: TaskQueue) -> None:
+    place, task_id = Place(tq), await tq.push("/task", retry_max_count=1)
+    server = await place.leaving()
+    async with running(place.consumer(begins=False)):
+        state = await reached(tq, task_id, lambda state: state.state == "failed")
+    server.close()
+    await server.wait_closed()
+    assert (state.attempt, state.delivery, state.reason) == (2, 2, "exhausted")

@@ -25,6 +25,7 @@ from tests.house import tree
 from tests.servers import RedisServer, free_port
 from tests.tasks import SECRET
 from tests.waiting import until
+from tests.work import consume
 
 views: Final = logging.getLogger("shop.views")
 
@@ -57,7 +58,7 @@ async def consuming(tq: taskqueue.TaskQueue, target: str, **options: Any) -> Asy
     broker = taskqueue.TaskQueue(tq.url, secret=SECRET).broker
     replayer = HttpReplayer(target, tq.keyring)
     server = TaskQueueServer(broker, replayer, tq.keyring, name="one", queues=["default"], **options)
-    job = asyncio.create_task(server.run())
+    job = asyncio.create_task(consume(server))
     try:
         yield server
     finally:

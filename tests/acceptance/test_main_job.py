@@ -5,7 +5,7 @@ Over HTTP and in process, in two frameworks: the same views, the same promises.
 
 import io
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from taskqueue.errors import InvalidTask
 from taskqueue.replay import VERSION, Replayer
 from tests import shop as shops
 from tests.invariants import assert_invariants
+from tests.rights import granted, refused
 from tests.servers import RedisServer
 from tests.shop import Arrived, Reply, Shop, consuming, open_shop
 from tests.waiting import until
@@ -26,8 +27,21 @@ def way(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def opened(way: str, any_server: RedisServer) -> AsyncIterator[tuple[Shop, Replayer]]:
-    async with open_shop(way, any_server.url, task_only=["/tasks/"]) as both:
+def url(way: str, any_server: RedisServer) -> Iterator[str]:
+    """Where a consumer of this way finds the queues: as a user with the rights of its role and no more."""
+    yield granted(any_server, "app" if way.endswith("in process") else "consumer")
+    assert refused(any_server) == []
+
+
+@pytest.fixture
+def door_url(way: str, any_server: RedisServer) -> str:
+    """Where the application finds them; a consumer in its process is the same user."""
+    return granted(any_server, "app" if way.endswith("in process") else "door")
+
+
+@pytest.fixture
+async def opened(way: str, any_server: RedisServer, door_url: str) -> AsyncIterator[tuple[Shop, Replayer]]:
+    async with open_shop(way, door_url, task_only=["/tasks/"]) as both:
         yield both
     assert_invariants(any_server.client())
 
@@ -40,11 +54,6 @@ def shop(opened: tuple[Shop, Replayer]) -> Shop:
 @pytest.fixture
 def replayer(opened: tuple[Shop, Replayer]) -> Replayer:
     return opened[1]
-
-
-@pytest.fixture
-def url(any_server: RedisServer) -> str:
-    return any_server.url
 
 
 async def one_arrived(shop: Shop, replayer: Replayer, url: str) -> Arrived:
@@ -133,8 +142,8 @@ async def test_a_payload_is_what_was_given(
 
 
 @pytest.mark.accept("CT16", "CT17")
-async def test_a_task_runs_as_who_added_it(way: str, url: str) -> None:
-    async with open_shop(way, url, load_user=str.upper) as (shop, replayer):
+async def test_a_task_runs_as_who_added_it(way: str, url: str, door_url: str) -> None:
+    async with open_shop(way, door_url, load_user=str.upper) as (shop, replayer):
         await shop.order(lambda: taskqueue.add("/as-ada"), headers={"Cookie": "user=ada"})
         await shop.order(lambda: taskqueue.add("/as-nobody"))
         async with consuming(url, replayer):

@@ -1,5 +1,8 @@
 """What is away comes back, and nothing was spent: a killed store, a deploy, an application that asks for patience."""
 
+import asyncio
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
@@ -8,11 +11,13 @@ import pytest
 from aiohttp import web
 
 from taskqueue import server as consuming
+from taskqueue.brokers import redis as redis_broker
 from taskqueue.producer import TaskQueue
 from tests.acceptance.test_consumer import consumer, push, queue_at, queue_of, reached, running, state_of
 from tests.invariants import assert_invariants
 from tests.servers import RedisServer
 from tests.target import Target, listening
+from tests.tasks import SECRET
 from tests.waiting import until
 from tests.work import Doing, Ran, Work
 
@@ -49,7 +54,7 @@ class TestStore:
             await target.finished(3)
 
             async def missed() -> bool:
-                return server._lost_since is not None
+                return bool(server._absence)
 
             await until(missed, "the consumer has missed its store")
             private_server.start()
@@ -90,6 +95,72 @@ class TestDeploy:
         queue = queue_of(any_server.client())
         assert ("failed" in queue.indexes, queue.logs) == (False, set())
         assert caplog.text.count("answers again") == 3
+
+
+# A producer that is killed as it is about to make its tasks of a second queue runnable.
+KILLED: Final = """
+import os, signal, sys, taskqueue
+from taskqueue.brokers.redis import RedisBroker
+
+promote = RedisBroker.promote
+
+async def promote_one(self, queue, *arguments, **options):
+    if queue == "mail":
+        os.kill(os.getpid(), signal.SIGKILL)
+    await promote(self, queue, *arguments, **options)
+
+RedisBroker.promote = promote_one
+tq = taskqueue.TaskQueue(sys.argv[1], secret=sys.argv[2], queues=["default", "mail"], namespace="taskqueue")
+with tq.transaction():
+    for queue in ("default", "mail"):
+        tq.add(f"/{queue}", queue=queue)
+"""
+
+
+class TestProducer:
+    async def test_killed_between_the_two_phases_it_leaves_a_doubt_that_a_consumer_tells(
+        self, tq: TaskQueue, target: Target, any_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        producer = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, any_server.url, SECRET)
+        assert await producer.wait() == -signal.SIGKILL
+        client: Any = any_server.client()
+        (doubtful,) = client.zrange("taskqueue:{mail}:prepared", 0, -1)
+        monkeypatch.setattr(redis_broker, "IN_DOUBT_AFTER_MS", 0)
+        async with running(consumer(any_server.url, target, queues=["default", "mail"])):
+            assert (await reached(tq, doubtful.decode(), "failed")).reason == "in-doubt"
+            await target.finished(1)
+        assert target.paths == ["/default"], "the queue that was promoted"
+
+
+class TestKept:
+    async def test_what_has_ended_is_kept_for_its_time(
+        self, tq: TaskQueue, target: Target, any_server: RedisServer
+    ) -> None:
+        """A day for what has completed, 30 for what has failed, and 10,000 of either."""
+        client: Any = any_server.client()
+
+        async def mixed(request: web.Request) -> web.StreamResponse:
+            return web.Response(status=404 if request.path == "/failed" else 200)
+
+        target.handler = mixed
+        kept = {}
+        async with running(consumer(any_server.url, target)):
+            for state, index, days in (("completed", "finished", 1), ("failed", "failed", 30)):
+                old, young = await push(tq, f"/{state}", f"/{state}")
+                for task_id, minutes in ((old, -1), (young, 1)):
+                    ended = (await reached(tq, task_id, state)).changed
+                    about = {task_id: ended - days * 86_400_000 + minutes * 60_000}
+                    client.zadd(f"taskqueue:{{default}}:{index}", about)
+                kept[old] = young
+        async with running(consumer(any_server.url, target)):
+            for old, young in kept.items():
+
+                async def forgotten(old: str = old) -> bool:
+                    return await tq.get(old) is None
+
+                await until(forgotten, "the older one is forgotten")
+                assert await tq.get(young) is not None
+        assert {number for _, _, number in consuming.KEEP} == {10_000}
 
 
 async def warm_up(tq: TaskQueue) -> None:

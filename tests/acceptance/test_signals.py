@@ -4,6 +4,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -128,3 +129,45 @@ def test_asked_it_tells_what_runs_and_where(tq: TaskQueue, consumer: Consumer, a
         connection.sendall(OK)
         reached(tq, task_id, "completed")
     assert consumer.end() == 0
+
+
+ASGI: Final = """
+async def view(scope, receive, send):
+    if scope["type"] == "http":
+        await held()
+
+async def held():
+    await asyncio.Event().wait()
+
+app = taskqueue.middleware.asgi.TaskQueueMiddleware(view, tq)
+"""
+WSGI: Final = """
+def view(environ, start_response):
+    held()
+
+def held():
+    while not pathlib.Path("go").exists():
+        time.sleep(0.01)
+
+app = taskqueue.middleware.wsgi.TaskQueueMiddleware(view, tq)
+"""
+
+
+@pytest.mark.parametrize("application", [ASGI, WSGI], ids=["asgi", "wsgi"])
+def test_asked_it_tells_where_in_the_application(tq: TaskQueue, tmp_path: Path, application: str) -> None:
+    made = f"tq = taskqueue.TaskQueue({tq.url!r}, secret={SECRET!r}, queues=['default'])\n"
+    imports = "import asyncio, pathlib, time\nimport taskqueue, taskqueue.middleware.asgi, taskqueue.middleware.wsgi\n"
+    (tmp_path / "main.py").write_text(imports + made + application)
+    task_id = tq.push_sync("/slow")
+    with consuming(tmp_path, "--name=i", "--app=main:app", "--stop-grace=0") as consumer:
+        reached(tq, task_id, "running")
+        wait_until(lambda: _asked(consumer), "it tells where it is held")
+        (tmp_path / "go").touch()
+        assert consumer.end() == 0
+
+
+def _asked(consumer: Consumer) -> bool:
+    consumer.process.send_signal(signal.SIGUSR1)
+    consumer.says("thread taskqueue-heart")
+    told = [str(entry["message"]) for entry in consumer.entries()]
+    return any("main.py" in text and "in held" in text for text in told)

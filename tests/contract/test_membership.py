@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import combinations
 from typing import Any, Final
 
 import pytest
 
 from taskqueue import membership as membership_module
 from taskqueue.broker import Lease, Owner, Seen
+from taskqueue.brokers import link
 from taskqueue.brokers import redis as redis_broker
 from taskqueue.brokers.pulse import RedisPulse
 from taskqueue.brokers.redis import RedisBroker
@@ -362,15 +364,21 @@ class Woken:
         self.event.set()
 
 
-def member(broker: RedisBroker, name: str = "one", *, wake: Callable[[], None] | None = None) -> Membership:
-    return Membership(broker, name, lease=1.0, patience=lambda: 60.0, begins=True, wake=wake or Woken())
+def member(
+    broker: RedisBroker,
+    name: str = "one",
+    *,
+    wake: Callable[[], None] | None = None,
+    begins: Callable[[], bool] = lambda: True,
+) -> Membership:
+    return Membership(broker, name, lease=1.0, patience=lambda: 60.0, begins=begins, wake=wake or Woken())
 
 
 @asynccontextmanager
 async def belonging(member: Membership, *queues: str) -> AsyncIterator[list[Lease]]:
     """Join, and leave in the end."""
     try:
-        yield [await member.join(queue) for queue in queues or ("default",)]
+        yield await member.join(*queues or ("default",))
     finally:
         await member.leave()
 
@@ -384,11 +392,44 @@ async def somewhere(any_server: RedisServer) -> AsyncIterator[RedisBroker]:
     assert_invariants(any_server.client())
 
 
-async def claimed_elsewhere(broker: RedisBroker, monkeypatch: pytest.MonkeyPatch) -> Lease:
+async def claimed_elsewhere(broker: RedisBroker, monkeypatch: pytest.MonkeyPatch, queue: str = "default") -> Lease:
     """Claim the name as a process on another host."""
     with monkeypatch.context() as patch:
         patch.setattr(redis_broker, "own", lambda: ELSEWHERE)
-        return await claimed(broker)
+        return await claimed(broker, queue=queue)
+
+
+class Rival(RedisBroker):
+    """A broker that notes what is asked of it, and whose first claim waits until another one gets as far."""
+
+    def __init__(self, url: str, *, meeting: asyncio.Barrier | None = None, **options: Any) -> None:
+        super().__init__(url, **options)
+        self.asked: list[str] = []
+        self._meeting = meeting
+
+    async def owner(self, queue: str, consumer: str, *, deadline: float) -> Owner:
+        self.asked.append("owner")
+        return await super().owner(queue, consumer, deadline=deadline)
+
+    async def claim(self, queue: str, consumer: str, **options: Any) -> tuple[Lease, int]:
+        self.asked.append(f"claim {queue}")
+        meeting, self._meeting = self._meeting, None
+        if meeting is not None:
+            await meeting.wait()
+        return await super().claim(queue, consumer, **options)
+
+
+@pytest.mark.parametrize("lease", [2.0, 8.0, 3600.0])
+async def test_a_line_that_is_open_at_this_end_only_is_given_up_within_ten_seconds(
+    monkeypatch: pytest.MonkeyPatch, lease: float
+) -> None:
+    """How long an answer is waited for: by a beat, also with a long lease, by a call, and by who listens to hints."""
+    broker = RedisBroker("redis://127.0.0.1:1", namespace="taskqueue")
+    beats: list[float] = []
+    monkeypatch.setattr(broker, "pulse", lambda *, timeout: beats.append(timeout))
+    Membership(broker, "one", lease=lease, patience=lambda: 60.0, begins=lambda: True, wake=Woken())
+    assert beats[0] <= lease / 2, "another beat must come in time"
+    assert max(beats[0], link.READ_TIMEOUT, 2 * redis_broker.HINT_PING) < 10
 
 
 class TestMembership:
@@ -446,8 +487,73 @@ class TestMembership:
         monkeypatch.setattr(membership_module, "LISTEN", 0.2)
         job = asyncio.create_task(member(somewhere).join("default"))
         await somewhere.leave(lease, deadline=soon())
-        taken = await job
+        (taken,) = await job
         assert number(taken.epoch) == 1
+
+    async def test_of_two_who_start_under_one_name_one_has_all_queues(self, any_server: RedisServer) -> None:
+        """Whatever the order they name them in, and whatever they do not share, one of them stays."""
+        client: Any = any_server.client()
+        wants = [("a", "b", "c"), ("c", "b", "a"), ("b", "a", "d"), ("c", "b")]
+        for first, second in combinations(wants, 2):
+            meeting = asyncio.Barrier(2)
+            rivals = [Rival(any_server.url, namespace="taskqueue", meeting=meeting) for _ in range(2)]
+            members = [member(rival) for rival in rivals]
+            joined = await asyncio.gather(
+                *(one.join(*queues) for one, queues in zip(members, (first, second), strict=True)),
+                return_exceptions=True,
+            )
+            refused = [answer for answer in joined if isinstance(answer, NameInUse)]
+            (leases,) = (answer for answer in joined if not isinstance(answer, BaseException))
+            assert len(refused) == 1, (first, second)
+            for lease in leases:
+                epoch = client.hget(f"taskqueue:{{{lease.queue}}}:consumer:one", "epoch")
+                assert epoch.decode() == lease.epoch
+            for one, rival in zip(members, rivals, strict=True):
+                await one.leave()
+                await rival.aclose()
+
+    async def test_an_owner_in_one_queue_is_met_before_any_other_is_taken(
+        self, somewhere: RedisBroker, any_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lease = await claimed_elsewhere(somewhere, monkeypatch)
+        pulse = somewhere.pulse(timeout=10)
+        newcomer = member(somewhere)
+        job = asyncio.create_task(newcomer.join("a", "default", "z"))
+
+        async def refused() -> bool:
+            await asyncio.to_thread(pulse.beat, lease)
+            return job.done()
+
+        await until(refused, "the newcomer is refused")
+        with pytest.raises(NameInUse, match="of queue default"):
+            await job
+        pulse.close()
+        await somewhere.leave(lease, deadline=soon())
+        assert everything(any_server.client()) == {}
+
+    async def test_all_silences_are_listened_to_at_once(
+        self, any_server: RedisServer, somewhere: RedisBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        queues = ("c", "a", "b")
+        for queue in queues:
+            await claimed_elsewhere(somewhere, monkeypatch, queue)
+        monkeypatch.setattr(membership_module, "LISTEN", 0.05)
+        broker = Rival(any_server.url, namespace="taskqueue")
+        async with belonging(member(broker), *queues) as leases:
+            assert [lease.queue for lease in leases] == list(queues)
+        assert broker.asked == ["owner"] * 6 + ["claim a", "claim b", "claim c"]
+        await broker.aclose()
+
+    async def test_where_nobody_notes_starts_it_is_said_when_the_name_is_taken(
+        self, somewhere: RedisBroker, any_server: RedisServer
+    ) -> None:
+        """An application may make its door as late as at its startup."""
+        client: Any = any_server.client()
+        notes = [True]
+        one = member(somewhere, begins=lambda: notes[0])
+        notes[0] = False
+        async with belonging(one):
+            assert client.hget(f"{BASE}:consumer:one", "begins") == b"0"
 
     async def test_the_dead_are_found_and_what_they_held_is_given_back(
         self, somewhere: RedisBroker, any_server: RedisServer, caplog: pytest.LogCaptureFixture
@@ -483,7 +589,7 @@ class TestMembership:
         one = member(somewhere)
         async with belonging(one) as (before,):
             any_server.client().flushall()
-            after = await one.join("default")
+            (after,) = await one.join("default")
             assert after != before
             one._on_fenced(before, Fenced("taken over"))
             one.require()

@@ -11,7 +11,7 @@ import pytest
 
 from taskqueue.brokers import link
 from taskqueue.brokers.redis import RedisBroker
-from taskqueue.errors import BrokerUnavailable, ConfigError
+from taskqueue.errors import BrokerUnavailable, ConfigError, ReplyLost
 from tests.conftest import KINDS
 from tests.proxy import proxied
 from tests.servers import RedisServer, Servers
@@ -110,6 +110,18 @@ class TestWaitedOut:
             await until(busy, "a push hears BUSY")
             await waited_out(broker, other.script_kill)
             await asyncio.to_thread(slow.join)
+
+    async def test_paused(self, started: Any) -> None:
+        """CLIENT PAUSE WRITE: what was sent meanwhile and comes too late does nothing."""
+        server = started()
+        client: Any = server.client()
+        async with connected(server) as broker:
+            await broker.push("default", opaque_tasks(1), deadline=within(10))
+            client.client_pause(3_600_000, all=False)
+            with pytest.raises(ReplyLost):
+                await broker.push("default", [opaque("late")], deadline=within(0.3))
+            await waited_out(broker, client.client_unpause)
+            assert await broker.get("default", "late", deadline=within(10)) is None
 
     async def test_misconf(self, started: Any) -> None:
         """A snapshot cannot be written, so no write is taken."""

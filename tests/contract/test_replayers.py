@@ -199,6 +199,16 @@ async def test_past_its_deadline_a_replay_is_cut_off(kind: str, seen: Seen) -> N
         assert await replayer.replay(delivery("/slow", timeout=0.05)) == Broken(TIMEOUT)
 
 
+async def test_of_an_answer_that_is_no_success_headers_and_beginning_are_kept(kind: str, seen: Seen) -> None:
+    async with replayer_of(kind, seen) as replayer:
+        for target, status, size in (("/500", 500, 16 * 1024), ("/login", 302, 16 * 1024), ("/", 200, 0)):
+            outcome = await replayer.replay(delivery(target))
+            assert isinstance(outcome, Answered)
+            assert (outcome.status, outcome.content) == (status, b"x" * size)
+            headers = {name.lower(): value for name, value in outcome.headers}
+            assert headers.get("location") == ("/login" if status == 302 else None)
+
+
 async def test_a_thread_past_its_deadline_keeps_its_slot_until_it_ends(seen: Seen) -> None:
     async with replayer_of("wsgi", seen) as replayer:
         job = asyncio.ensure_future(replayer.replay(delivery("/slow", timeout=0.05)))

@@ -1,4 +1,4 @@
-"""A line that is cut before or after each script, three times over: nothing is lost, and nothing happens twice."""
+"""Each script meets a line that is cut, slow, or passes single bytes: nothing is lost, and nothing happens twice."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -7,6 +7,7 @@ from typing import Any, Final
 import pytest
 from aiohttp import web
 
+from taskqueue.broker import Seen
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import SCRIPTS
 from taskqueue.producer import TaskQueue
@@ -15,9 +16,9 @@ from tests.proxy import Fault, Proxy, proxied
 from tests.servers import RedisServer
 from tests.target import listening
 from tests.tasks import SECRET, opaque_tasks
-from tests.work import soon
+from tests.work import Work, soon
 
-FAULTS: Final = pytest.mark.parametrize("fault", ["cut before", "cut after"])
+FAULTS: Final = pytest.mark.parametrize("fault", ["cut before", "cut after", "cut within", "delay", "split"])
 TIMES: Final = 3
 
 
@@ -33,6 +34,11 @@ def client(any_server: RedisServer) -> Any:
 async def proxy(any_server: RedisServer, client: Any) -> AsyncIterator[Proxy]:
     async with proxied(any_server.port) as proxy:
         yield proxy
+
+
+def struck(proxy: Proxy, fault: Fault) -> bool:
+    """Tell whether this has happened as often as it was to: what was cut is asked for again, and cut again."""
+    return proxy.hits == TIMES if fault.startswith("cut") else proxy.hits >= 1
 
 
 def sha(script: str) -> bytes:
@@ -74,7 +80,7 @@ async def test_in_a_commit(proxy: Proxy, client: Any, fault: Fault, script: str)
     tq = TaskQueue(proxy.url, secret=SECRET, queues=["default"], namespace="taskqueue")
     proxy.inject(fault, sha(script), times=TIMES)
     ids = await push(tq, *(f"/{number}" for number in range(10 if script == "push" else 250)))
-    assert proxy.hits == TIMES
+    assert struck(proxy, fault)
     assert queue_of(client).waiting == [task_id.encode() for task_id in reversed(ids)]
     await tq.aclose()
 
@@ -86,7 +92,7 @@ async def test_in_an_abort(proxy: Proxy, client: Any, fault: Fault) -> None:
     await broker.prepare("default", tasks, deadline=soon())
     proxy.inject(fault, sha("discard"), times=TIMES)
     await broker.discard("default", [task.id for task in tasks], deadline=soon())
-    assert proxy.hits == TIMES
+    assert struck(proxy, fault)
     assert client.keys() == []
     await broker.aclose()
 
@@ -99,9 +105,46 @@ async def test_as_a_delivery_begins(proxy: Proxy, client: Any, fault: Fault) -> 
     (one,) = (await broker.exchange(lease, (), token="1", want=1, room=1, deadline=soon())).reservations
     proxy.inject(fault, sha("begin"), times=TIMES)
     assert await broker.begin("default", one.id, one.delivery, deadline=soon())
-    assert proxy.hits == TIMES
+    assert struck(proxy, fault)
     assert not await broker.begin("default", one.id, one.delivery, deadline=soon())
     proxy.inject(fault, sha("leave"), times=TIMES)
     await broker.leave(lease, deadline=soon())
     assert queue_of(client).leases == {"one"}, "it still holds the task"
+    await broker.aclose()
+
+
+@FAULTS
+async def test_as_what_a_dead_one_held_is_given_back(proxy: Proxy, client: Any, fault: Fault) -> None:
+    broker = RedisBroker(proxy.url, namespace="taskqueue")
+    pushed = opaque_tasks(600)  # more than one call gives back
+    await broker.push("default", pushed, deadline=soon())
+    lease, _ = await broker.claim("default", "one", begins=True, deadline=soon())
+    for token in range(6):
+        await broker.exchange(lease, (), token=str(token), want=100, room=2**20, deadline=soon())
+    proxy.inject(fault, sha("reclaim"), times=TIMES)
+    await broker.reclaim("default", Seen("one", lease.epoch, "0"), deadline=soon())
+    assert struck(proxy, fault)
+    queue = queue_of(client)
+    assert queue.waiting == [task.id.encode() for task in reversed(pushed)]
+    assert (queue.reserved, queue.consumers) == ({}, set())
+    await broker.aclose()
+
+
+@FAULTS
+@pytest.mark.parametrize("script", ["retry", "reset"])
+async def test_as_an_operator_works(proxy: Proxy, client: Any, fault: Fault, script: str) -> None:
+    broker = RedisBroker(proxy.url, namespace="taskqueue")
+    work = Work(broker)
+    failed = opaque_tasks(5)
+    await work.fail(*failed)
+    proxy.inject(fault, sha(script), times=TIMES)
+    if script == "retry":
+        await broker.inspector.retry("default", [(task.id, b"") for task in failed], deadline=soon())
+        queue = queue_of(client)
+        assert sorted(queue.waiting) == sorted(task.id.encode() for task in failed)
+        assert "failed" not in queue.indexes
+    else:
+        await broker.reset("default", deadline=soon())
+        assert client.keys("*:log:*") == client.keys("*:records") == client.keys("*:state") == []
+    assert struck(proxy, fault)
     await broker.aclose()

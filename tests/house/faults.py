@@ -62,6 +62,7 @@ FAULTS: Final = (
             f"{CONSUMER}::TestProcess::test_a_second_of_its_name_is_refused_while_the_first_lives",
             f"{CONSUMER}::TestProcess::test_a_frozen_first_is_taken_over_and_fenced",
             f"{MEMBERS}::TestMembership::test_one_elsewhere_that_beats_keeps_its_name",
+            f"{MEMBERS}::TestMembership::test_of_two_who_start_under_one_name_one_has_all_queues",
             f"{MEMBERS}::TestNames::test_of_many_who_want_a_dead_ones_name_exactly_one_gets_it",
             "tests/unit/test_identity.py::TestGone::test_elsewhere_it_cannot_be_told",
         ),
@@ -84,6 +85,7 @@ FAULTS: Final = (
         "a task that kills its consumer",
         (
             f"{TAKEOVER}::TestInProcess::test_a_task_that_kills_its_consumer_runs_alone_and_then_fails",
+            f"{TAKEOVER}::TestInProcess::test_it_is_found_out_also_where_nobody_notes_starts",
             f"{TAKEOVER}::test_over_http_too_the_killer_runs_alone_and_its_neighbours_survive",
         ),
         "that it is the kernel, for want of memory, who kills: it is the same signal",
@@ -96,6 +98,8 @@ FAULTS: Final = (
             f"{LOST}::test_in_a_commit",
             f"{LOST}::test_in_an_abort",
             f"{LOST}::test_as_a_delivery_begins",
+            f"{LOST}::test_as_what_a_dead_one_held_is_given_back",
+            f"{LOST}::test_as_an_operator_works",
             f"{COMMIT}::test_whichever_call_fails_what_is_said_is_true",
             "tests/model/test_model.py::test_a_server_does_what_the_model_does",
         ),
@@ -112,6 +116,7 @@ FAULTS: Final = (
         "a line open at one end only",
         (
             f"{LINK}::TestLinesThatBreak::test_a_line_that_is_open_at_this_end_only_is_dropped",
+            f"{MEMBERS}::test_a_line_that_is_open_at_this_end_only_is_given_up_within_ten_seconds",
             f"{MEMBERS}::TestBeating::test_a_beat_without_an_answer_is_told_and_the_next_goes_another_way",
             f"{BROKER}::TestLooking::test_silence_is_no_dead_line",
         ),
@@ -120,6 +125,7 @@ FAULTS: Final = (
         "the subscription alone dies",
         (
             f"{BROKER}::TestLooking::test_hints_end_with_their_connection",
+            f"{CONSUMER}::TestWaking::test_a_subscription_that_dies_is_made_anew",
             f"{CONSUMER}::TestWaking::test_the_poll_alone_starts_a_task",
         ),
     ),
@@ -150,7 +156,11 @@ FAULTS: Final = (
     ),
     Fault(
         "a store that loads, is busy with a script, or paused",
-        (f"{REFUSALS}::TestWaitedOut::test_loading", f"{REFUSALS}::TestWaitedOut::test_busy"),
+        (
+            f"{REFUSALS}::TestWaitedOut::test_loading",
+            f"{REFUSALS}::TestWaitedOut::test_busy",
+            f"{REFUSALS}::TestWaitedOut::test_paused",
+        ),
     ),
     Fault(
         "a frozen store",
@@ -197,6 +207,7 @@ FAULTS: Final = (
         "keys of somebody else",
         (
             f"{BROKER}::TestRefusals::test_a_key_of_somebody_else_names_the_remedy",
+            "tests/acceptance/test_cli.py::test_a_key_of_somebody_else_ends_with_78_and_the_fix",
             "tests/acceptance/test_doctor.py::test_a_key_of_somebody_else",
         ),
     ),
@@ -225,6 +236,10 @@ FAULTS: Final = (
             f"{HTTP}::TestOutcomes::test_an_endless_answer_is_cut_off_at_the_timeout",
             "tests/acceptance/test_memory.py::test_over_http_nothing_of_a_response_is_kept",
         ),
+    ),
+    Fault(
+        "a line to the target that breaks, or is slow, in any phase of a replay",
+        ("tests/fault/test_broken_deliveries.py::test_in_each_phase",),
     ),
     Fault(
         "a target that closes its connections",
@@ -277,6 +292,7 @@ FAULTS: Final = (
     Fault(
         "a producer killed between its two phases",
         (
+            f"{OUTAGE}::TestProducer::test_killed_between_the_two_phases_it_leaves_a_doubt_that_a_consumer_tells",
             f"{BROKER}::TestTwoPhases::test_what_was_set_aside_as_in_doubt_is_queued_by_a_late_promotion",
             "tests/acceptance/test_doctor.py::test_prepared_tasks_are_in_doubt",
         ),

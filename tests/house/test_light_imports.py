@@ -12,6 +12,35 @@ HEAVY: Final = {"aiohttp", "cyclopts", "redis", "rich", "taskqueue.brokers", "ta
 DOORS: Final = sorted(f"taskqueue.middleware.{path.stem}" for path in tree.MIDDLEWARE.glob("[!_]*.py"))
 
 
+ASKED: Final = """
+import asyncio, sys
+import taskqueue
+from taskqueue.middleware.asgi import TaskQueueMiddleware
+
+async def app(scope, receive, send):
+    await receive()
+
+async def receive():
+    print(*sys.modules)
+    return {"type": "lifespan.startup"}
+
+async def send(message):
+    pass
+
+door = TaskQueueMiddleware(app, taskqueue.TaskQueue("redis://127.0.0.1:1", secret="x" * 32), consume=%s)
+asyncio.run(door({"type": "lifespan"}, receive, send))
+"""
+
+
+@pytest.mark.parametrize("consume", [False, True])
+def test_a_door_brings_the_server_only_when_asked_to(consume: bool) -> None:  # noqa: FBT001
+    program = ASKED % consume
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tree.ROOT, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert ("taskqueue.server" in done.stdout.split()) is consume, done.stderr
+
+
 @pytest.mark.parametrize("module", ["taskqueue", "taskqueue.middleware", *DOORS])
 def test_an_import_brings_only_what_it_needs(module: str) -> None:
     program = f"import sys, {module}; print(*sys.modules)"

@@ -27,8 +27,12 @@ LEFT_BEHIND: Final = (
 )
 
 IMPORT_EVERYTHING: Final = """
-import importlib, importlib.metadata, importlib.util, pathlib, pkgutil, sys
+import importlib, importlib.metadata, importlib.util, pathlib, pkgutil, sys, warnings
 import taskqueue
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import pyramid.config  # what it warns of at its first import is not ours
 
 assert pathlib.Path(taskqueue.__file__).is_relative_to(sys.prefix), taskqueue.__file__
 for module in pkgutil.walk_packages(taskqueue.__path__, "taskqueue."):

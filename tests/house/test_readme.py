@@ -75,6 +75,7 @@ def dev_commands(app: str) -> list[str]:
         ("app_litestar", "uvicorn {}:app"),
         ("app_quart", "uvicorn {}:app"),
         ("app_flask", "flask --app {} run"),
+        ("app_pyramid", "gunicorn {}:app"),
         ("app_django", "uvicorn {}:app"),
     ],
 )
@@ -83,8 +84,9 @@ def test_the_development_commands_run_the_application(name: str, server: str, fo
     serve, consume = dev_commands(name)
     assert f"uvicorn {name}:app" in serve
     serve = serve.replace(f"uvicorn {name}:app", server.format(name))
+    listen = f"--bind 127.0.0.1:{port}" if "gunicorn" in server else f"--port {port}"
     with ExitStack() as stack:
-        stack.enter_context(started(f"{serve} --port {port}", folder, log))
+        stack.enter_context(started(f"{serve} {listen}", folder, log))
         stack.enter_context(started(consume, folder, log))
         wait_until(lambda: answers(port, "GET", "/") == 404, f"the application answers, not {log.read_text()}")
         assert answers(port, "POST", "/order") in (200, 201)

@@ -9,29 +9,39 @@ from typing import Final
 _NAMES: Final = (
     "local STATE, DELIVERY, ATTEMPT, CRASHES, ADDED, DUE, RESERVED, BEGUN, CHANGED = 1, 2, 3, 4, {}, 6, 7, 8, 9"
 )
-_MORE_NAMES: Final = "local STATUS, REASON, HOLDER, TOKEN, METHOD, PATH, LABEL = 10, 11, 12, 13, {}, 16"
+_MORE_NAMES: Final = "local STATUS, REASON, HOLDER, TOKEN, METHOD, PATH, LABEL, PRIORITY = 10, 11, 12, 13, {}, 17"
 _UNREAD: Final = "it stands there for the reader: no script uses the name of what is only set by new()"
 _SAVED: Final = "save() sets the state of every task that new() makes"
 _SECOND: Final = "only the first of what Redis answers is read"
 _FULL: Final = "it matters only while the memory is full, and then it is the command that counts, not the field"
-_SLOWED: Final = "local slowed = at < tonumber(redis.call('HGET', base .. ':control', 'slowed') or {})"
+_SLOWED: Final = "if at < tonumber(control[1] or {}) or control[2] or control[3] then return 0 end"
 _LONG_AGO: Final = "a millisecond before or after the beginning of 1970 is as far from now"
 _NO_EPOCH: Final = "neither is an epoch, so that the pattern finds nothing in it"
 _DAY: Final = (
     "a day less a millisecond is as good, and passes in real time, which the model does not look at so closely"
 )
+_NO_LINE: Final = "there is no line above the highest priority, nor below the lowest"
+_NO_ROOM: Final = "no room is no room, however little"
+_EACH_LINE: Final = "for priority = {}, {} do redis.call('UNLINK', line(priority)) end"
 _SEVENS: Final = "the arguments come in sevens, so that the step before the last ends below either bound"
 
 EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     **{("_task", _NAMES.format("5"), _NAMES.format(other)): _UNREAD for other in ("6", "(5 - 1)")},
     **{
-        ("_task", _MORE_NAMES.format("14, 15"), _MORE_NAMES.format(other)): _UNREAD
-        for other in ("15, 15", "(14 - 1), 15", "14, 16", "14, (15 - 1)")
+        ("_task", _MORE_NAMES.format("14, 15, 16"), _MORE_NAMES.format(other)): _UNREAD
+        for other in (
+            "15, 15, 16",
+            "(14 - 1), 15, 16",
+            "14, 16, 16",
+            "14, (15 - 1), 16",
+            "14, 15, 17",
+            "14, 15, (16 - 1)",
+        )
     },
     (
         "_task",
-        "return {'', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', method, path, label}",
-        "return {'other', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', method, path, label}",
+        "return {'', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', method, path, label, priority}",
+        "return {'other', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', method, path, label, priority}",
     ): _SAVED,
     **{
         (
@@ -51,6 +61,27 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         "local number, random = string.match(owner[1] or 'other', '^(%d+)-(.*)$')",
     ): _NO_EPOCH,
     ("reclaim", "redis.call('PEXPIRE', me, 86400000)", "redis.call('PEXPIRE', me, (86400000 - 1))"): _DAY,
-    **{("reserve", _SLOWED.format("0"), _SLOWED.format(other)): _LONG_AGO for other in ("1", "(0 - 1)")},
+    **{("_allowed", _SLOWED.format("0"), _SLOWED.format(other)): _LONG_AGO for other in ("1", "(0 - 1)")},
+    (
+        "_allowed",
+        _SLOWED.format("0"),
+        _SLOWED.format("0").replace("return 0", "return (0 - 1)"),
+    ): _NO_ROOM,
+    (
+        "reserve",
+        "local room = repeated == 0 and allowed(tonumber(ARGV[4])) or 0",
+        "local room = repeated == 0 and allowed(tonumber(ARGV[4])) or (0 - 1)",
+    ): _NO_ROOM,
+    ("reserve", "local priority = 9", "local priority = 10"): _NO_LINE,
+    (
+        "reserve",
+        "while priority >= 0 and #ids < room and spoilt < 100 do",
+        "while priority >= (0 - 1) and #ids < room and spoilt < 100 do",
+    ): _NO_LINE,
+    **{
+        (script, line.format("0", "9"), line.format(*other)): _NO_LINE
+        for script, line in (("reset", _EACH_LINE), ("purge", "for priority = {}, {} do"))
+        for other in (("(0 - 1)", "9"), ("0", "10"))
+    },
     ("settle", "for i = #ARGV - 6, 4, -7 do", "for i = #ARGV - 6, (4 - 1), -7 do"): _SEVENS,
 }

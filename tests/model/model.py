@@ -17,6 +17,12 @@ SPOILT_AT_ONCE: Final = 100
 INDEXES: Final = (b"scheduled", b"prepared", b"failed", b"finished")
 EXPIRES: Final = b"(expires)"
 HELD: Final = (b"reserved", b"running")
+NORMAL: Final = 4
+
+
+def line_key(priority: int) -> bytes:
+    """Return the key of the line of a priority, as the part after the queue's own."""
+    return b"" if priority == NORMAL else b":p%d" % priority
 
 
 class Model:
@@ -28,7 +34,7 @@ class Model:
         self._empty()
 
     def _empty(self) -> None:
-        self.waiting: list[bytes] = []
+        self.lines: dict[int, list[bytes]] = {priority: [] for priority in range(10)}
         self.reserved: defaultdict[bytes, list[bytes]] = defaultdict(list)
         self.indexes: dict[bytes, dict[bytes, float]] = {name: {} for name in INDEXES}
         self.states: dict[bytes, Task | bytes] = {}
@@ -43,13 +49,13 @@ class Model:
     def apply(self, step: Step) -> Outcome:
         """Let a step happen."""
         self.now, self._hints = step.clock // 1000, []
-        reply = getattr(self, step.name)(*step.arguments)
+        reply = getattr(self, "control_" if step.name == "control" else step.name)(*step.arguments)
         return Outcome(reply, self._hints, self.keys())
 
     def keys(self) -> dict[bytes, Any]:
         """Return what Redis should hold, by the part of the key after the queue's own."""
         held = {
-            b"": self.waiting[::-1],
+            **{line_key(priority): ids[::-1] for priority, ids in self.lines.items()},
             b":state": self.states.copy(),
             b":records": self.records.copy(),
             b":consumers": self.consumers.copy(),
@@ -69,9 +75,16 @@ class Model:
         found = self.states.get(task_id)
         return found if isinstance(found, Task) else None
 
-    def _new(self, due: float, method: bytes = b"", path: bytes = b"", label: bytes = b"") -> Task:
+    def _new(
+        self, due: float, method: bytes = b"", path: bytes = b"", label: bytes = b"", priority: int = NORMAL
+    ) -> Task:
         due = self.now - due if due < 0 else due
-        return Task(b"", 0, 0, 0, self.now, due, 0, 0, self.now, 0, method=method, path=path, label=label)
+        return Task(
+            b"", 0, 0, 0, self.now, due, 0, 0, self.now, 0, method=method, path=path, label=label, priority=priority
+        )
+
+    def _line(self, task: Task) -> list[bytes]:
+        return self.lines.setdefault(int(task.priority), [])
 
     def _save(self, task_id: bytes, task: Task, state: bytes) -> None:
         self.states[task_id] = task._replace(state=state, changed=self.now)
@@ -84,11 +97,11 @@ class Model:
         if task.due > self.now:
             self._schedule(task_id, task)
         else:
-            self.waiting.append(task_id)
+            self._line(task).append(task_id)
             self._save(task_id, task, b"queued")
 
     def _give_back(self, task_id: bytes, task: Task) -> None:
-        self.waiting.insert(0, task_id)
+        self._line(task).insert(0, task_id)
         self._save(task_id, task, b"queued")
 
     def _fail(self, task_id: bytes, task: Task | None, reason: bytes) -> None:
@@ -128,12 +141,14 @@ class Model:
         self, not_after: int, most: int, most_bytes: int, tasks: Any, put: Callable[[bytes, Task], None]
     ) -> bytes | None:
         fresh: dict[bytes, Any] = {}
-        for task_id, *rest in grouped(tasks, 6):
+        for task_id, *rest in grouped(tasks, 7):
             if task_id not in self.states:
                 fresh.setdefault(task_id, rest)
         size = sum(len(record) for record, *_ in fresh.values())
         if fresh and self.now > not_after:
             return b"LATE"
+        if fresh and b"closed" in self.control:
+            return b"CLOSED"
         if fresh and most and len(self.records) - len(self.indexes[b"failed"]) + len(fresh) > most:
             return b"FULL"
         if fresh and most_bytes and self.control.get(b"bytes", 0) + size > most_bytes:
@@ -193,6 +208,8 @@ class Model:
         epoch_found: bytes,
         beat_found: bytes,
     ) -> list[Value]:
+        if b"disabled" in self.control:
+            return [b"DISABLED"]
         lease = self.leases[consumer]
         epoch = lease.get(b"epoch", b"")
         if random_part(epoch) != random:
@@ -283,16 +300,24 @@ class Model:
         if repeated:
             given = [task_id for task_id in held[-repeated:] if self._load(task_id) and task_id in self.records]
         else:
-            slowed = self.now < self.control.get(b"slowed", 0)
-            given = [] if slowed else self._take(consumer, count, room)
+            given = self._take(consumer, self._allowed(count), room)
             lease |= {b"token": token, b"count": b"%d" % len(given)}
         return [b"OK", *(self._given(task_id) for task_id in given)]
+
+    def _allowed(self, count: int) -> int:
+        if self.now < self.control.get(b"slowed", 0) or {b"paused", b"disabled"} & set(self.control):
+            return 0
+        held = sum(len(self.reserved[name]) for name in self.consumers)
+        return min(count, self.control[b"limit"] - held) if b"limit" in self.control else count
 
     def _take(self, consumer: bytes, count: int, room: int) -> list[bytes]:
         given: list[bytes] = []
         spoilt = size = 0
-        while self.waiting and len(given) < count and spoilt < SPOILT_AT_ONCE:
-            task_id = self.waiting[0]
+        while len(given) < count and spoilt < SPOILT_AT_ONCE:
+            line = next((self.lines[priority] for priority in range(9, -1, -1) if self.lines[priority]), None)
+            if line is None:
+                break
+            task_id = line[0]
             task, record = self._load(task_id), self.records.get(task_id)
             if task and task.state == b"queued" and record is not None:
                 size += len(record)
@@ -307,7 +332,7 @@ class Model:
                 spoilt += 1
                 if not task or task.state == b"queued":
                     self._fail(task_id, task, b"format")
-            self.waiting.pop(0)
+            line.pop(0)
         return given
 
     def _given(self, task_id: bytes) -> list[Any]:
@@ -378,7 +403,9 @@ class Model:
     def reset(self) -> bytes:
         if self.emptied:
             return b"AGAIN"
-        self.emptied, self.states, self.records, self.waiting = self.states, {}, {}, []
+        self.emptied, self.states, self.records = self.states, {}, {}
+        for priority in range(10):
+            self.lines[priority] = []
         self.control.pop(b"bytes", None)
         for index in self.indexes.values():
             index.clear()
@@ -401,6 +428,34 @@ class Model:
             self._hint()
         return queued
 
+    def control_(self, *values: bytes) -> bytes:
+        for name, value in grouped(values, 2):
+            if value:
+                self.control[name] = int(value)
+            else:
+                self.control.pop(name, None)
+        return self._hinted(b"OK")
+
+    def purge(self, most: int) -> int:
+        left = most
+        for priority in range(10):
+            line = self.lines[priority]
+            while line and left > 0:
+                self._forget(line.pop(0), b"queued")
+                left -= 1
+        for task_id in self._oldest(b"scheduled")[:left]:
+            self._forget(task_id, b"scheduled")
+            del self.indexes[b"scheduled"][task_id]
+            left -= 1
+        return most - left
+
+    def _forget(self, task_id: bytes, state: bytes) -> None:
+        task = self._load(task_id)
+        if not task or task.state == state:
+            self._drop_record(task_id)
+            self.states.pop(task_id, None)
+            self.logs.pop(task_id, None)
+
     # ---- what is no script
 
     def flush(self) -> bytes:
@@ -422,7 +477,7 @@ class Model:
         """Let something that knows nothing of tasks write into a key; only what walk.py uses is here."""
         kind, _, name = key[1:].partition(b":")
         if command in (b"LPUSH", b"RPUSH"):
-            line = self.reserved[name] if kind else self.waiting
+            line = self.reserved[name] if kind else self.lines[NORMAL]
             line[:] = line + list(values) if command == b"LPUSH" else list(reversed(values)) + line
         elif command == b"ZADD":
             self.indexes[kind][values[1]] = values[0]

@@ -1,6 +1,7 @@
 """Model and server side by side: the first step at which they differ, and the fewest steps that show it."""
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -116,6 +117,7 @@ def violation(keys: dict[bytes, Any]) -> str:
         kind, _, name = key[1:].partition(b":")
         named.setdefault(kind, {})[name] = value
     queue = Queue(
+        lines={int(name[2:]): ids for name, ids in keys.items() if re.fullmatch(rb":p[0-9]", name)},
         waiting=keys.get(b"", []),
         indexes={index.decode(): keys[b":" + index] for index in INDEXES if b":" + index in keys},
         reserved={name.decode(): ids for name, ids in named.get(b"reserved", {}).items()},

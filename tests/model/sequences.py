@@ -1,11 +1,15 @@
 """What a walk comes upon too rarely, and what one has found once, in the fewest steps."""
 
-from typing import Final
+from typing import Any, Final
 
 from tests.model.values import Step
 
 AT: Final = 1_700_000_000_000_000
-TASK: Final = (b"id", b"record", 0, b"GET", b"/", b"")
+TASK: Final = (b"id", b"record", 0, b"GET", b"/", b"", 4)
+
+
+def _tasks(count: int) -> tuple[Any, ...]:
+    return tuple(value for number in range(count) for value in (b"id-%d" % number, *TASK[1:]))
 
 
 def _claim(name: bytes) -> Step:
@@ -36,9 +40,52 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
         Step(AT, "forget"),
     ],
     "scheduled for later than its index says": [
-        Step(AT, "push", (AT, 0, 0, b"id", b"record", AT // 1000 + 5000, b"GET", b"/", b"")),
+        Step(AT, "push", (AT, 0, 0, b"id", b"record", AT // 1000 + 5000, b"GET", b"/", b"", 4)),
         Step(AT, "write", (b"ZADD", b":scheduled", AT // 1000 - 1, b"id")),
         Step(AT, "due", (60_000,)),
+    ],
+    "a limit over all consumers": [
+        Step(AT, "push", (AT, 0, 0, *_tasks(5))),
+        _claim(b"one"),
+        _claim(b"two"),
+        Step(AT, "control", (b"limit", b"3")),
+        Step(AT, "reserve", (b"one", b"1-c-one", b"t1", 2, 100)),
+        Step(AT, "reserve", (b"two", b"1-c-two", b"t2", 5, 100)),
+        Step(AT, "reserve", (b"one", b"1-c-one", b"t3", 5, 100)),
+        Step(AT, "settle", (b"two", b"1-c-two", 0, b"id-2", 1, b"complete", 0, 200, b"", b"")),
+        Step(AT, "reserve", (b"two", b"1-c-two", b"t4", 5, 100)),
+        Step(AT, "control", (b"limit", b"")),
+        Step(AT, "reserve", (b"two", b"1-c-two", b"t5", 5, 100)),
+    ],
+    "a queue that is paused, then disabled, then closed": [
+        Step(AT, "push", (AT, 0, 0, *TASK)),
+        _claim(b"one"),
+        *(
+            step
+            for word in (b"paused", b"disabled", b"closed")
+            for step in (
+                Step(AT, "control", (word, b"1")),
+                Step(AT, "reserve", (b"one", b"1-c-one", b"t-" + word, 0 if word == b"closed" else 1, 100)),
+                Step(AT, "push", (AT, 0, 0, b"new", *TASK[1:])),
+                _claim(b"two"),
+                Step(AT, "control", (word, b"")),
+            )
+        ),
+    ],
+    "a purge of every line, piece by piece": [
+        Step(AT, "push", (AT, 0, 0, *_tasks(10))),
+        Step(AT, "push", (AT, 0, 0, *(value for n in (0, 9, 5) for value in (b"p%d" % n, *TASK[1:6], n)))),
+        Step(AT, "push", (AT, 0, 0, *(value for n in (1, 2) for value in (b"s%d" % n, b"", AT, *TASK[3:])))),
+        Step(AT, "purge", (4,)),
+        Step(AT, "purge", (9,)),
+        Step(AT, "purge", (1,)),
+        Step(AT, "purge", (5,)),
+        Step(AT, "purge", (5,)),
+    ],
+    "a reset of every line": [
+        Step(AT, "push", (AT, 0, 0, *(value for n in range(10) for value in (b"p%d" % n, *TASK[1:6], n)))),
+        Step(AT, "reset"),
+        Step(AT, "forget"),
     ],
     "a promotion of what has failed for another reason": [
         Step(AT, "push", (AT, 0, 0, *TASK)),

@@ -51,7 +51,7 @@ class TestTheProof:
         self, one: Real, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def to_the_back(model: Model, task_id: bytes, task: object) -> None:
-            model.waiting.append(task_id)
+            model.lines[4].append(task_id)
             model._save(task_id, task, b"queued")  # type: ignore[arg-type]
 
         monkeypatch.setattr(Model, "_give_back", to_the_back)

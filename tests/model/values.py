@@ -30,6 +30,7 @@ class Task(NamedTuple):
     method: Any = b""
     path: Any = b""
     label: Any = b""
+    priority: float = 4
 
 
 class Step(NamedTuple):
@@ -66,7 +67,9 @@ def task_of(raw: bytes) -> Task | bytes:
     fields = unpacked(raw)
     if not isinstance(fields, tuple) or len(fields) != len(Task._fields):
         return raw
-    if not all(type(number) in (int, float) for number in fields[1:10]):
+    if not all(type(number) in (int, float) for number in (*fields[1:10], fields[16])):
+        return raw
+    if fields[16] not in range(10):
         return raw
     return Task(*fields)
 

@@ -29,6 +29,7 @@ SEALED: Final = (b"", b"s", b"\xff\x00", b"ten bytes.", b"as long as twenty is")
 # How often each step is taken; the names are those of the methods of Walk that choose the arguments.
 CALLS: Final = {
     "push": 14, "prepare": 7, "promote": 7, "discard": 3, "retry": 4, "trim": 4, "reset": 0.7, "due": 9,
+    "control": 1, "purge": 0.7,
     "claim": 5, "reclaim": 3, "beat": 5, "leave": 1.5, "reserve": 18, "begin": 12, "settle": 18,
     "again": 9, "flush": 1, "lost": 0.2,
 }  # fmt: skip
@@ -138,8 +139,8 @@ class Walk:
         """Return how many tasks and bytes the queue may hold: mostly any number, else about what it will."""
         if self._random.random() < 0.8:
             return 0, 0
-        held = len(self._model.records) - len(self._model.indexes[b"failed"]) + len(tasks) // 6
-        stored = self._model.control.get(b"bytes", 0) + sum(map(len, tasks[1::6]))
+        held = len(self._model.records) - len(self._model.indexes[b"failed"]) + len(tasks) // 7
+        stored = self._model.control.get(b"bytes", 0) + sum(map(len, tasks[1::7]))
         return max(0, self._one(0, held - 1, held, held + 1)), max(0, self._one(0, stored - 1, stored, stored + 1))
 
     _prepare = _push
@@ -149,8 +150,9 @@ class Walk:
 
     def _new(self, task_id: bytes) -> tuple[Any, ...]:
         now = self._clock // 1000
+        priority = self._one(4, 4, 4, 9, 5, 3, 0)
         due = self._one(0, 0, 0, 0, 1, now - 1, now, now + 1, now + 5000, -1, -1000, -MINUTE)
-        return (task_id, self._one(*SEALED), due, b"POST", b"/path\xff", self._one(b"", b"label"))
+        return (task_id, self._one(*SEALED), due, b"POST", b"/path\xff", self._one(b"", b"label"), priority)
 
     def _undecided(self) -> list[bytes]:
         doubted = [name for name in self._in_state(b"failed") if self._model.states[name].reason == b"in-doubt"]  # type: ignore[union-attr]
@@ -181,6 +183,17 @@ class Walk:
 
     def _reset(self) -> tuple[Any, ...]:
         return ()
+
+    def _control(self) -> tuple[Any, ...]:
+        values = {b"paused": b"1", b"closed": b"1", b"disabled": b"1", b"limit": self._one(b"0", b"2", b"5")}
+        chosen = self._sample(list(values))[:2]
+        # Mostly off, so that it does not stand in the way of everything else for long.
+        on = self._random.random() < 0.4
+        pairs = [(name, values[name] if on else b"") for name in (chosen if on else values)]
+        return tuple(value for pair in pairs for value in pair)
+
+    def _purge(self) -> tuple[Any, ...]:
+        return (self._one(1, 2, 5, 100),)
 
     def _flush(self) -> tuple[Any, ...]:
         return ()
@@ -306,11 +319,11 @@ class Walk:
         untrue = self._one(
             b"queued", b"scheduled", b"prepared", b"reserved", b"running", b"failed", b"completed", b"", 7
         )
-        position, later = self._random.randrange(1, 10), self._clock // 1000 + 5000
-        shapes: Sequence[object] = (b"1", True, [], 1.5, later)
+        position, later = self._one(*range(1, 10), 16), self._clock // 1000 + 5000
+        shapes: Sequence[object] = (b"1", True, [], 1.5, later, -1, 9, 10)
         return self._one(
             *(b"", b"x", b"\xc1", b"\xc0", b"\x07", b"\x90", whole[:-1], whole[:20], whole + b"\xc1", whole + b"\x00"),
-            *(_packed(fields[:15]), _packed([*fields, b""])),
+            *(_packed(fields[:16]), _packed([*fields, b""])),
             *(_packed([*fields[:position], wrong, *fields[position + 1 :]]) for wrong in shapes),
             *(_packed([wrong, *fields[1:]]) for wrong in (untrue, untrue, [b"queued"])),
             _packed([*fields[:11], self._one(*CONSUMERS, 3), *fields[12:]]),

@@ -49,6 +49,14 @@ def test_wrong_settings_are_told(options: dict[str, Any], message: str) -> None:
         door(**options)
 
 
+def test_a_queue_knows_whether_all_its_doors_note_starts() -> None:
+    assert door().tq.notes_starts
+    tq = door(replay_guard="process").tq
+    assert not tq.notes_starts
+    Door(tq, load_user=None, user_id=lambda _subject: None, credentials=None, task_only=(), replay_guard="begin")
+    assert not tq.notes_starts
+
+
 @pytest.mark.parametrize(
     ("path", "hidden"),
     [

@@ -68,6 +68,7 @@ def test_every_setting_can_come_from_a_variable_and_from_the_file(tmp_path: Path
         "receipt": "no",
         "wait_broker": 60,
         "on_failed": "tracking:note",
+        "resolve": "orders:committed",
         "log_format": "JSON",
         "log_level": "Debug",
     }
