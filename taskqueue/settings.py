@@ -282,10 +282,9 @@ def load(
         chosen |= given
     values: dict[str, Any] = {item.name: item.parsed() for item in chosen.values()}
     origins = {item.name: item.origin for item in chosen.values()}
-    if "secret_file" in chosen:
-        given_file = chosen["secret_file"]
+    if given_file := chosen.get("secret_file"):
         values["secrets"] = secrets_in(given_file.base / options.text(given_file.value), given_file.where)
-        origins["secrets"] = origins["secret_file"]
+        origins["secrets"] = given_file.origin
     if values.get("dev"):
         of_dev = {"url": f"embedded://{quote(str((directory / STORE).absolute()))}", "name": "dev"}
         origins = dict.fromkeys(of_dev, "dev") | origins
