@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test check test-plone model mutants chaos pauses memory memory-upload interactive demo format clean
+.PHONY: help test test-races test-plone check model mutants mutations chaos pauses memory memory-upload interactive demo format clean
 
 PYTHON ?= $(shell for name in python3.15 python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
@@ -21,6 +21,9 @@ help: ## show this list
 test: check ## all checks, then all tests
 	$(call step,pytest)
 	@$(BIN)/python -m pytest
+
+test-races: .venv/installed-test ## a consumer that polls hard sees no task too early: make test-races RUNS=1000
+	@RUNS=$(or $(RUNS),100) $(BIN)/python -m pytest tests/contract/test_races.py
 
 check: .venv/installed-test ## style, types and layers, no tests
 	$(call step,ruff check)
@@ -42,6 +45,9 @@ model: .venv/installed-test ## model and real servers side by side: make model S
 
 mutants: .venv/installed-test ## every small fault in every script, which the model must see
 	@$(BIN)/python -m tests.model.mutants
+
+mutations: .venv/installed-test ## a million altered deliveries, of which none may be accepted: make mutations COUNT=20000
+	@MUTATIONS=$(or $(COUNT),1000000) $(BIN)/python -m pytest tests/unit/test_signature_mutations.py
 
 chaos: .venv/installed-test ## everything is killed at random under load: make chaos TASKS=1000000 KILLS=200 SEED=7
 	@$(BIN)/python -m tests.chaos.run chaos --tasks $(or $(TASKS),20000) --kills $(or $(KILLS),20) $(if $(SEED),--seed $(SEED))

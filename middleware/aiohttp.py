@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import inspect
+import logging
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -13,23 +14,9 @@ from aiohttp import StreamReader, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.typedefs import Handler
 
+from ..answers import BROKEN_OFF, UNCAUGHT, Answer, answer_to_uncaught, not_committed, too_large
 from ..consume import Consume, Consuming
-from ..door import (
-    OURS,
-    UNCAUGHT,
-    Admission,
-    Answer,
-    Arrival,
-    Credentials,
-    Door,
-    LoadUser,
-    ReplayGuard,
-    UserId,
-    answer_to_uncaught,
-    may_carry_body,
-    not_committed,
-    too_large,
-)
+from ..door import OURS, Admission, Arrival, Credentials, Door, LoadUser, ReplayGuard, UserId, may_carry_body
 from ..errors import ConfigError
 from ..producer import TaskQueue, current_task
 from ..request import Body
@@ -41,9 +28,15 @@ if TYPE_CHECKING:
 
 View = TypeVar("View", bound=Callable[..., Awaitable[web.StreamResponse]])
 
+log = logging.getLogger("taskqueue.door")
+
 _ADMISSION: Final = web.RequestKey("taskqueue_admission", Admission)
 _STARTED: Final = web.RequestKey("taskqueue_started", bool)  # the response has
 _BEGAN: Final = web.RequestKey("taskqueue_began", float)
+_REMEDY: Final = (
+    'make it web.Application(handler_args={"auto_decompress": False}) and unpack in the handlers, or add the task'
+    " without Content-Encoding"
+)
 
 
 def authenticated_user(request: web.Request) -> str | None:
@@ -73,7 +66,9 @@ def setup(
     all below them, are 404 for everybody else. ``replay_guard``: who sees to it that a delivery starts only once: the
     broker (``"begin"``) or, cheaper but blind to other processes, this one's memory (``"process"``): then a consumer
     over HTTP takes what it held when it died for not begun, and that spends no attempt. ``consume``: True, a name or a
-    ``Consume`` for a consumer beside the started application. Raises ConfigError.
+    ``Consume`` for a consumer beside the started application. Raises ConfigError. aiohttp unpacks bodies with
+    ``Content-Encoding`` before anybody can prove them: a task that is given one of its own fails with 415, unless
+    ``web.Application(handler_args={"auto_decompress": False})`` leaves it packed.
     """
     door: Door[web.Request] = Door(
         tq,
@@ -199,13 +194,16 @@ class _Visit:
 
     async def _delivery(self, handler: Handler) -> web.StreamResponse:
         request = self._request
-        content = await _read(request, self._door.tq.limits.body)
-        admitted = await self._door.admit(self._arrival, content)
+        read = functools.partial(_read, request, self._door.tq.limits.body)
+        admitted = await self._door.admit(self._arrival, read)
         if isinstance(admitted, Answer):
             return _response(admitted)
         if admitted.content:
             _put_body(request, _stream_of(admitted.content, request.content))
         request[_ADMISSION] = admitted
+        if self._arrival.recorded_scheme is not None:
+            # As _put_body; where it is looked for first. A clone would not be what aiohttp's own error pages answer.
+            request._cache["scheme"] = self._arrival.recorded_scheme
         if admitted.task.user is not None:
             with warnings.catch_warnings():
                 # The name under which handlers look for it; aiohttp recommends keys that are objects.
@@ -337,17 +335,20 @@ def _decoded(request: web.Request) -> bool:
     return request.body_exists and request.content.total_compressed_bytes is not None
 
 
-async def _read(request: web.Request, limit: int) -> bytes | Answer:
+async def _read(request: web.Request, limit: int, *, keep: bool) -> bytes | Answer:
     """Return a delivery's body, or the answer to one that cannot be taken."""
+    if not keep:
+        return b""  # aiohttp reads and forgets by itself what a handler has left.
     if _decoded(request):
         # The signature is over bytes that nobody has any more.
-        return Answer(415, "A task with Content-Encoding needs web.AppRunner(..., auto_decompress=False).\n")
+        log.error("a task's body came with Content-Encoding, and aiohttp has unpacked it: %s", _REMEDY)
+        return Answer(415, f"aiohttp has unpacked the body of this task: {_REMEDY}\n")
     body, source = bytearray(), request.content
     while max(len(body), request.content_length or 0) <= limit:
         try:
             piece = await source.readany()
         except (ConnectionError, web.RequestPayloadError):
-            return Answer(400, "The body was broken off.\n")
+            return BROKEN_OFF
         if not piece:
             return bytes(body)
         body += piece

@@ -13,18 +13,9 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
+from ..answers import BROKEN_OFF, Answer, too_large
 from ..consume import Consuming
-from ..door import (
-    Answer,
-    Arrival,
-    Credentials,
-    Door,
-    LoadUser,
-    ReplayGuard,
-    UserId,
-    may_carry_body,
-    too_large,
-)
+from ..door import Arrival, Credentials, Door, LoadUser, ReplayGuard, UserId, may_carry_body
 from ..errors import ConfigError, InvalidTask
 from ..exchange import App, Exchange, Message, Receive, Scope, Send, send_answer
 from ..producer import TaskQueue, captures, current_task
@@ -176,15 +167,14 @@ class TaskQueueMiddleware:
             await exchange.run(self._app, scope, Transaction(self._tq, request=request))
 
     async def _delivery(self, arrival: Arrival, scope: Scope, receive: Receive, send: Send) -> None:
-        content = await _read(receive, _declared(arrival.headers), self._tq.limits.body)
-        if content is None:
-            return  # The client has gone.
-        admitted = await self._door.admit(arrival, content)
+        read = functools.partial(_read, receive, _declared(arrival.headers), self._tq.limits.body)
+        admitted = await self._door.admit(arrival, read)
+        if admitted is BROKEN_OFF:
+            return
         if isinstance(admitted, Answer):
             await send_answer(send, admitted)
             return
-        # A server asks who may forward for others before it believes this; a delivery is proved.
-        scope = {**scope, "scheme": recorded_scheme(arrival.headers) or scope["scheme"]}
+        scope = {**scope, "scheme": arrival.recorded_scheme or scope["scheme"]}
         if admitted.task.user is not None:
             scope["user"] = admitted.task.user
         receive = _given_back(admitted.content, receive)
@@ -256,12 +246,6 @@ def arrived(scope: Scope) -> Arrival:
     )
 
 
-def recorded_scheme(headers: HeaderPairs) -> str | None:
-    """Return the scheme of the request in which a task was recorded, if the delivery names one."""
-    values = [value for name, value in headers if name.lower() == "x-forwarded-proto"]
-    return values[0] if values in (["http"], ["https"]) else None
-
-
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
@@ -280,21 +264,24 @@ def _tee(scope: Scope, headers: HeaderPairs, pull: Callable[[], Awaitable[None]]
     return Tee(pull, declared=declared, limit=limit)
 
 
-async def _read(receive: Receive, declared: int | None, limit: int) -> bytes | Answer | None:
-    """Return a delivery's body, the answer to one over the limit, or None if the client has gone."""
-    body, more = bytearray(), True
+async def _read(receive: Receive, declared: int | None, limit: int, *, keep: bool) -> bytes | Answer:
+    """Return a delivery's body, or the answer to one that cannot be taken."""
+    body, received, size, more = bytearray(), 0, declared or 0, True
     while more:
-        if max(len(body), declared or 0) > limit:
+        if size > limit and not keep:
             return too_large(limit)
         message = await receive()
         if message["type"] == "http.disconnect":
-            return None
+            return BROKEN_OFF
         piece: bytes = message.get("body", b"")
         more = message.get("more_body", False)
-        if not body and not more and len(piece) <= limit:
+        received += len(piece)
+        size = max(size, received)
+        if received == len(piece) and not more and size <= limit:
             return piece  # in one, as every delivery in process: not copied
-        body += piece
-    return bytes(body) if len(body) <= limit else too_large(limit)
+        if keep and size <= limit:
+            body += piece
+    return bytes(body) if size <= limit else too_large(limit)
 
 
 def _timed(send: Send, took: Callable[[float], None]) -> Send:

@@ -15,7 +15,8 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import flask
 
 from .. import producer, settings
-from ..door import UNCAUGHT, Answer, Credentials, LoadUser, ReplayGuard, UserId, answer_to_uncaught
+from ..answers import UNCAUGHT, Answer, answer_to_uncaught
+from ..door import Credentials, LoadUser, ReplayGuard, UserId
 from ..errors import ConfigError, InvalidTask
 from ..middleware import wsgi
 from ..producer import current_task

@@ -10,24 +10,15 @@ import functools
 import inspect
 import io
 import logging
+import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import unquote
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
-from ..door import (
-    Admission,
-    Answer,
-    Arrival,
-    Credentials,
-    Door,
-    LoadUser,
-    ReplayGuard,
-    UserId,
-    may_carry_body,
-    too_large,
-)
+from ..answers import BROKEN_OFF, Answer, too_large
+from ..door import Admission, Arrival, Credentials, Door, LoadUser, ReplayGuard, UserId, may_carry_body
 from ..errors import ConfigError
 from ..producer import TaskQueue, current_task
 from ..request import HANDOVER, Body, Handover
@@ -42,7 +33,6 @@ USER: Final = "taskqueue.user"
 """Where the user of a task stands in the environ."""
 
 _NOT_FOUND: Final = Answer(404, "Not Found")
-_BROKEN_OFF: Final = Answer(400, "The body was broken off.\n")
 # As on the request line: of werkzeug, mod_wsgi, uWSGI; of gunicorn.
 _REQUEST_LINE: Final = ("REQUEST_URI", "RAW_URI")
 # What WebOb has noted of the server's input, which is not true of ours.
@@ -116,12 +106,13 @@ class TaskQueueMiddleware:
         return missing
 
     def _delivery(self, arrival: Arrival, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        admitted = self._door.admit_sync(arrival, _read(environ, self._tq.limits.body))
+        admitted = self._door.admit_sync(arrival, functools.partial(_read, environ, self._tq.limits.body))
         if isinstance(admitted, Answer):
             return send_answer(start_response, admitted)
         environ["wsgi.input"] = io.BytesIO(admitted.content)
         environ["CONTENT_LENGTH"] = str(len(admitted.content))
         environ.pop("HTTP_TRANSFER_ENCODING", None)
+        environ["wsgi.url_scheme"] = arrival.recorded_scheme or environ["wsgi.url_scheme"]
         task = admitted.task
         if task.user is not None and task.user_id is not None:
             environ[USER] = task.user
@@ -228,19 +219,30 @@ def _tee(environ: WSGIEnvironment, limit: int) -> InputTee | None:
     return InputTee(environ["wsgi.input"], declared=declared, limit=limit, connection=connection)
 
 
-def _read(environ: WSGIEnvironment, limit: int) -> bytes | Answer:
+def _read(environ: WSGIEnvironment, limit: int, *, keep: bool) -> bytes | Answer:
     """Return a delivery's body, or the answer to one that cannot be taken."""
-    body, declared = bytearray(), _declared(environ)
+    declared = _declared(environ)
     if declared is None and "HTTP_TRANSFER_ENCODING" not in environ:
         return b""
-    while declared is None or len(body) < declared:
-        if max(len(body), declared or 0) > limit:
+    return read_all(environ["wsgi.input"], declared, limit, keep=keep)
+
+
+def read_all(source: InputStream, declared: int | None, limit: int, *, keep: bool) -> bytes | Answer:
+    """Do what ``door.Read`` describes for a stream with this Content-Length; the limit is in bytes."""
+    body, received, left = bytearray(), 0, math.inf if declared is None else declared
+    while left > 0:
+        if max(received, declared or 0) > limit and not keep:
             return too_large(limit)
-        piece = environ["wsgi.input"].read(SPOOL_BYTES if declared is None else min(SPOOL_BYTES, declared - len(body)))
+        piece = source.read(int(min(SPOOL_BYTES, left)))
+        if not piece and declared is not None:
+            return BROKEN_OFF
         if not piece:
-            return bytes(body) if declared is None else _BROKEN_OFF
-        body += piece
-    return bytes(body)
+            break
+        left -= len(piece)
+        received += len(piece)
+        if keep and received <= limit:
+            body += piece
+    return bytes(body) if received <= limit else too_large(limit)
 
 
 def _not_found(app: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -13,29 +13,25 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
-from .errors import (
-    BodyUnavailable,
-    BrokerUnavailable,
-    CommitUncertain,
-    ConfigError,
-    InvalidTask,
-    QueueFull,
-    SignatureError,
-)
+from .answers import BROKEN_OFF, REFUSED, RETRY_AFTER, Answer, refused
+from .errors import BrokerUnavailable, ConfigError, InvalidTask, SignatureError
 from .headers import check_host
 from .keys import Keyring
+from .nonces import Nonces
 from .portal import in_portal
 from .producer import TaskQueue, captures, drains
+from .receipt import receipt
 from .record import CARRY_A_BODY
 from .request import Body, CurrentRequest, CurrentTask, Handover
-from .signature import LIFETIME, SKEW, HeaderPairs, Proof, is_claimed, receipt, verify
+from .signature import HeaderPairs, Proof, check_body, is_claimed, verify
 from .tee import Whole
 
 log = logging.getLogger("taskqueue.door")
 
 Value = TypeVar("Value")
+Body_co = TypeVar("Body_co", covariant=True)
 Subject = TypeVar("Subject")  # what a framework calls the request: a scope, a Request
 LoadUser: TypeAlias = Callable[[str], object | Awaitable[object | None] | None]
 UserId: TypeAlias = Callable[[Subject], str | Awaitable[str | None] | None]
@@ -49,19 +45,8 @@ spent no attempt, as it would have if the connection breaks off, the first ten t
 """
 
 RECEIPT: Final = "x-task-receipt"
-REFUSED: Final = "x-task-refused"
 # A response of the application can neither refuse a delivery nor vouch for it.
 OURS: Final = frozenset((RECEIPT, REFUSED))
-RETRY_AFTER: Final = ("retry-after", "1")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A response that the door gives itself: plain text, names of headers in lower case."""
-
-    status: int
-    text: str
-    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +65,15 @@ class Arrival:
         return next((value for name, value in self.headers if name.lower() == "host"), "")
 
     @property
+    def recorded_scheme(self) -> str | None:
+        """The scheme of the request in which a task was recorded, if a delivery names one.
+
+        A server asks who may forward for others before it believes that; a proved delivery is believed.
+        """
+        values = [value for name, value in self.headers if name.lower() == "x-forwarded-proto"]
+        return values[0] if values in (["http"], ["https"]) else None
+
+    @property
     def claimed(self) -> bool:
         """Whether this says of itself to be a delivery."""
         return self.handover is not None or is_claimed(self.headers)
@@ -87,21 +81,28 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A proved delivery, its body read; ``receipt`` is for the response, None where the replayer needs none."""
+    """A proved delivery, its body read; ``headers`` are what every response to it carries: the receipt, over HTTP."""
 
     task: CurrentTask
     content: bytes
-    receipt: str | None
+    headers: tuple[tuple[str, str], ...]
 
     @property
     def body(self) -> Body | None:
         """What the queue is given to copy."""
         return Whole(self.content) if self.content else None
 
-    @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
-        """What every response to it carries."""
-        return () if self.receipt is None else ((RECEIPT, self.receipt),)
+
+class Read(Protocol[Body_co]):
+    """A door's way to read a request's body: what it returns, or what is awaited for that, is the body or an answer."""
+
+    def __call__(self, *, keep: bool) -> Body_co:
+        """Read all of it; ``keep`` is False if nobody wants it.
+
+        Then it is only to be off the connection: where a server closes that with something unread, as gunicorn and
+        hypercorn do, the answer is lost, and a consumer with a wrong secret would not learn what is wrong.
+        """
+        ...
 
 
 class Door(Generic[Subject]):
@@ -127,7 +128,7 @@ class Door(Generic[Subject]):
         self._user_id_is_async = _is_async(user_id)
         self._copies_credentials = credentials == "copy" if credentials else load_user is None
         self._task_only: Final = _prefixes(task_only)
-        self._nonces: Final[_Nonces | None] = _Nonces() if replay_guard == "process" else None
+        self._nonces: Final[Nonces | None] = Nonces() if replay_guard == "process" else None
         if self._nonces is not None:
             tq.notes_starts = False
 
@@ -172,16 +173,17 @@ class Door(Generic[Subject]):
     async def _user_id_later(self, subject: Subject) -> str | None:
         return await cast("Awaitable[str | None]", self._user_id(subject))
 
-    async def admit(self, arrival: Arrival, content: bytes | Answer) -> Admission | Answer:
-        """Take a request that claims to be a delivery, and its body or why there is none to be had.
+    async def admit(self, arrival: Arrival, read: Read[Awaitable[bytes | Answer]]) -> Admission | Answer:
+        """Take a request that claims to be a delivery, and how to read its body or learn why there is none to be had.
 
-        Return it as let in, its user loaded, or what is answered instead.
+        Return it as let in, its user loaded, or what is answered instead. Of what is not proved no body is kept.
         """
+        proof = self._proved(arrival)
+        if isinstance(proof, Answer):
+            return proof if await read(keep=False) is not BROKEN_OFF else BROKEN_OFF
+        content = self._checked(arrival, proof, await read(keep=True))
         if isinstance(content, Answer):
             return content
-        proof = self._proved(arrival, content)
-        if isinstance(proof, Answer):
-            return proof
         refusal = await self._begin(arrival, proof)
         if refusal is not None:
             return refusal
@@ -190,13 +192,14 @@ class Door(Generic[Subject]):
             login.user = await found if inspect.isawaitable(found) else found
         return self._admitted(arrival, proof, content, login)
 
-    def admit_sync(self, arrival: Arrival, content: bytes | Answer) -> Admission | Answer:
+    def admit_sync(self, arrival: Arrival, read: Read[bytes | Answer]) -> Admission | Answer:
         """Do the same in a thread: a plain ``load_user`` is called there, as the application's own code would be."""
+        proof = self._proved(arrival)
+        if isinstance(proof, Answer):
+            return proof if read(keep=False) is not BROKEN_OFF else BROKEN_OFF
+        content = self._checked(arrival, proof, read(keep=True))
         if isinstance(content, Answer):
             return content
-        proof = self._proved(arrival, content)
-        if isinstance(proof, Answer):
-            return proof
         refusal = self._in_portal(partial(self._begin, arrival, proof))
         if refusal is not None:
             return refusal
@@ -208,11 +211,23 @@ class Door(Generic[Subject]):
     def _in_portal(self, call: Callable[[], Awaitable[Value]]) -> Value:
         return in_portal(self.tq, self.tq.aclose, call)
 
-    def _proved(self, arrival: Arrival, content: bytes) -> Proof | Answer:
+    def _proved(self, arrival: Arrival) -> Proof | Answer:
         try:
-            return self._proof(arrival, content)
+            return self._proof(arrival)
         except SignatureError as error:
             return _refusal(arrival, error)
+
+    def _checked(self, arrival: Arrival, proof: Proof, content: bytes | Answer) -> bytes | Answer:
+        """Return the body that was signed, or what is answered: with a receipt if it is this task that must change."""
+        if content is BROKEN_OFF:
+            return BROKEN_OFF
+        if isinstance(content, Answer):
+            return replace(content, headers=content.headers + self._receipt(arrival, proof, logged_in=False))
+        try:
+            check_body(proof, content)
+        except SignatureError as error:
+            return _refusal(arrival, error)
+        return content
 
     async def _begin(self, arrival: Arrival, proof: Proof) -> Answer | None:
         """Return None if this delivery may start, or what is answered instead."""
@@ -244,7 +259,7 @@ class Door(Generic[Subject]):
     def _keyring(self) -> Keyring:
         return drains[-1] if drains else self.tq.keyring
 
-    def _proof(self, arrival: Arrival, body: bytes) -> Proof:
+    def _proof(self, arrival: Arrival) -> Proof:
         if arrival.handover is not None:
             return arrival.handover.proof
         return verify(
@@ -253,7 +268,6 @@ class Door(Generic[Subject]):
             authority=arrival.authority,
             targets=arrival.targets,
             headers=arrival.headers,
-            body=body,
             now=arrival.at,
         )
 
@@ -277,12 +291,15 @@ class Door(Generic[Subject]):
             enqueued_at=proof.enqueued_at,
             deadline=proof.deadline,
         )
-        logged_in = user is not None
+        return Admission(task, content, self._receipt(arrival, proof, logged_in=user is not None))
+
+    def _receipt(self, arrival: Arrival, proof: Proof, *, logged_in: bool) -> tuple[tuple[str, str], ...]:
+        """Return the receipt as headers; in process it is noted on the handover instead."""
         if arrival.handover is not None:
             arrival.handover.admitted, arrival.handover.logged_in = True, logged_in
-            return Admission(task, content, None)
-        value = receipt(self._keyring.current, task_id=task.id, delivery=task.delivery, logged_in=logged_in)
-        return Admission(task, content, value)
+            return ()
+        value = receipt(self._keyring.current, task_id=proof.task_id, delivery=proof.delivery, logged_in=logged_in)
+        return ((RECEIPT, value),)
 
 
 @dataclass(slots=True)
@@ -306,70 +323,6 @@ async def _value(awaitable: Awaitable[Value]) -> Value:
     return await awaitable
 
 
-class _Nonces:
-    """The deliveries this process has seen: kept for as long as their signatures could still be accepted."""
-
-    def __init__(self) -> None:
-        self._until: dict[str, float] = {}
-
-    def add(self, nonce: str, *, now: float) -> bool:
-        """Note a nonce; False if it is known. ``now`` as ``time.monotonic()``."""
-        while self._until and next(iter(self._until.values())) <= now:
-            del self._until[next(iter(self._until))]
-        if nonce in self._until:
-            return False
-        self._until[nonce] = now + LIFETIME + SKEW
-        return True
-
-
-def too_large(limit: int) -> Answer:
-    """Return the answer to a delivery whose body is over the limit in bytes."""
-    return Answer(413, f"The body is over the limit of {limit} bytes.\n")
-
-
-def not_committed(error: Exception, ids: Sequence[str]) -> Answer | None:
-    """Return what the client is told when the commit of these tasks failed, and log it with their ids.
-
-    None for an error that is not the queue's: it is to be raised.
-    """
-    match error:
-        case BodyUnavailable():
-            answer = Answer(error.status, f"{error}\n")
-        case CommitUncertain():
-            text = f"It is not known whether the {len(error.ids)} task(s) of this request were queued: they may run.\n"
-            answer = Answer(503, text, (RETRY_AFTER,))
-        case QueueFull():
-            text = "The queue is full: none of the tasks of this request will run. Try again later.\n"
-            answer = Answer(503, text, (RETRY_AFTER,))
-        case BrokerUnavailable():
-            answer = Answer(503, "The tasks of this request could not be queued: none will run.\n", (RETRY_AFTER,))
-        case _:
-            return None
-    may_run = "may run" if isinstance(error, CommitUncertain) else "will not run"
-    log.error("%d task(s) %s: %s: %s", len(ids), may_run, error, ", ".join(ids), extra={"task_ids": list(ids)})
-    return answer
-
-
-UNCAUGHT: Final = (BodyUnavailable, BrokerUnavailable, CommitUncertain)
-"""What ``add``, ``push`` and a vote raise of things that are not the application's fault."""
-
-
-def answer_to_uncaught(error: Exception) -> Answer | None:
-    """Return what the client is told when the application let one of ``UNCAUGHT`` pass; None for any other error.
-
-    What stands in an application on the door's behalf raises SignatureError: what only it can see keeps a task out.
-    """
-    if isinstance(error, SignatureError):
-        log.warning("refused (%s): %s", error.reason, error)
-        return _refused(error)
-    if isinstance(error, BodyUnavailable):
-        return Answer(error.status, f"{error}\n")
-    if not isinstance(error, UNCAUGHT):
-        return None
-    log.error("answered with 503: %s", error)
-    return Answer(503, "A task of this request could not be queued. Try again later.\n", (RETRY_AFTER,))
-
-
 def may_carry_body(method: str, declared: int | None, *, chunked: bool) -> bool:
     """Return whether there may be a body worth copying; ``declared`` is the Content-Length."""
     return method in CARRY_A_BODY and (chunked if declared is None else declared > 0)
@@ -378,11 +331,7 @@ def may_carry_body(method: str, declared: int | None, *, chunked: bool) -> bool:
 def _refusal(arrival: Arrival, error: SignatureError) -> Answer:
     path = arrival.targets[0].partition("?")[0][:200]
     log.warning("refused (%s): %s %s: %s", error.reason, arrival.method, path, error)
-    return _refused(error)
-
-
-def _refused(error: SignatureError) -> Answer:
-    return Answer(403, f"Refused: {error.reason}\n", ((REFUSED, error.reason),))
+    return refused(error)
 
 
 def _prefixes(paths: Iterable[str]) -> tuple[str, ...]:

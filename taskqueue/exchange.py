@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
-from .door import OURS, UNCAUGHT, Admission, Answer, answer_to_uncaught, not_committed
+from .answers import UNCAUGHT, Answer, answer_to_uncaught, not_committed
+from .door import OURS, Admission
 from .tee import Tee
 from .transaction import Transaction, bound
 

@@ -146,6 +146,7 @@ def _proof(delivery: Delivery) -> Proof:
         key_id="",
         nonce="",
         target=task.target,
+        content_digest=None,
     )
 
 

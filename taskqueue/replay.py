@@ -21,7 +21,8 @@ from .errors import ConfigError, InvalidTask, SignatureError
 from .headers import check_host
 from .keys import Keyring
 from .policy import BROKEN, DNS, FORMAT, REFUSED, TIMEOUT, TLS, Answered, Broken, NotSent, Outcome, Unreadable
-from .signature import check_receipt, delivery_headers, sign
+from .receipt import check_receipt
+from .signature import delivery_headers, sign
 from .task import Task
 
 VERSION: Final = "0.1.0"

@@ -74,7 +74,8 @@ _NO_KEY: Final = bytes(32)
 class Proof:
     """What a verified delivery says of itself; times in milliseconds since 1970.
 
-    ``target`` is the candidate that was signed; ``user_id`` is decoded, None for an anonymous task.
+    ``target`` is the candidate that was signed; ``user_id`` is decoded, None for an anonymous task; ``content_digest``
+    is what its body must have, None for a delivery in process, whose body nobody could change.
     """
 
     task_id: str
@@ -88,13 +89,7 @@ class Proof:
     key_id: str
     nonce: str
     target: str
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """The door's word that it handled a delivery; ``logged_in``: whether it logged a user in."""
-
-    logged_in: bool
+    content_digest: str | None
 
 
 def sign(
@@ -140,15 +135,15 @@ def verify(
     authority: str,
     targets: Sequence[str],
     headers: HeaderPairs,
-    body: bytes,
     now: float,
 ) -> Proof:
-    """Return what a delivery proves about itself, or raise SignatureError.
+    """Return what a delivery proves about itself before its body is read, or raise SignatureError.
 
-    ``targets`` are the candidates for path and query (as on the request line; without the mount point), tried in order;
-    ``headers`` are all that were received; ``now`` is in seconds since 1970, when the request began to arrive.
-    Reasons: ``signature`` (missing, malformed, not matching, or a header that may not be), ``key`` (signed with a
-    secret that is not in the keyring), ``skew`` (genuine, but ``created - 30 <= now <= created + 60`` does not hold:
+    Its body is then still to be compared, see ``check_body``. ``targets`` are the candidates for path and query (as on
+    the request line; without the mount point), tried in order; ``headers`` are all that were received; ``now`` is in
+    seconds since 1970, when the request began to arrive. Reasons: ``signature`` (missing, malformed, not matching, or a
+    header that may not be), ``key`` (signed with a secret that is not in the keyring), ``skew`` (genuine, but
+    ``created - 30 <= now <= created + 60`` does not hold:
     30 s for clocks that go ahead; for those behind the lifetime itself leaves room).
     """
     fields = _fields(headers)
@@ -161,8 +156,6 @@ def verify(
     match = _SIGNATURE_INPUT.fullmatch(given_input)
     if match is None or match["components"] != components:
         raise _refused("Signature-Input is not what the headers sent call for; does a proxy add or drop headers?")
-    if fields["content-digest"] != content_digest(body):
-        raise _refused(f"Content-Digest does not match the body of {len(body)} bytes")
     key_id, created, nonce = match["keyid"], int(match["created"]), match["nonce"]
     keys = keyring.find(key_id)
     secret, raw = keys.sign if keys else _NO_KEY, given.encode("ascii", "backslashreplace")
@@ -175,6 +168,12 @@ def verify(
         raise _unproved(None if keys else key_id)
     _check_clock(created, int(match["expires"]), now)
     return _proof(fields, key_id, nonce, target)
+
+
+def check_body(proof: Proof, body: bytes) -> None:
+    """Raise SignatureError (``signature``) unless this is the body that was signed."""
+    if proof.content_digest not in (None, content_digest(body)):
+        raise _refused(f"Content-Digest does not match the body of {len(body)} bytes")
 
 
 def is_claimed(headers: HeaderPairs) -> bool:
@@ -221,27 +220,6 @@ def delivery_headers(
         ("Idempotency-Key", task_id),
     ]
     return headers
-
-
-def receipt(keys: SubKeys, *, task_id: str, delivery: int, logged_in: bool) -> str:
-    """Return the value of X-Task-Receipt: the door's proof that this delivery came through it, and as whom."""
-    who = "user" if logged_in else "anonymous"
-    # None of the three can hold a NUL, so two receipts cannot share one message.
-    mac = hmac.digest(keys.receipt, f"{task_id}\0{delivery}\0{who}".encode(), "sha256")
-    return f"{keys.key_id}.{who}.{mac.hex()}"
-
-
-def check_receipt(keyring: Keyring, value: str | None, *, task_id: str, delivery: int) -> Receipt | None:
-    """Return the receipt for this delivery, or None if it is absent or was not made by a door that knows a secret."""
-    keys = keyring.find(value[:8]) if value is not None else None
-    if value is None or keys is None:
-        return None
-    raw = value.encode("ascii", "backslashreplace")
-    for logged_in in (True, False):
-        expected = receipt(keys, task_id=task_id, delivery=delivery, logged_in=logged_in)
-        if hmac.compare_digest(expected.encode(), raw):
-            return Receipt(logged_in)
-    return None
 
 
 def content_digest(body: bytes) -> str:
@@ -351,6 +329,7 @@ def _proof(fields: dict[str, str], key_id: str, nonce: str, target: str) -> Proo
             key_id,
             nonce,
             target,
+            fields["content-digest"],
         )
     except ValueError:
         raise _refused("an X-Task-* header has a value this release cannot read") from None

@@ -9,7 +9,8 @@ from http import HTTPStatus
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-from .door import OURS, Admission, Answer, answer_to_uncaught, not_committed
+from .answers import Answer, answer_to_uncaught, not_committed
+from .door import OURS, Admission
 from .tee import InputTee
 from .transaction import Transaction, bound
 

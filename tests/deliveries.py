@@ -9,7 +9,16 @@ import pytest
 
 from taskqueue.errors import SignatureError
 from taskqueue.keys import Keyring, SubKeys
-from taskqueue.signature import HeaderPairs, Proof, delivery_headers, mac_sha256, sign, signature_base, verify
+from taskqueue.signature import (
+    HeaderPairs,
+    Proof,
+    check_body,
+    delivery_headers,
+    mac_sha256,
+    sign,
+    signature_base,
+    verify,
+)
 from tests.mutations import WireRequest
 
 KEYRING: Final = Keyring(["a secret of the application, 0123456789"])
@@ -61,15 +70,16 @@ def check(
     now: float = CREATED + 1.5,
 ) -> Proof:
     """Verify a request as a door would."""
-    return verify(
+    proof = verify(
         keyring,
         method=request.method,
         authority=request.authority,
         targets=[request.target] if targets is None else targets,
         headers=request.headers,
-        body=request.body,
         now=now,
     )
+    check_body(proof, request.body)
+    return proof
 
 
 def refusal(request: WireRequest, **options: Any) -> SignatureError:

@@ -41,8 +41,8 @@ METHODS: Final = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 class View:
     """What a handler sees of its request in any framework."""
 
-    def __init__(self, method: str, headers: Mapping[str, str]) -> None:
-        self.method, self.headers = method, headers
+    def __init__(self, method: str, headers: Mapping[str, str], query: str) -> None:
+        self.method, self.headers, self.query = method, headers, query
 
     @property
     def user(self) -> object | None:
@@ -82,7 +82,7 @@ Handlers = Mapping[str, Handler]
 
 class StarletteView(View):
     def __init__(self, request: Request) -> None:
-        super().__init__(request.method, request.headers)
+        super().__init__(request.method, request.headers, request.url.query)
         self._request = request
 
     @property
@@ -134,7 +134,8 @@ def fastapi_app(handlers: Handlers) -> App:
 
 class BareView(View):
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        super().__init__(scope["method"], {name.decode(): value.decode() for name, value in scope["headers"]})
+        headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+        super().__init__(scope["method"], headers, scope["query_string"].decode())
         self._scope, self._receive = scope, receive
 
     @property
@@ -167,9 +168,9 @@ def bare_app(handlers: Handlers) -> App:
         headers = dict(reply.headers)
         if reply.location is not None:
             headers["location"] = reply.location
-        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         if reply.stream is None:
-            raw.append((b"content-length", str(len(reply.text)).encode()))
+            headers["content-length"] = str(len(reply.text))
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": reply.status, "headers": raw})
         if reply.stream is not None:
             async for piece in reply.stream():
@@ -192,7 +193,7 @@ async def lifespan(receive: Receive, send: Send) -> None:
 
 class AiohttpView(View):
     def __init__(self, request: web.Request) -> None:
-        super().__init__(request.method, request.headers)
+        super().__init__(request.method, request.headers, request.raw_path.partition("?")[2])
         self._request = request
 
     @property
@@ -334,10 +335,8 @@ class Response:
 
 async def fetch(method: str, url: str, **options: Any) -> Response:
     """Make one request as a browser without cookies would, and follow no redirect; options as for aiohttp."""
-    async with (
-        aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False) as session,
-        session.request(method, url, allow_redirects=False, **options) as response,
-    ):
+    plain = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False)
+    async with plain as session, session.request(method, url, allow_redirects=False, **options) as response:
         return Response(response.status, response.headers, await response.read())
 
 

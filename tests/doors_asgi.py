@@ -24,7 +24,7 @@ from tests.doors import METHODS, Handlers, Reply, View
 
 class LitestarView(View):
     def __init__(self, request: LitestarRequest[Any, Any, Any]) -> None:
-        super().__init__(request.method, request.headers)
+        super().__init__(request.method, request.headers, request.url.query)
         self._request = request
 
     @property
@@ -76,7 +76,8 @@ def litestar_app(handlers: Handlers, **options: Any) -> App:
 
 class QuartView(View):
     def __init__(self) -> None:
-        super().__init__(quart.request.method, CIMultiDict(quart.request.headers.items()))
+        request = quart.request
+        super().__init__(request.method, CIMultiDict(request.headers.items()), request.query_string.decode())
 
     @property
     def user(self) -> object | None:

@@ -105,7 +105,8 @@ def database() -> Iterator[None]:
 
 class DjangoView(View):
     def __init__(self, request: HttpRequest) -> None:
-        super().__init__(request.method or "", {name.lower(): value for name, value in request.headers.items()})
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        super().__init__(request.method or "", headers, request.META["QUERY_STRING"])
         self._request = request
 
     @property

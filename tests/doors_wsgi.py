@@ -53,7 +53,7 @@ class WsgiView(View):
         for key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             if key in environ:
                 headers[key.replace("_", "-").lower()] = environ[key]
-        super().__init__(environ["REQUEST_METHOD"], headers)
+        super().__init__(environ["REQUEST_METHOD"], headers, environ["QUERY_STRING"])
         self._environ = environ
 
     @property
@@ -95,7 +95,8 @@ def wsgi_app(handlers: Handlers) -> WSGIApplication:
 
 class FlaskView(View):
     def __init__(self, request: flask.Request) -> None:
-        super().__init__(request.method, {name.lower(): value for name, value in request.headers})
+        headers = {name.lower(): value for name, value in request.headers}
+        super().__init__(request.method, headers, request.query_string.decode())
         self._request = request
 
     @property

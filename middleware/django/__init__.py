@@ -4,8 +4,9 @@ Inside ``atomic()`` a task belongs to the database: it is stored when the outerm
 with the block that is rolled back. Outside, it belongs to the request: it is stored if that has succeeded.
 """
 
-from ...middleware.django.door import TaskQueueMiddleware, authenticated_user, load_user, task_only
+from ...middleware.django.door import TaskQueueMiddleware, task_only
 from ...middleware.django.queue import TaskQueue, add, task_queue
+from ...middleware.django.users import authenticated_user, load_user
 
 __all__ = [
     "TaskQueue",

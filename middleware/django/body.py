@@ -6,8 +6,10 @@ from typing import Any, BinaryIO, Final
 
 from django.http import HttpRequest
 
-from ...door import Answer, may_carry_body, too_large
+from ...answers import Answer
+from ...door import may_carry_body
 from ...errors import BodyUnavailable
+from ...middleware.wsgi import read_all
 from ...tee import Connection, InputTee
 
 _CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
@@ -93,20 +95,19 @@ def copy_of(request: HttpRequest, limit: int) -> Stream | File | None:
     return stream
 
 
-def content_of(request: HttpRequest, limit: int) -> bytes | Answer:
+def content_of(request: HttpRequest, limit: int, *, keep: bool) -> bytes | Answer:
     """Return a delivery's body, or the answer to one that cannot be taken; the limit is in bytes."""
     source = request._stream
     declared = _size(source) if source.seekable() else _declared(request)
-    if declared > limit:
-        return too_large(limit)
-    content: bytes = source.read(declared)
-    return content if len(content) == declared else Answer(400, "The body was broken off.\n")
+    return read_all(source, declared, limit, keep=keep)
 
 
 def give_back(request: HttpRequest, content: bytes) -> None:
     """Let the application read this body."""
     request._stream = io.BytesIO(content)
     request.META["CONTENT_LENGTH"] = str(len(content))
+    if "wsgi.input" in request.META:
+        request.META["wsgi.input"] = request._stream
 
 
 def _method(request: HttpRequest) -> str:

@@ -31,7 +31,7 @@ _INSIDE: Final = (
 
 def check(**_: Any) -> Sequence[CheckMessage]:
     """Return what Django is to say of the project's settings."""
-    return [*_settings(), *_middleware(), *_redirect()]
+    return [*_settings(), *_middleware(), *_redirect(), *_cache()]
 
 
 def _settings() -> Iterator[CheckMessage]:
@@ -89,3 +89,10 @@ def _redirect() -> Iterator[CheckMessage]:
         text = "SECURE_SSL_REDIRECT: tasks that are added outside a request would be redirected, and fail."
         hint = "Set TASKQUEUE['PUBLIC_URL'] = 'https://...'."
         yield Warning(text, hint=hint, id="taskqueue.W002")
+
+
+def _cache() -> Iterator[CheckMessage]:
+    """Tell that what a cache keeps is an answer, to a task as to anybody."""
+    if "django.middleware.cache.FetchFromCacheMiddleware" in settings.MIDDLEWARE:
+        text = "MIDDLEWARE: GET tasks may be answered from the cache, and complete without their view."
+        yield Warning(text, hint="Add them with method='POST'.", id="taskqueue.W003")

@@ -9,6 +9,7 @@ from django.utils.module_loading import import_string
 
 from ... import options
 from ...errors import ConfigError
+from ...target import Limits
 
 OF_QUEUE: Final = (
     "URL",
@@ -26,6 +27,21 @@ OF_DOOR: Final = ("LOAD_USER", "USER_ID", "CREDENTIALS", "TASK_ONLY", "REPLAY_GU
 USING: Final = "USING"
 _KNOWN: Final = (*OF_QUEUE, *OF_DOOR, USING)
 _FUNCTIONS: Final = ("LOAD_USER", "USER_ID")
+# Where a str is taken for a list, what takes it says what is wrong.
+_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+    "URL": (str,),
+    "SECRET": (str, list, tuple),
+    "QUEUES": (list, tuple, set, frozenset, str),
+    "NAMESPACE": (str,),
+    "PUBLIC_URL": (str,),
+    "LIMITS": (Limits,),
+    "COMMIT_DEADLINE": (float, int),
+    "MAX_TASKS": (int,),
+    "MAX_BYTES": (int,),
+    "DURABILITY": (str,),
+    "TASK_ONLY": (list, tuple, set, frozenset, str),
+}
+_NEVER_NONE: Final = ("COMMIT_DEADLINE", "TASK_ONLY", "REPLAY_GUARD")
 
 
 def faults() -> Sequence[str]:
@@ -34,10 +50,26 @@ def faults() -> Sequence[str]:
     if not isinstance(given, Mapping):
         return [f"TASKQUEUE: {type(given).__name__} must be a dictionary, as in TASKQUEUE = {{'URL': 'redis://...'}}"]
     found = [f"TASKQUEUE: no such key: {fault}" for fault in options.unknown(map(str, given), _KNOWN)]
+    found += [f"TASKQUEUE: {key}: {fault}" for key, value in given.items() if (fault := _misfit(key, value))]
     alias = given.get(USING, DEFAULT_DB_ALIAS)
     if alias not in connections:
         found.append(f"TASKQUEUE: {USING}: {alias!r} is no database alias; known are {', '.join(connections)}")
     return found
+
+
+def _misfit(key: str, value: object) -> str | None:
+    """Return in what a value is not of the type that its key takes."""
+    if value is None:
+        return "None is given; leave it out for the default" if key in _NEVER_NONE else None
+    if key in _FUNCTIONS:
+        fits, needed = callable(value) or isinstance(value, str), "a function, or its dotted path,"
+    else:
+        types = _TYPES.get(key, (object,))
+        fits, needed = isinstance(value, types), " or ".join(kind.__name__ for kind in types)
+        items = value if isinstance(value, list | tuple | set | frozenset) else ()
+        if fits and not all(isinstance(item, str) for item in items):
+            fits, needed = False, "a list of str"
+    return None if fits else f"{needed} is needed, not {type(value).__name__}"
 
 
 def given(keys: Sequence[str]) -> dict[str, Any]:

@@ -11,18 +11,17 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.apps import apps
-from django.contrib import auth
-from django.core.exceptions import SynchronousOnlyOperation, ValidationError
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
-from ...door import OURS, Admission, Answer, Arrival, Door, LoadUser, UserId, answer_to_uncaught, not_committed
-from ...errors import ConfigError, InvalidTask
+from ...answers import Answer, answer_to_uncaught, not_committed
+from ...door import OURS, Admission, Arrival, Door, LoadUser, UserId
+from ...errors import ConfigError
 from ...middleware.asgi import arrived as asgi_arrival
-from ...middleware.asgi import recorded_scheme
 from ...middleware.django import configuration
 from ...middleware.django.body import Stream, content_of, copy_of, give_back
 from ...middleware.django.queue import TaskQueue, task_queue
+from ...middleware.django.users import authenticated_user, authenticated_user_later, load_user, log_in
 from ...middleware.wsgi import arrived as wsgi_arrival
 from ...producer import current_task
 from ...request import Body, CurrentRequest
@@ -37,41 +36,12 @@ _USER: Final = "_taskqueue_user"
 _HIDDEN: Final = "_taskqueue_hidden"
 
 
-def authenticated_user(request: HttpRequest) -> str | None:
-    """Return the primary key of ``request.user`` as a str, or None for nobody."""
-    user = getattr(request, "user", None)
-    try:
-        return str(user.pk) if user is not None and user.is_authenticated else None
-    except SynchronousOnlyOperation:
-        raise InvalidTask(
-            "user_id: this asynchronous view is served by WSGI, and there `add` cannot load the user; give"
-            " user_id=str((await request.auser()).pk)"
-        ) from None
-
-
-async def _authenticated_user_later(request: HttpRequest) -> str | None:
-    user = await request.auser() if hasattr(request, "auser") else None
-    return str(user.pk) if user is not None and user.is_authenticated else None
-
-
-def load_user(user_id: str) -> object | None:
-    """Return the user with this primary key, as the project's authentication backends know them, or None.
-
-    Django's own know nobody who is not ``is_active``.
-    """
-    try:
-        key = auth.get_user_model()._meta.pk.to_python(user_id)
-    except ValidationError:
-        return None
-    return next((user for backend in auth.get_backends() if (user := backend.get_user(key)) is not None), None)
-
-
 def door_of(tq: TaskQueue, *, is_async: bool) -> Door[HttpRequest]:
     """Return the door that the settings describe; raises ConfigError."""
     options = configuration.given(configuration.OF_DOOR)
     load: LoadUser | None = options.pop("load_user", load_user if apps.is_installed("django.contrib.auth") else None)
     user_id: UserId[HttpRequest] = options.pop("user_id", None) or (
-        _authenticated_user_later if is_async else authenticated_user
+        authenticated_user_later if is_async else authenticated_user
     )
     return Door(
         tq,
@@ -125,7 +95,7 @@ class TaskQueueMiddleware:
     def _serve(self, request: HttpRequest) -> HttpResponseBase:
         arrival, admission = _arrival(request), None
         if arrival.claimed:
-            admitted = self._door.admit_sync(arrival, content_of(request, self._tq.limits.body))
+            admitted = self._door.admit_sync(arrival, functools.partial(content_of, request, self._tq.limits.body))
             if isinstance(admitted, Answer):
                 return _response(admitted)
             admission = admitted
@@ -141,7 +111,8 @@ class TaskQueueMiddleware:
     async def _serve_async(self, request: HttpRequest) -> HttpResponseBase:
         arrival, admission = _arrival(request), None
         if arrival.claimed:
-            admitted = await self._door.admit(arrival, content_of(request, self._tq.limits.body))
+            read = functools.partial(content_of, request, self._tq.limits.body)
+            admitted = await self._door.admit(arrival, sync_to_async(read))
             if isinstance(admitted, Answer):
                 return _response(admitted)
             admission = admitted
@@ -338,9 +309,10 @@ def _arrival(request: HttpRequest) -> Arrival:
 def _prepare(request: HttpRequest, arrival: Arrival, admission: Admission) -> None:
     """Make a proved delivery the request that its task was recorded as."""
     give_back(request, admission.content)
+    request.__class__ = _uncached(request.__class__)
     # What protects browsers against other sites asks for what no task has.
     request._dont_enforce_csrf_checks = True
-    scheme = recorded_scheme(arrival.headers)
+    scheme = arrival.recorded_scheme
     if scheme is not None:
         request._get_scheme = lambda: scheme
     user: Any = admission.task.user
@@ -348,14 +320,21 @@ def _prepare(request: HttpRequest, arrival: Arrival, admission: Admission) -> No
         setattr(request, _USER, user)
         # Where AuthenticationMiddleware looks first, whatever the session says.
         request._cached_user = request._acached_user = user
-        _log_in(request, user)
+        log_in(request, user)
 
 
-def _log_in(request: HttpRequest, user: Any) -> None:
-    async def auser() -> Any:
-        return user
+class _Uncached:
+    """A request to which no answer is kept: a task has no cookie by which a cache would tell its user from others.
 
-    request.user, request.auser = user, auser
+    This is where Django's cache, as middleware and as decorator, notes whether to keep the answer.
+    """
+
+    _cache_update_cache = property(lambda _self: False, lambda _self, _value: None)
+
+
+@functools.cache
+def _uncached(kind: type[HttpRequest]) -> type[HttpRequest]:
+    return type(kind.__name__, (_Uncached, kind), {})
 
 
 def _hide(request: HttpRequest) -> None:
@@ -369,7 +348,7 @@ def _enter_view(request: HttpRequest, _view: object, _args: object, _kwargs: obj
     if hasattr(request, _HIDDEN):
         raise Http404
     if hasattr(request, _USER):
-        _log_in(request, getattr(request, _USER))
+        log_in(request, getattr(request, _USER))
 
 
 async def _enter_view_async(request: HttpRequest, view: object, args: object, kwargs: object) -> None:

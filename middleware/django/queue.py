@@ -5,6 +5,7 @@ is rolled back, and once the outermost one has committed it is stored, whatever 
 request, or a ``taskqueue.transaction()``, the task follows that.
 """
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,14 @@ class _Noting(Transaction):
         self, tq: TaskQueue, *, outer: Transaction | None = None, request: CurrentRequest | None = None
     ) -> None:
         super().__init__(tq, outer=outer, request=request)
-        self.depths: Final = _depths()
+        self._queue, self.depths = tq, _depths()
+
+    def append(self, task: Task, *, copies_body: bool, copies_user: bool) -> None:
+        """Add a task; in synchronous code for who the user is now: they may log out before the request ends."""
+        if copies_user and not _in_event_loop():
+            entry = Entry(0, task, copies_body=False, copies_user=True)
+            (task,), copies_user = async_to_sync(self._queue.finished)([entry], self.request), False
+        super().append(task, copies_body=copies_body, copies_user=copies_user)
 
 
 class _Atomic(Transaction):
@@ -160,6 +168,14 @@ class _Push:
         """
         pushes = [hook for _, hook, *_ in self.hooks if isinstance(hook, _Push)]
         return [] if self in pushes else [push for push in pushes if push.tq is self.tq and not push.done]
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _hooks(alias: str) -> Sequence[Any]:

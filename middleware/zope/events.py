@@ -7,7 +7,7 @@ from zope.component import getGlobalSiteManager
 from zope.interface import Interface, alsoProvides, implementedBy
 from ZPublisher.interfaces import IPubAfterTraversal, IPubStart
 
-from ...door import UNCAUGHT, Answer, answer_to_uncaught
+from ...answers import UNCAUGHT, Answer, answer_to_uncaught
 from ...middleware.zope import current
 from ...middleware.zope.door import LOGIN
 from ...middleware.zope.interfaces import ITaskQueueLayer

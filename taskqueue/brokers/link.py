@@ -31,7 +31,6 @@ MOVED_TIMEOUT: Final = 1.0
 CONNECT_TIMEOUT: Final = 5.0
 PAUSE_MIN: Final = 0.01
 PAUSE_MAX: Final = 0.5
-TROUBLE_SECONDS: Final = 1.0
 MAX_CALLS: Final = 512
 # Redis's clock may be set while we are connected.
 CLOCK_AGE: Final = 5.0
@@ -119,14 +118,10 @@ class Link:
         self.offset = 0.0
         self._measured = -math.inf
         self._told: set[Script | str] = set()
-        self._trouble: tuple[float, str] | None = None
-
-    @property
-    def trouble(self) -> str | None:
-        """Why a call was given up, unless one has succeeded since; for a second, so that then somebody tries again."""
-        if self._trouble is None or time.monotonic() - self._trouble[0] > TROUBLE_SECONDS:
-            return None
-        return self._trouble[1]
+        self.answered = -math.inf
+        """When Redis answered last, as ``time.monotonic()``."""
+        self.given_up = -math.inf, ""
+        """When a call was last given up, and why."""
 
     def redis_ms(self, monotonic: float) -> int:
         """Return what Redis's clock will show, in ms, when ``time.monotonic()`` is at this value."""
@@ -162,7 +157,7 @@ class Link:
             async with asyncio.timeout(deadline - time.monotonic()):
                 return await asyncio.shield(call.reply)
         # Not before a whole deadline has passed: what is cured within it, nobody need hear of.
-        self._trouble = time.monotonic(), call.last_error or "no answer"
+        self.given_up = time.monotonic(), call.last_error or "no answer"
         call.give_up()
         return await call.reply
 
@@ -175,7 +170,7 @@ class Link:
             try:
                 async with asyncio.timeout(self._patience(calls)):
                     await self._exchange(calls)
-                self._pause, self._trouble = PAUSE_MIN, None
+                self._pause, self.answered = PAUSE_MIN, time.monotonic()
             except AuthenticationError as error:
                 await self._drop()
                 self._refuse(calls, str(wrong_password(error)))

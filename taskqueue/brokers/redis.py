@@ -10,6 +10,7 @@ Every move is one script of ``taskqueue/lua``; this module only turns values int
 """
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -33,6 +34,8 @@ from .scripts import SCRIPTS
 
 # A command that the clock of a thawed Redis finds later than this before the deadline is refused.
 LATE_MARGIN: Final = 0.05
+# For so long a broker that was given up counts as down; whoever comes then tries again.
+TROUBLE_SECONDS: Final = 1.0
 HINT_PING: Final = 4.0
 IN_DOUBT_AFTER_MS: Final = 60_000
 
@@ -285,8 +288,12 @@ class RedisBroker:
 
     @property
     def trouble(self) -> str | None:
-        """See Broker. Any loop's connection may have heard it."""
-        return next((link.trouble for link in tuple(self._links.values()) if link.trouble is not None), None)
+        """See Broker. Any loop's connection may have heard it, or that all is well again."""
+        links = tuple(self._links.values())
+        given_up, why = max((link.given_up for link in links), default=(-math.inf, ""))
+        answered = max((link.answered for link in links), default=-math.inf)
+        down = given_up > answered and time.monotonic() - given_up < TROUBLE_SECONDS
+        return why if down else None
 
     @property
     def inspector(self) -> RedisInspector:

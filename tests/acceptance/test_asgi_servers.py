@@ -1,8 +1,7 @@
-"""The ASGI door on real servers with two workers each, and behind nginx: what was captured is let in nowhere again."""
+"""The doors of ASGI and Django on real servers with two workers each: what was captured is let in nowhere again."""
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -19,21 +18,25 @@ from tests.deliveries import signed, with_value
 from tests.doors import fetch
 from tests.house import tree
 from tests.mutations import WireRequest
+from tests.nginx import NGINX, nginx
 from tests.servers import RedisServer, free_port
 from tests.tasks import KEYRING, SECRET
-from tests.waiting import until, wait_until
+from tests.waiting import until
 from tests.wire import captured, send
 
 APP: Final = "tests.acceptance.asgi_app:app"
+DJANGO: Final = "tests.acceptance.django_app"
 BIND: Final = "127.0.0.1:{port}"
 SERVERS: Final = {
     "uvicorn": ["uvicorn", APP, "--port", "{port}", "--workers", "2", "--proxy-headers"],
     "hypercorn": ["hypercorn", APP, "--bind", BIND, "--workers", "2"],
     "gunicorn-uvicorn": ["gunicorn", APP, "-b", BIND, "-w", "2", "-k", "uvicorn.workers.UvicornWorker"],
     "gunicorn": ["gunicorn", APP, "-b", BIND, "-w", "2", "-k", "asgi"],
+    "gunicorn-django-sync": ["gunicorn", f"{DJANGO}:wsgi", "-b", BIND, "-w", "2"],
+    "gunicorn-django-gthread": ["gunicorn", f"{DJANGO}:wsgi", "-b", BIND, "-w", "2", "-k", "gthread", "--threads", "2"],
+    "uvicorn-django": ["uvicorn", f"{DJANGO}:asgi", "--port", "{port}", "--workers", "2", "--proxy-headers"],
 }
 PROXIED: Final = {"Host": "shop.example.org", "X-Forwarded-Proto": "https"}
-NGINX: Final = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
 
 
 @contextmanager
@@ -128,40 +131,6 @@ async def test_no_worker_starts_a_captured_delivery_again(
     assert "Traceback" not in log.read_text()
 
 
-NGINX_CONF: Final = """
-daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
-events {{}}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  underscores_in_headers on;
-  server {{
-    listen 127.0.0.1:{port};
-    location {prefix}/ {{
-      proxy_pass http://127.0.0.1:{target}{slash};
-      proxy_set_header Host $http_host;
-      proxy_set_header X-Forwarded-Proto https;
-      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-    }}
-  }}
-}}
-"""
-
-
-@contextmanager
-def nginx(folder: Path, target: str, prefix: str) -> Iterator[str]:
-    """Run nginx in front of an address; with a prefix, it takes that off. Yield its own address."""
-    port = free_port()
-    conf = NGINX_CONF.format(
-        folder=folder, port=port, prefix=prefix, target=target.rpartition(":")[2], slash="/" if prefix else ""
-    )
-    (folder / "nginx.conf").write_text(conf)
-    assert NGINX is not None
-    with started([NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf")], folder / "nginx.log"):
-        yield f"http://127.0.0.1:{port}"
-
-
 @pytest.mark.accept("CT19")
 @pytest.mark.skipif(NGINX is None, reason="no nginx on this machine")
 @pytest.mark.parametrize(("prefix", "through"), [("", "nginx"), ("/shop", "nginx"), ("/shop", "nothing")])
@@ -172,10 +141,10 @@ async def test_behind_nginx_a_task_comes_back_as_the_public_request(
     log = tmp_path / "log"
     with (
         serving("uvicorn", any_server.url, log, "--root-path", prefix) as inner,
-        nginx(tmp_path, inner, prefix) as outer,
+        nginx(tmp_path, inner) as ways,
     ):
         await _answers(inner)
-        wait_until((tmp_path / "pid").exists, "nginx runs")
+        outer = ways["below a prefix" if prefix else "as it came"]
         for name in ("X-Task-User-Id", "x_task_id"):
             assert (await fetch("GET", f"{outer}{prefix}/pid", headers={name: "mallory"})).status == 403
         form = {"file": "x" * 200_000, "path": "" if through == "nginx" else "/build"}

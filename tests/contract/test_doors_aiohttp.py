@@ -21,8 +21,10 @@ from tests.waiting import until
 Read = Callable[[web.Request], Awaitable[object]]
 
 
-def application(tq: taskqueue.TaskQueue, *routes: web.RouteDef, **door: object) -> web.Application:
-    app = web.Application()
+def application(
+    tq: taskqueue.TaskQueue, *routes: web.RouteDef, app: web.Application | None = None, **door: object
+) -> web.Application:
+    app = app or web.Application()
     app.add_routes(routes)
     setup(app, tq, **door)  # type: ignore[arg-type]
     return app
@@ -300,13 +302,16 @@ async def test_a_packed_task_needs_a_server_that_leaves_it_packed(tq: taskqueue.
         bodies.append(await request.read())
         return web.Response()
 
-    for options, status in (({}, 415), ({"auto_decompress": False}, 200)):
-        app = application(tq, web.get("/", order), web.post("/build", build))
-        async with serving_aiohttp(app, **options) as base:
+    for handler_args, status in (({}, 415), ({"auto_decompress": False}, 200)):
+        app = web.Application(handler_args=handler_args)
+        app = application(tq, web.get("/", order), web.post("/build", build), app=app)
+        async with serving_aiohttp(app) as base:
             await fetch("GET", base + "/")
             _, outcome = await Consumer(tq).replay(base)
         assert isinstance(outcome, Answered)
-        assert (outcome.status, outcome.receipted, outcome.refused) == (status, status == 200, None)
+        # With its receipt: this task fails, and does not keep others waiting.
+        assert (outcome.status, outcome.receipted, outcome.refused) == (status, True, None)
+        assert (b"auto_decompress" in outcome.content) == (status == 415)
     assert bodies == [packed]
 
 

@@ -1,11 +1,11 @@
 """Who comes in through a door as a delivery, and as whom, in every framework: only what is proved, and only once."""
 
 import asyncio
-import io
 import logging
 import random
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,12 +15,14 @@ import pytest
 
 import taskqueue
 from taskqueue.policy import Answered
+from taskqueue.replay import Delivery, HttpReplayer
 from tests.deliveries import OTHER, signed
 from tests.doors import KINDS, WSGI_KINDS, Consumer, Reply, View, adding, fetch, serving, task_queue
 from tests.doors_wsgi import as_served
 from tests.mutations import meaning, mutations
 from tests.servers import RedisServer
-from tests.tasks import KEYRING
+from tests.tasks import KEYRING, task
+from tests.waiting import until
 from tests.wire import captured, send
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
@@ -294,12 +296,59 @@ async def test_other_keys_and_old_deliveries_are_refused(kind: str, tq: taskqueu
     assert seen.tasks == []
 
 
-async def test_a_delivery_above_the_limit_is_not_read(kind: str, tq: taskqueue.TaskQueue, seen: Seen) -> None:
-    async with serving(kind, {"/": seen.handler}, tq) as base:
-        body = io.BytesIO(bytes(4 * 1024 * 1024 + 1))
-        response = await fetch("POST", base + "/", headers={"X-Task-Id": "1"}, data=body)
-    assert response.status == 413
+def delivery_with(size: int) -> Delivery:
+    """Return a delivery with a body of so many bytes."""
+    return Delivery(task=task("/build", "POST", body=bytes(size)), delivery=1, attempt=1, max_attempts=11, timeout=20.0)
+
+
+async def test_a_delivery_above_the_limit_fails(kind: str, tq: taskqueue.TaskQueue, seen: Seen) -> None:
+    async with serving(kind, {"/build": seen.handler}, tq) as base, HttpReplayer(base, KEYRING) as replayer:
+        for size in (tq.limits.body + 1, 2 * tq.limits.body):
+            outcome = await replayer.replay(delivery_with(size))
+            assert isinstance(outcome, Answered)
+            assert (outcome.status, outcome.receipted) == (413, True)
+            assert b"over the limit of 4194304 bytes" in outcome.content
     assert seen.tasks == []
+
+
+@pytest.mark.parametrize("size", [0, 70_000, 3_000_000])
+async def test_a_consumer_with_another_secret_is_told_whatever_it_sends(
+    kind: str, tq: taskqueue.TaskQueue, seen: Seen, size: int
+) -> None:
+    """A body that nobody wants must not break off the connection with the answer still on it."""
+    async with serving(kind, {"/build": seen.handler}, tq) as base, HttpReplayer(base, OTHER) as replayer:
+        for _ in range(5):
+            outcome = await replayer.replay(delivery_with(size))
+            assert isinstance(outcome, Answered)
+            assert (outcome.status, outcome.refused, outcome.receipted) == (403, "key", False)
+    assert seen.tasks == []
+
+
+async def test_who_proves_nothing_is_refused_before_the_body_has_come(
+    kind: str, tq: taskqueue.TaskQueue, seen: Seen, caplog: pytest.LogCaptureFixture
+) -> None:
+    if kind == "django-asgi":
+        pytest.skip("Django puts the body into a file before it asks anybody")
+
+    async def refused() -> bool:
+        return "refused (signature): POST /" in caplog.text
+
+    async with serving(kind, {"/": seen.handler}, tq) as base:
+        async with beginning(base, "POST / HTTP/1.1\r\nHost: a\r\nX-Task-Id: 1\r\n"):
+            await until(refused, "the door has refused it")
+        assert (await fetch("GET", base + "/")).status == 200
+    assert seen.tasks == [None]
+
+
+@asynccontextmanager
+async def beginning(base: str, head: str) -> AsyncIterator[None]:
+    """Send this head and half a body, and then break off."""
+    _, writer = await asyncio.open_connection("127.0.0.1", urlsplit(base).port)
+    writer.write(f"{head}Content-Length: 9\r\n\r\nhalf".encode())
+    await writer.drain()
+    yield
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_without_a_broker_no_delivery_starts(kind: str, private_server: RedisServer, seen: Seen) -> None:
@@ -319,11 +368,16 @@ async def test_a_delivery_broken_off_is_nobodys(
     kind: str, tq: taskqueue.TaskQueue, seen: Seen, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(kind, {"/": seen.handler}, tq) as base:
-        _, writer = await asyncio.open_connection("127.0.0.1", urlsplit(base).port)
-        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nX-Task-Id: 1\r\nContent-Length: 9\r\n\r\nhalf")
-        await writer.drain()
-        writer.close()
-        await writer.wait_closed()
+        request = signed(
+            target="/",
+            authority=urlsplit(base).netloc,
+            keys=KEYRING.current,
+            created=int(time.time()),
+            body=b"123456789",
+        )
+        fields = "".join(f"{name}: {value}\r\n" for name, value in request.headers)
+        async with beginning(base, f"POST / HTTP/1.1\r\n{fields}"):
+            pass
         assert (await fetch("GET", base + "/")).status == 200
     assert seen.tasks == [None]
     assert [record for record in caplog.records if record.name != "django.request"] == []  # which tells of each 400

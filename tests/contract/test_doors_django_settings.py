@@ -15,6 +15,7 @@ from django.test.utils import override_settings
 
 import taskqueue
 from taskqueue.middleware import django as door
+from taskqueue.middleware.django import configuration
 from taskqueue.middleware.django.checks import check
 from taskqueue.portal import in_portal
 from tests.doors import task_queue
@@ -77,6 +78,9 @@ def test_settings_that_are_right_are_not_spoken_of() -> None:
         ({**RIGHT, "TASK_ONLY": ["tasks"]}, "E002", "task_only: 'tasks/' must start with a slash"),
         ({**RIGHT, "REPLAY_GUARD": "redis"}, "E002", "replay_guard: 'redis' must be"),
         ({**RIGHT, "LOAD_USER": "shop.users.load"}, "E002", "LOAD_USER: 'shop.users.load' cannot be imported"),
+        ({**RIGHT, "TASK_ONLY": [5]}, "E001", "TASK_ONLY: a list of str is needed, not list"),
+        ({**RIGHT, "LOAD_USER": 5}, "E001", "LOAD_USER: a function, or its dotted path, is needed, not int"),
+        ({**RIGHT, "LIMITS": {"body": 1000}}, "E001", "LIMITS: Limits is needed, not dict"),
         ({"SECRET": SECRET}, "E003", "url: none is set"),
         ({"URL": "redis://127.0.0.1:1/0"}, "E004", "secret"),
         ({"URL": "redis://127.0.0.1:1/0", "SECRET": "short"}, "E004", "32 bytes"),
@@ -87,6 +91,14 @@ def test_settings_that_are_wrong_are_told(settings: Any, number: str, text: str)
     assert (message.id, message.level) == (f"taskqueue.{number}", checks.ERROR)
     assert text in message.msg
     assert "short" not in message.msg
+
+
+@pytest.mark.parametrize("key", configuration._KNOWN)
+def test_no_value_of_a_wrong_type_is_more_than_a_message(key: str) -> None:
+    for value in (5, 1.5, -1, "", "x y", b"x", None, [], [5], {}, {"a": 1}, object()):
+        for message in found({**RIGHT, key: value}):
+            assert message.msg.startswith("TASKQUEUE: "), value
+            assert len(message.msg.splitlines()) == 1, value
 
 
 def test_what_the_checks_tell_is_an_error_for_the_middleware_too() -> None:
@@ -119,6 +131,12 @@ def test_a_redirect_to_https_that_eats_tasks_is_told() -> None:
     (message,) = found(SECURE_SSL_REDIRECT=True)
     assert message.id == "taskqueue.W002"
     assert found({**RIGHT, "PUBLIC_URL": "https://shop.example"}, SECURE_SSL_REDIRECT=True) == []
+
+
+def test_a_cache_that_answers_for_views_is_told() -> None:
+    (message,) = found(middleware=[DOOR, "django.middleware.cache.FetchFromCacheMiddleware"])
+    assert (message.id, message.level) == ("taskqueue.W003", checks.WARNING)
+    assert "method='POST'" in (message.hint or "")
 
 
 def test_django_asks_the_checks(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,18 @@
 """A task names itself as the request did in which it was added: host and scheme, behind proxies and below prefixes."""
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, Final
+from wsgiref.types import StartResponse, WSGIEnvironment
+from wsgiref.util import application_uri
 
+import flask
 import pytest
 import quart
 from aiohttp import web
+from django.http import HttpRequest, HttpResponse
+from django.urls import path, reverse
 from fastapi import FastAPI
 from litestar import Litestar, get
 from litestar import Request as LitestarRequest
@@ -19,13 +25,17 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 import taskqueue
 from taskqueue.middleware import aiohttp as aiohttp_door
 from taskqueue.middleware import quart as quart_door
 from taskqueue.middleware.asgi import TaskQueueMiddleware
+from taskqueue.middleware.flask import TaskQueue as FlaskTaskQueue
 from taskqueue.middleware.litestar import TaskQueuePlugin
+from taskqueue.middleware.wsgi import TaskQueueMiddleware as WsgiMiddleware
 from taskqueue.policy import Answered
+from tests import doors_django, doors_wsgi
 from tests.doors import Consumer, fetch, serving_aiohttp, serving_asgi
 
 # What the application's own reverse proxy sends.
@@ -132,12 +142,78 @@ def aiohttp(tq: taskqueue.TaskQueue, seen: list[str], **_options: Any) -> Servin
     return serving_aiohttp(app)
 
 
+def flask_(tq: taskqueue.TaskQueue, seen: list[str], **_options: Any) -> Serving:
+    app = flask.Flask("tests", static_folder=None)
+
+    @app.get("/")
+    def order() -> str:
+        seen.append(flask.url_for("build", _external=True))
+        return taskqueue.add(flask.url_for("build"), params={"year": 2026})
+
+    @app.get("/build")
+    def build() -> str:
+        seen.append(flask.request.base_url)
+        return "built"
+
+    @app.before_request
+    def to_https() -> Any:
+        return None if flask.request.is_secure else flask.redirect(flask.request.url.replace("http:", "https:"))
+
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_host=0)  # type: ignore[method-assign]  # as Flask's manual says
+    FlaskTaskQueue(app, tq)
+    return doors_wsgi.serving(app, tq)
+
+
+def bare_wsgi(tq: taskqueue.TaskQueue, seen: list[str], **_options: Any) -> Serving:
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        base = f"{environ['wsgi.url_scheme']}://{environ['HTTP_HOST']}"
+        seen.append(f"{base}/build")
+        if environ["PATH_INFO"] == "/":
+            taskqueue.add("/build", params={"year": 2026})
+        start_response("200 OK", [])
+        return []
+
+    door = WsgiMiddleware(app, tq)
+
+    def server(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Believe the proxy, as gunicorn does."""
+        return door({**environ, "wsgi.url_scheme": environ.get("HTTP_X_FORWARDED_PROTO", "http")}, start_response)
+
+    return doors_wsgi.serving(server, tq)
+
+
+@asynccontextmanager
+async def django(kind: str, tq: taskqueue.TaskQueue, seen: list[str], **_options: Any) -> AsyncIterator[str]:
+    def order(request: HttpRequest) -> HttpResponse:
+        seen.append(request.build_absolute_uri(reverse("build")))
+        return HttpResponse(taskqueue.add(reverse("build"), params={"year": 2026}))
+
+    def build(request: HttpRequest) -> HttpResponse:
+        seen.append(request.build_absolute_uri(request.path))
+        return HttpResponse()
+
+    changed = {
+        "ALLOWED_HOSTS": [".example.org"],
+        "SECURE_SSL_REDIRECT": True,
+        "SECURE_PROXY_SSL_HEADER": ("HTTP_X_FORWARDED_PROTO", "https"),
+        "middleware": [doors_django.DOOR, "django.middleware.security.SecurityMiddleware"],
+    }
+    views = [path("", order), path("build", build, name="build")]
+    with doors_django.project(tq, *views, load_user=None, **changed):
+        async with doors_django.served(kind, tq) as base:
+            yield base
+
+
 FRAMEWORKS: Final[dict[str, Callable[..., Serving]]] = {
     "starlette": starlette,
     "fastapi": fastapi,
     "litestar": litestar,
     "quart": quart_,
     "aiohttp": aiohttp,
+    "flask": flask_,
+    "wsgi": bare_wsgi,
+    "django-wsgi": partial(django, "django-wsgi"),
+    "django-asgi": partial(django, "django-asgi"),
 }
 
 
@@ -168,6 +244,34 @@ async def test_a_server_that_trusts_no_proxy_believes_a_delivery(tq: taskqueue.T
         _, outcome = await Consumer(tq).replay(base)
     assert isinstance(outcome, Answered)
     assert (outcome.status, seen) == (200, ["https://shop.example.org/build"])
+
+
+@pytest.mark.accept("CT19")
+@pytest.mark.parametrize("kind", ["wsgi", "aiohttp"])
+async def test_where_nobody_asks_for_a_scheme_a_task_still_has_its_own(tq: taskqueue.TaskQueue, kind: str) -> None:
+    """Neither knows of proxies by itself: what is public is told by ``public_url``, or by the task."""
+    seen: list[str] = []
+
+    async def note(request: web.Request) -> web.Response:
+        seen.append(f"{request.url.with_query(None)} {request.secure}")
+        return web.Response()
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        seen.append(f"{application_uri(environ)}build {environ['wsgi.url_scheme'] == 'https'}")
+        start_response("200 OK", [])
+        return []
+
+    application = web.Application()
+    application.add_routes([web.get("/build", note)])
+    aiohttp_door.setup(application, tq)
+    serving = doors_wsgi.serving(WsgiMiddleware(app, tq), tq) if kind == "wsgi" else serving_aiohttp(application)
+    async with serving as base:
+        await tq.push("/build", headers=PROXIED)
+        _, outcome = await Consumer(tq).replay(base)
+        await fetch("GET", base + "/build", headers=PROXIED)
+    assert isinstance(outcome, Answered)
+    assert (outcome.status, outcome.receipted) == (200, True)
+    assert seen == ["https://shop.example.org/build True", "http://shop.example.org/build False"]
 
 
 @pytest.mark.parametrize("proto", ["https,http", "ftp", ""])

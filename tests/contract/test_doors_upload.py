@@ -23,7 +23,7 @@ PIECES: Final = 512
 ALLOWED: Final = 1024 * 1024
 
 
-def asgi(tq: taskqueue.TaskQueue) -> None:
+def asgi(tq: taskqueue.TaskQueue, status: int, **claim: str) -> None:
     """Upload through the ASGI door."""
     left = PIECES
 
@@ -39,11 +39,12 @@ def asgi(tq: taskqueue.TaskQueue) -> None:
         return {"type": "http.request", "body": PIECE, "more_body": left > 0}
 
     async def send(message: Message) -> None:
-        assert message.get("status", 200) == 200
+        assert message.get("status", status) == status
 
     length = str(PIECES * len(PIECE)).encode()
-    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "scheme": "http"}
-    asyncio.run(TaskQueueMiddleware(app, tq)({**scope, "headers": [(b"content-length", length)]}, receive, send))
+    headers = [(b"content-length", length), *((name.encode(), value.encode()) for name, value in claim.items())]
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "scheme": "http", "headers": headers}
+    asyncio.run(TaskQueueMiddleware(app, tq)(scope, receive, send))
     assert left == 0
 
 
@@ -57,7 +58,7 @@ class Source(io.RawIOBase):
         return PIECE if self.left >= 0 else b""
 
 
-def wsgi(tq: taskqueue.TaskQueue) -> None:
+def wsgi(tq: taskqueue.TaskQueue, status: int, **claim: str) -> None:
     """Upload through the WSGI door."""
     source = Source()
 
@@ -67,25 +68,30 @@ def wsgi(tq: taskqueue.TaskQueue) -> None:
         start_response("200 OK", [])
         return []
 
-    def start_response(status: str, *_rest: Any) -> Callable[[bytes], object]:
-        assert status == "200 OK"
+    def start_response(line: str, *_rest: Any) -> Callable[[bytes], object]:
+        assert line.startswith(f"{status} ")
         return print
 
     environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/", "SCRIPT_NAME": "", "wsgi.url_scheme": "http"}
     environ |= {"CONTENT_LENGTH": str(PIECES * len(PIECE)), "HTTP_HOST": "a", "QUERY_STRING": ""}
+    environ |= {f"HTTP_{name.upper()}": value for name, value in claim.items()}
     for _ in WsgiMiddleware(app, tq)({**environ, "wsgi.input": source}, start_response):
         pass
     assert source.left <= 0
 
 
 @pytest.mark.parametrize("upload", [asgi, wsgi])
-@pytest.mark.parametrize("limit", [1024 * 1024, 64 * 1024 * 1024], ids=["over the limit", "on disk"])
-def test_an_upload_takes_no_memory(upload: Callable[[taskqueue.TaskQueue], None], limit: int) -> None:
+@pytest.mark.parametrize(
+    ("limit", "status", "claim"),
+    [(1024 * 1024, 200, {}), (64 * 1024 * 1024, 200, {}), (64 * 1024 * 1024, 403, {"x_task_id": "1"})],
+    ids=["over the limit", "on disk", "claims to be a delivery"],
+)
+def test_an_upload_takes_no_memory(upload: Callable[..., None], limit: int, status: int, claim: dict[str, str]) -> None:
     tq = task_queue("redis://127.0.0.1:1/0", limits=taskqueue.Limits(body=limit))
-    upload(tq)  # what is imported and kept for ever is there now
+    upload(tq, status, **claim)  # what is imported and kept for ever is there now
     tracemalloc.start()
     try:
-        upload(tq)
+        upload(tq, status, **claim)
         assert tracemalloc.get_traced_memory()[1] < ALLOWED
     finally:
         tracemalloc.stop()

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
@@ -41,7 +41,7 @@ async def state(broker: Broker, task_id: str) -> str:
     return "forgotten" if found is None else found.state
 
 
-def answering(answers: dict[str, object]) -> tuple[Resolve, list[Doubt]]:
+def answering(answers: Mapping[str, object]) -> tuple[Resolve, list[Doubt]]:
     """Return a resolver with these answers by id, and what it was asked."""
     asked: list[Doubt] = []
 

@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 from taskqueue.errors import ConfigError, InvalidTask
 from taskqueue.keys import Keyring
 from taskqueue.policy import BROKEN, DNS, FORMAT, REFUSED, TIMEOUT, TLS, Answered, Broken, NotSent, Outcome, Unreadable
+from taskqueue.receipt import receipt
 from taskqueue.replay import Delivery, HttpReplayer
-from taskqueue.signature import receipt, verify
+from taskqueue.signature import check_body, verify
 from taskqueue.target import Limits, target_of
 from taskqueue.task import Task
 from tests.servers import free_port
@@ -259,15 +260,16 @@ class TestBytes:
 
 def verified(request: Request, path: str) -> Any:
     """Return the proof of a request as it came over the wire."""
-    return verify(
+    proof = verify(
         KEYRING,
         method=request.line.split(" ")[0],
         authority=request.all("Host")[0],
         targets=[path],
         headers=request.headers,
-        body=request.body,
         now=datetime.now(UTC).timestamp(),
     )
+    check_body(proof, request.body)
+    return proof
 
 
 class TestHelpfulness:

@@ -11,4 +11,6 @@ PART_2: Final = frozenset(f"CT{row:02}" for row in (9, 18, 29, 30, 31, 33, 37, 3
 
 PART_3: Final = frozenset(("CT05", "CT23", "CT24", "CT25", "CT26", "TA11", "TA12"))
 
-OWED: Final = PART_1 | PART_2 | PART_3
+PART_4: Final = frozenset(f"CT{row:02}" for row in (1, 2, 3, 4, 7, 8, 10, 11, 12, 13, 16, 17, 18, 19))
+
+OWED: Final = PART_1 | PART_2 | PART_3 | PART_4

@@ -1,12 +1,14 @@
 """The decisions that all doors share and no framework is needed to see."""
 
 import logging
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
 
 import taskqueue
-from taskqueue.door import Admission, Answer, Arrival, Door, answer_to_uncaught, may_carry_body, not_committed
+from taskqueue.answers import Answer, answer_to_uncaught, not_committed
+from taskqueue.door import Admission, Arrival, Door, Read, may_carry_body
 from taskqueue.errors import (
     BodyUnavailable,
     BrokerUnavailable,
@@ -32,7 +34,7 @@ def door(**options: Any) -> Door[object]:
 
 
 ARRIVAL = Arrival(method="GET", targets=["/x"], headers=[("Host", "example.org")])
-PROOF = Proof("id-1", "default", "ada", 1, 1, 11, 0, 0, "", "", "/x")
+PROOF = Proof("id-1", "default", "ada", 1, 1, 11, 0, 0, "", "", "/x", None)
 
 
 @pytest.mark.parametrize(
@@ -131,11 +133,23 @@ def test_another_error_is_not_the_queues(caplog: pytest.LogCaptureFixture) -> No
 # ---- in process
 
 
+def reading(content: bytes) -> Read[Awaitable[bytes]]:
+    """Return a door's way to read this body."""
+
+    async def read(*, keep: bool) -> bytes:
+        assert keep
+        return content
+
+    return read
+
+
 async def test_a_handover_is_let_in_without_a_signature() -> None:
     handover = Handover(PROOF)
     arrival = Arrival(method="GET", targets=["/x"], headers=[("X-Task-Id", "id-1")], handover=handover)
     assert arrival.claimed
-    admitted = await door(load_user=lambda user_id: f"user {user_id}", replay_guard="process").admit(arrival, b"body")
+    admitted = await door(load_user=lambda user_id: f"user {user_id}", replay_guard="process").admit(
+        arrival, reading(b"body")
+    )
     assert isinstance(admitted, Admission)
     assert (admitted.task.user, admitted.content, admitted.headers) == ("user ada", b"body", ())
     assert (handover.admitted, handover.logged_in) == (True, True)
@@ -144,7 +158,7 @@ async def test_a_handover_is_let_in_without_a_signature() -> None:
 async def test_a_handover_of_a_user_who_is_gone_is_refused() -> None:
     handover = Handover(PROOF)
     arrival = Arrival(method="GET", targets=["/x"], headers=[], handover=handover)
-    answer = await door(load_user=lambda _user_id: None, replay_guard="process").admit(arrival, b"")
+    answer = await door(load_user=lambda _user_id: None, replay_guard="process").admit(arrival, reading(b""))
     assert answer == Answer(403, "Refused: user-gone\n", (("x-task-refused", "user-gone"),))
     assert (handover.admitted, handover.logged_in) == (True, False)
 
@@ -152,13 +166,13 @@ async def test_a_handover_of_a_user_who_is_gone_is_refused() -> None:
 async def test_while_a_test_captures_no_broker_is_asked() -> None:
     arrival = Arrival(method="GET", targets=["/x"], headers=[], handover=Handover(PROOF))
     with taskqueue.capture():
-        admitted = await door().admit(arrival, b"")
+        admitted = await door().admit(arrival, reading(b""))
     assert isinstance(admitted, Admission)
 
 
 async def test_without_a_broker_nothing_starts(caplog: pytest.LogCaptureFixture) -> None:
     handover = Handover(PROOF)
-    answer = await door().admit(Arrival(method="GET", targets=["/x"], headers=[], handover=handover), b"")
+    answer = await door().admit(Arrival(method="GET", targets=["/x"], headers=[], handover=handover), reading(b""))
     assert isinstance(answer, Answer)
     assert (answer.status, answer.headers) == (503, (("retry-after", "1"),))
     assert not handover.admitted
@@ -221,7 +235,7 @@ def test_a_task_passes_on_its_own_user() -> None:
         enqueued_at=0,
         deadline=0,
     )
-    request = request_of(door(user_id=lambda _subject: "somebody else"), admission=Admission(task, b"", None))
+    request = request_of(door(user_id=lambda _subject: "somebody else"), admission=Admission(task, b"", ()))
     assert (request.user_id(), request.user_id_later, request.task) == ("ada", None, task)
 
 

@@ -113,6 +113,7 @@ def test_what_is_proved() -> None:
         key_id=KEYRING.current.key_id,
         nonce=NONCE,
         target="/reports/build?year=2026",
+        content_digest=content_digest(b"year=2026"),
     )
     assert check(signed(user_id=None)).user_id is None
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from taskqueue import signature
 from taskqueue.errors import InvalidTask
 from taskqueue.keys import Keyring
-from taskqueue.signature import Receipt, check_receipt, is_claimed, receipt
+from taskqueue.receipt import Receipt, check_receipt, receipt
+from taskqueue.signature import is_claimed
 from tests.deliveries import HOST, KEYRING, OTHER, TASK, check, signed, task_headers
 
 # ---- claims
