@@ -135,7 +135,8 @@ def flask_app(handlers: Handlers) -> flask.Flask:
 
 class PyramidView(View):
     def __init__(self, request: Any) -> None:
-        super().__init__(request.method, {name.lower(): value for name, value in request.headers.items()})
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        super().__init__(request.method, headers, request.query_string)
         self._request = request
 
     @property

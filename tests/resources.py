@@ -1,16 +1,10 @@
 """A resource of the ``transaction`` package's transactions: rows of an SQLite file that name their tasks."""
 
-import os
 import sqlite3
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from tests.servers import RedisServer
-from tests.waiting import wait_until
-
-RUNS: Final = int(os.environ.get("RUNS", "10"))  # noqa: TID251  the tests' own, no setting of the library
 PHASES: Final = ("tpc_begin", "commit", "tpc_vote", "tpc_finish")
 
 
@@ -92,37 +86,3 @@ def rows(path: Path) -> set[str]:
         return {task for (task,) in database.execute("SELECT task FROM rows")}
     finally:
         database.close()
-
-
-class Watcher(threading.Thread):
-    """Takes tasks as soon as they are queued, looking as hard as it can, and notes whether it sees the row of each."""
-
-    def __init__(self, server: RedisServer, path: Path) -> None:
-        super().__init__(daemon=True)
-        self._redis, self._path = server.client(), path
-        self._looks, self._stopped = 0, False
-        self.seen: list[str] = []
-        self.early: list[str] = []
-
-    def run(self) -> None:
-        database = connected(self._path)
-        while not self._stopped:
-            self._looks += 1
-            found = self._redis.rpop("taskqueue:{default}")
-            if isinstance(found, bytes):
-                task_id = found.decode()
-                row = database.execute("SELECT task FROM rows WHERE task = ?", (task_id,)).fetchone()
-                self.early += [] if row else [task_id]
-                self.seen.append(task_id)
-        database.close()
-
-    def wait_for_looks(self) -> None:
-        """Return when it has looked 20 times more: what could be taken by now, is."""
-        before = self._looks
-        wait_until(lambda: self._looks > before + 20, "the watcher has looked", every=0.0005)
-
-    def stop(self) -> None:
-        """Look a last time, then end."""
-        self.wait_for_looks()
-        self._stopped = True
-        self.join(20)

@@ -31,7 +31,7 @@ from tests import doors
 from tests.contract.test_vote import states
 from tests.doors import Consumer, delivery_of
 from tests.doors_wsgi import InMemory
-from tests.resources import RUNS, Rows, Watcher, rows
+from tests.resources import Rows, rows
 from tests.servers import RedisServer
 
 TM = {"tm.manager_hook": "pyramid_tm.explicit_manager"}
@@ -398,32 +398,6 @@ async def test_a_list_of_tweens_of_ones_own_does_not_lose_the_door(tq: taskqueue
     assert (await site.ask("/", headers={"X-Task-Id": "1"})).status_int == 403
     await site.ask("/")
     assert (await site.replayed(tq)).receipted
-
-
-@pytest.mark.parametrize("phase", ["tpc_vote", "tpc_finish"])
-async def test_nobody_sees_a_task_before_its_row_nor_one_that_was_vetoed(
-    any_server: RedisServer, tq: taskqueue.TaskQueue, tmp_path: Path, phase: str
-) -> None:
-    rows(tmp_path / "rows")
-    watcher = Watcher(any_server, tmp_path / "rows")
-    site = Site(tq, VETO)
-
-    @site.view("/{status}")
-    def order(request: Any) -> Response:
-        made = Rows(tmp_path / "rows", request.tm, key="~sqlalchemy", commits_in=phase, before=watcher.wait_for_looks)
-        task_id = taskqueue.add("/later")
-        made.write(task_id)
-        watcher.wait_for_looks()
-        return Response(task_id, status=int(request.matchdict["status"]))
-
-    watcher.start()
-    kept = []
-    for number in range(RUNS):
-        status = 409 if number % 3 == 2 else 200
-        response = await site.ask(f"/{status}")
-        kept += [response.text] if status == 200 else []
-    await asyncio.to_thread(watcher.stop)
-    assert (watcher.seen, watcher.early) == (kept, [])
 
 
 # ---- users

@@ -25,7 +25,7 @@ from taskqueue.transaction import bound
 from tests.contract.test_commit import queued
 from tests.contract.test_vote import states
 from tests.doors import Consumer, Handler, Reply, View, adding, fetch, serving, task_queue
-from tests.resources import PHASES, RUNS, Failed, Rows, Watcher, rows
+from tests.resources import PHASES, Failed, Rows, rows
 from tests.servers import RedisServer
 
 KEYS = ["/var/Data.fs:1", "rows", "~sqlalchemy:9", "~zope.sendmail", "~~taskqueue"]
@@ -456,24 +456,3 @@ async def test_other_requests_use_their_own_transaction(served: taskqueue.TaskQu
     async with serving("asgi", {"/": plain}, served) as base:
         assert (await fetch("GET", base + "/")).status == 200
     assert [task.path for task in await Consumer(served).tasks()] == ["/plain"]
-
-
-# ---- never too early
-
-
-@pytest.mark.parametrize(("phase", "key"), [("tpc_vote", "~sqlalchemy:1"), ("tpc_finish", "rows")])
-def test_nobody_sees_a_task_before_the_row_it_is_about(
-    any_server: RedisServer, tq: taskqueue.TaskQueue, tmp_path: Path, phase: str, key: str
-) -> None:
-    rows(tmp_path / "rows")
-    watcher, ids = Watcher(any_server, tmp_path / "rows"), list[str]()
-    watcher.start()
-    for _ in range(RUNS):
-        with transaction.manager:
-            ids.append(tq.add("/later"))
-            made = Rows(
-                tmp_path / "rows", transaction.manager, key=key, commits_in=phase, before=watcher.wait_for_looks
-            )
-            made.write(ids[-1])
-    watcher.stop()
-    assert (watcher.seen, watcher.early) == (ids, [])
