@@ -198,9 +198,10 @@ class Instance:
             connection.close()
 
     def effects(self) -> list[dict[str, Any]]:
-        """Return what tasks have done since ``forget``."""
+        """Return what tasks have done since ``forget``; a line that is still being written does not count yet."""
         ledger = self.home / LEDGER
-        return [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
+        written = ledger.read_text().rpartition("\n")[0] if ledger.exists() else ""
+        return [json.loads(line) for line in written.splitlines()]
 
     def forget(self) -> None:
         """Begin a new ledger."""
