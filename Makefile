@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test test-races check model mutants mutations chaos pauses memory memory-upload interactive demo format clean
+.PHONY: help test test-races test-plone check model mutants mutations chaos pauses memory memory-upload interactive demo format clean
 
 PYTHON ?= $(shell for name in python3.15 python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
@@ -36,6 +36,9 @@ check: .venv/installed-test ## style, types and layers, no tests
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	$(call step,lint-imports)
 	@$(BIN)/lint-imports --no-logo
+
+test-plone: .venv-plone/installed ## Zope and Plone, on a real site, in an environment of their own: make test-plone RUNS=100
+	@RUNS=$(or $(RUNS),20) .venv-plone/bin/python -m pytest tests/plone
 
 model: .venv/installed-test ## model and real servers side by side: make model STEPS=1000000 SEED=7
 	@SEED=$(or $(SEED),$$(date +%s)) STEPS=$(or $(STEPS),200000) $(BIN)/python -m pytest tests/model/test_model.py
@@ -69,14 +72,20 @@ format: .venv/installed-test ## let ruff mend what it can
 	@$(BIN)/ruff format
 
 clean: ## remove the environment and what tools left behind
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist http_taskqueue.egg-info
+	rm -rf .venv .venv-plone .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist http_taskqueue.egg-info
 
-$(BIN)/python:
+# Either environment.
+%/bin/python:
 	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer with venv is needed; name one: make test PYTHON=...' >&2; exit 1; }
-	$(call step,environment: .venv with $(PYTHON))
-	@$(PYTHON) -m venv .venv
+	$(call step,environment: $* with $(PYTHON))
+	@$(PYTHON) -m venv $*
 
 .venv/installed-%: pyproject.toml | $(BIN)/python
 	$(call step,install: .[$*])
 	@$(BIN)/python -m pip install --quiet --quiet --editable '.[$*]'
+	@touch $@
+
+.venv-plone/installed: pyproject.toml | .venv-plone/bin/python
+	$(call step,install: .[test-plone])
+	@.venv-plone/bin/python -m pip install --quiet --quiet --editable '.[test-plone]'
 	@touch $@

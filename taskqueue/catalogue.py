@@ -46,9 +46,9 @@ class Settings:
     app: Annotated[
         str | None,
         Option(
-            help="Application to call in this process instead: package.module:attribute, or a factory of one. Its own"
-            " TaskQueue then says where the queues are.",
-            parse=options.import_path,
+            help="Application to call in this process instead: package.module:attribute, or a factory of one, or"
+            " config:etc/zope.ini. Its own TaskQueue then says where the queues are.",
+            parse=options.application,
         ),
     ] = None
     dev: Annotated[

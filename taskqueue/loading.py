@@ -4,6 +4,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from .configured import instances
@@ -11,6 +12,7 @@ from .errors import AppNotFound, ConfigError
 from .importing import imported
 from .inprocess import AiohttpReplayer, AsgiReplayer, WsgiReplayer
 from .keys import Keyring
+from .options import PASTE
 from .producer import TaskQueue
 from .replay import Replayer
 
@@ -30,9 +32,12 @@ class Application:
 async def load(name: str) -> Application:
     """Import the application named ``package.module:attribute``, or call the factory of that name (sync or async).
 
-    The current directory is searched first. Raises AppNotFound with the candidates; an error of the application's own
-    while it is imported is the cause.
+    Or make the one that ``config:`` and a path name, as PasteDeploy does (Zope, Pyramid). The current directory is
+    searched first. Raises AppNotFound with the candidates; an error of the application's own while it is imported is
+    the cause.
     """
+    if name.startswith(PASTE):
+        return Application(name, "wsgi", _deployed(name))
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise AppNotFound(f"app: {name!r} must be package.module:attribute, for example main:app")
@@ -96,6 +101,19 @@ def task_queue() -> TaskQueue:
         f"app: it has made {len(found)} TaskQueues, and a server consumes one; start it with --target instead of --app,"
         " and name --url and --queue"
     )
+
+
+def _deployed(name: str) -> Any:
+    try:
+        from paste.deploy import loadapp  # noqa: PLC0415 - only who has such a file pays for it
+    except ImportError:
+        raise AppNotFound(f"app: {name} is read through PasteDeploy; pip install PasteDeploy") from None
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return loadapp(name, relative_to=str(Path.cwd()))
+    except Exception as error:
+        raise AppNotFound(f"app: making {name} failed: {type(error).__name__}: {error}") from error
 
 
 def _what(found: object) -> str:

@@ -64,9 +64,9 @@ def load(
         chosen |= given
     values: dict[str, Any] = {item.name: item.parsed() for item in chosen.values()}
     origins = {item.name: item.origin for item in chosen.values()}
-    if "secret_file" in chosen:
-        values["secrets"] = _secrets_in(chosen["secret_file"])
-        origins["secrets"] = origins["secret_file"]
+    if given_file := chosen.get("secret_file"):
+        values["secrets"] = secrets_in(given_file.base / options.text(given_file.value), given_file.where)
+        origins["secrets"] = given_file.origin
     if values.get("dev"):
         of_dev = {"url": f"embedded://{quote(str((directory / STORE).absolute()))}", "name": "dev"}
         origins = dict.fromkeys(of_dev, "dev") | origins
@@ -138,14 +138,14 @@ def _read_toml(path: Path, name: str) -> dict[str, Any]:
         raise ConfigError(f"{name}: it is not TOML: {error}") from None
 
 
-def _secrets_in(given: _Given) -> tuple[str, ...]:
-    path = given.base / options.text(given.value)
+def secrets_in(path: Path, where: str) -> tuple[str, ...]:
+    """Return the secrets in a file, one a line; raises ConfigError, which begins with ``where`` the file is named."""
     try:
         return options.texts(",".join(path.read_text(encoding="utf-8").splitlines()))
     except OSError as error:
-        raise ConfigError(f"{given.where}: {str(path)!r} cannot be read ({error.strerror})") from None
+        raise ConfigError(f"{where}: {str(path)!r} cannot be read ({error.strerror})") from None
     except ValueError:
-        raise ConfigError(f"{given.where}: {str(path)!r} holds no secret; make one with: taskqueue secret") from None
+        raise ConfigError(f"{where}: {str(path)!r} holds no secret; make one with: taskqueue secret") from None
 
 
 def _refuse_unknown(where: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """What every test may use: servers, each without data when a test begins, and the marks of acceptance."""
 
+import importlib.util
 import logging
 import os
 import sys
@@ -14,6 +15,10 @@ from tests.stores import Inspectable, LocalStore, RedisStore
 # Valkey is always asked for, so that its absence is seen; of the others, what this machine has.
 KINDS: Final = ["valkey9", *(kind for kind in find_binaries() if kind != "valkey9")]
 LOCAL: Final = pytest.param("local", marks=pytest.mark.accept("CT35"))
+
+
+# They need Zope, which has an environment of its own (make test-plone).
+collect_ignore: Final = [] if importlib.util.find_spec("Zope2") else ["plone"]
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from tests.house import tree
 
 LEFT_BEHIND: Final = (
     ".git",
-    ".venv",
+    ".venv*",
     ".*_cache",
     ".hypothesis",
     ".taskqueue",
@@ -36,7 +36,11 @@ with warnings.catch_warnings():
 
 assert pathlib.Path(taskqueue.__file__).is_relative_to(sys.prefix), taskqueue.__file__
 for module in pkgutil.walk_packages(taskqueue.__path__, "taskqueue."):
-    importlib.import_module(module.name)
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError as error:  # Zope has an environment of its own
+        if not module.name.startswith("taskqueue.middleware.zope.") or error.name.startswith("taskqueue"):
+            raise
     print(module.name)
 for script in importlib.metadata.distribution("http-taskqueue").entry_points:
     if importlib.util.find_spec(script.module):
@@ -69,7 +73,12 @@ def expected() -> set[str]:
         else path.relative_to(tree.ROOT).as_posix()
         for path in tree.sources()
     }
-    return modules | {f"taskqueue/lua/{path.name}" for path in tree.scripts()} | {"taskqueue/py.typed"}
+    zope = {
+        f"taskqueue/{path.relative_to(tree.ROOT).as_posix()}"
+        for pattern in ("*.xml", "*.zcml", "profiles/*/*.xml")
+        for path in (tree.MIDDLEWARE / "zope").glob(pattern)
+    }
+    return modules | zope | {f"taskqueue/lua/{path.name}" for path in tree.scripts()} | {"taskqueue/py.typed"}
 
 
 @pytest.fixture(scope="module")
