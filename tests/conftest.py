@@ -112,14 +112,18 @@ class AcceptanceLedger:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Note the rows of a test with its report."""
+        """Write the rows of a test into its report, which may be read in another process than this."""
         report = yield
-        rows = {mark.args[0] for mark in item.iter_markers("accept")}
+        report.user_properties += [("accept", row) for mark in item.iter_markers("accept") for row in mark.args]
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note what a report tells of the rows of its test."""
+        rows = {str(row) for name, row in report.user_properties if name == "accept"}
         if report.skipped:
             self.skipped |= rows
         elif report.when == "call":
             self.shown |= rows
-        return report
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Turn a run that would be a success into a failure if a row was only skipped."""
