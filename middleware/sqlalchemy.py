@@ -6,20 +6,28 @@ are rows of the same database, and a relay brings them to the broker: see ``task
 """
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakValueDictionary, finalize, ref
 
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Table, event
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session, sessionmaker
 from sqlalchemy.util import await_only, concurrency
 
+from ..ballot import Captured
 from ..errors import ConfigError, NoTransaction
-from ..producer import TaskQueue
+from ..middleware import sqlalchemy_outbox
+from ..middleware.sqlalchemy_outbox import metadata, outbox
+from ..producer import TaskQueue, captures
+from ..relay import Outbox, from_now
+from ..task import Task
 from ..transaction import Transaction, innermost, outermost
+
+__all__ = ["bind", "metadata", "outbox"]
 
 log = logging.getLogger("taskqueue.sqlalchemy")
 
@@ -28,21 +36,33 @@ FLUSHES: Final = 100
 _GREENLETS: Final = find_spec("greenlet") is not None
 
 
-def bind(tq: TaskQueue, sessions: Any) -> None:
+def bind(tq: TaskQueue, sessions: Any, *, outbox: "bool | Table" = False) -> None:
     """Have tasks that are added in a transaction of these sessions belong to it.
 
     ``sessions``: a ``Session`` class (with its subclasses), a ``sessionmaker``, a ``scoped_session``, or their
     asynchronous twins; what comes from a maker must be made after this call. Raises ConfigError for anything else.
+    ``outbox``: True, or a table with these columns: tasks become rows of it, so the broker may be down at the commit;
+    ``taskqueue-server --app``, or ``taskqueue relay``, pushes them, for which ``sessions`` is called without arguments.
 
     A task belongs to the transaction begun last in its context (thread, asyncio task), or where there is none to the
     one begun last in its request, in a FastAPI dependency for example. A session that has not begun (it does with its
     first statement, or its first ``add``) has no part in it: such a task follows the request.
     """
-    bound = _Sessions(tq)
-    target = _listened_to(sessions)
+    target, table = _listened_to(sessions), sqlalchemy_outbox.outbox if outbox is True else outbox
+    bound = _Sessions(tq, None if table is False else table)
     for name, listener in bound.listeners().items():
         event.listen(target, name, listener)
     tq.enlist(bound.running)
+    if table is not False:
+        tq.outboxes.append(_outbox_of(sessions, table))
+
+
+def _outbox_of(sessions: Any, table: Table) -> Outbox:
+    if isinstance(sessions, scoped_session | async_scoped_session):
+        sessions = sessions.session_factory
+    if isinstance(sessions, async_sessionmaker) or (isinstance(sessions, type) and issubclass(sessions, AsyncSession)):
+        return sqlalchemy_outbox.RowsAsync(sessions, table)
+    return sqlalchemy_outbox.Rows(sessions, table)
 
 
 def _listened_to(sessions: Any) -> Any:
@@ -101,7 +121,7 @@ class _OfSession(Transaction):
             log.error(text, len(ids), ", ".join(ids), extra={"task_ids": ids})
         self.abort()
 
-    def before_commit(self) -> None:
+    def before_commit(self, session: Session) -> None:
         """Vote, before the database commits; raises what ``Transaction.vote`` does, and then the commit fails."""
         if self.state != "open":
             raise NoTransaction(
@@ -109,6 +129,10 @@ class _OfSession(Transaction):
                 " committed without them; call rollback()"
             )
         self.voted = self.ids
+        self.keep(session)
+
+    def keep(self, _session: Session) -> None:
+        """Have the tasks stored in the broker, not queued yet."""
         for connection in self.connections if self.voted else ():
             _voted_on[id(connection.connection.dbapi_connection)] = self
             if not event.contains(connection.engine, "invalidate", _invalidated):
@@ -134,11 +158,39 @@ class _OfSession(Transaction):
             self.door.detach(self)
 
 
+class _InOutbox(_OfSession):
+    """The same, where they become rows of the database."""
+
+    def __init__(self, sessions: "_Sessions", begun: SessionTransaction) -> None:
+        super().__init__(sessions, begun)
+        self.fails_fast = False
+
+    def keep(self, session: Session) -> None:
+        """Write the rows."""
+        tq, finished = self.sessions.tq, list[Task]()
+
+        async def finish() -> None:
+            finished.extend(await tq.finished(entries, self.request))
+
+        with self._ending("vote", "voted") as entries:
+            if not entries:
+                return
+            self.wait(finish, lambda: finished.extend(tq.finished_sync(entries, self.request)))
+            if captures:
+                self._ballot = Captured(finished, captures[-1])
+            elif self.sessions.outbox is not None:
+                now = time.time_ns() // 1_000_000
+                tasks = [from_now(task, now=now) for task in tq.sealed(finished)]
+                session.execute(*sqlalchemy_outbox.written(self.sessions.outbox, tasks))
+
+
 class _Sessions:
     """The sessions of one ``bind``, and the transactions that they are in."""
 
-    def __init__(self, tq: TaskQueue) -> None:
+    def __init__(self, tq: TaskQueue, outbox: Table | None) -> None:
         self.tq: Final = tq
+        self.outbox: Final = outbox
+        self._kind: Final = _OfSession if outbox is None else _InOutbox
         self._roots: WeakKeyDictionary[SessionTransaction, _OfSession] = WeakKeyDictionary()
 
     def listeners(self) -> dict[str, Callable[..., None]]:
@@ -164,7 +216,7 @@ class _Sessions:
 
     def _begun(self, session: Session, begun: SessionTransaction) -> None:
         if begun.parent is None:
-            root = self._roots[begun] = _OfSession(self, begun)
+            root = self._roots[begun] = self._kind(self, begun)
             _begun_here.set((*_still_running(), root))
         elif begun.nested:
             around = self._root(session)
@@ -185,7 +237,7 @@ class _Sessions:
             if not (session.new or session.dirty or session.deleted):
                 break
             session.flush()
-        root.before_commit()
+        root.before_commit(session)
 
     def _committed(self, session: Session) -> None:
         """Queue what was voted; or keep what was added in a savepoint that is released."""

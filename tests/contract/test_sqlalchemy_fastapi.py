@@ -10,6 +10,7 @@ from typing import Any, Final
 import pytest
 import sqlalchemy as sa
 from fastapi import Depends, FastAPI, Request
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -73,13 +74,13 @@ class Site:
             database.async_url if kind == "async" else database.url
         )
         session_of = make(self.engine, tq)
-        sync_engine = self.engine.sync_engine if kind == "async" else self.engine
-        sa.event.listen(sync_engine, "commit", lambda _connection: self.before_commit())
+        sync_engine = getattr(self.engine, "sync_engine", self.engine)
+        event.listen(sync_engine, "commit", lambda _connection: self.before_commit())
 
         if kind == "async":
 
             @self.app.post("/order")
-            async def order_async(session: AsyncSession = Depends(session_of, scope=scope)) -> str:
+            async def order_async(session: AsyncSession = Depends(session_of, scope=scope)) -> str:  # noqa: B008 - FastAPI's way
                 await session.execute(sa.select(1))
                 task_id = taskqueue.add("/later", method="GET")
                 session.add(Order(task=task_id))
@@ -88,14 +89,14 @@ class Site:
         else:
 
             @self.app.post("/order")
-            def order(session: Session = Depends(session_of, scope=scope)) -> str:
+            def order(session: Session = Depends(session_of, scope=scope)) -> str:  # noqa: B008 - FastAPI's way
                 session.execute(sa.select(1))
                 task_id = taskqueue.add("/later", method="GET")
                 session.add(Order(task=task_id))
                 return task_id
 
         @self.app.post("/fails")
-        def fails(session: Any = Depends(session_of)) -> str:
+        def fails(session: Any = Depends(session_of)) -> str:  # noqa: B008 - FastAPI's way
             if isinstance(session, Session):
                 session.execute(sa.select(1))
             taskqueue.add("/dropped", method="GET")
@@ -203,7 +204,7 @@ async def test_a_task_takes_along_what_the_request_says(tq: taskqueue.TaskQueue,
         session_of = sync_begun(site.engine, tq)
 
         @site.app.post("/copy")
-        async def copy(request: Request, session: Session = Depends(session_of)) -> None:
+        async def copy(request: Request, session: Session = Depends(session_of)) -> None:  # noqa: B008 - FastAPI's way
             await request.body()
             session.add(Order())
             taskqueue.add("/later", method="POST")
