@@ -86,6 +86,11 @@ class Rows:
                 session.execute(_pushed(self._table, tasks, from_thread.run(push, [*tasks.values()])))
             return len(sizes)
 
+    async def aclose(self) -> None:
+        """See Outbox."""
+        with self._sessions() as session:
+            await to_thread.run_sync(_dispose, session, self._table)
+
 
 class RowsAsync:
     """An outbox that asynchronous sessions read."""
@@ -101,6 +106,15 @@ class RowsAsync:
                 tasks = _tasks(await session.execute(_chosen(self._table, sizes)))
                 await session.execute(_pushed(self._table, tasks, await push([*tasks.values()])))
             return len(sizes)
+
+    async def aclose(self) -> None:
+        """See Outbox."""
+        async with self._sessions() as session:
+            await session.run_sync(_dispose, self._table)
+
+
+def _dispose(session: Session, table: Table) -> None:
+    session.get_bind(clause=table).engine.dispose()
 
 
 def _first(table: Table, without: Collection[str]) -> Select[*tuple[Any, ...]]:

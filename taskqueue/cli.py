@@ -23,12 +23,13 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from . import commands, doctor, logs, settings
+from . import commands, doctor, logs, relaying, settings
 from .broker import StoreInfo, masked
 from .durability import kept
 from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError, UsageError
 from .policy import Rules
 from .producer import TaskQueue
+from .relay import Relay
 from .settings import Row, Settings
 
 log = logging.getLogger("taskqueue.cli")
@@ -84,6 +85,7 @@ config_app: Final = App(
 )
 app.command(config_app)
 commands.register(app)
+relaying.register(app)
 
 
 def server_main() -> None:
@@ -149,7 +151,7 @@ def serve(**flags: Any) -> int:
     chosen = settings.load(flags, config=config)
     chosen.required_name()
     chosen.required_target()
-    style = _log_style(chosen)
+    style = settings.log_style(chosen, sys.stderr)
     handler = logs.setup(style, chosen.log_level, colour=settings.colours(sys.stderr))
     if chosen.app:
         settings.announce(dev=chosen.dev, config=config)
@@ -245,13 +247,17 @@ def _narrowed(queues: Sequence[str], chosen: Settings) -> Sequence[str]:
 async def _consume(chosen: Settings, style: str, handler: logging.Handler) -> None:
     """Run the server; the first signal lets running tasks end, a second one gives them back at once."""
     server, tq = await _server(chosen)
+    owner = relaying.owner("relay", chosen.relay) if chosen.relay else tq
     logs.keep(handler)
+    relays = [Relay(outbox, owner.broker, poll_max=chosen.poll_max) for outbox in owner.outboxes]
     asked = 0
 
     def stop() -> None:
         nonlocal asked
         asked += 1
         server.stop(now=asked > 1)
+        for relay in relays:
+            relay.stop()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
@@ -267,7 +273,8 @@ async def _consume(chosen: Settings, style: str, handler: logging.Handler) -> No
     for finding in doctor.check_durability(store, tq.durability) if store else ():
         if finding.level != "ok":
             log.warning("%s; %s", finding.what, finding.remedy)
-    await server.run()
+    async with relaying.beside(relays, owner):
+        await server.run()
 
 
 async def _asked(tq: TaskQueue) -> StoreInfo | None:
@@ -276,14 +283,6 @@ async def _asked(tq: TaskQueue) -> StoreInfo | None:
         return await tq.broker.inspector.store(deadline=time.monotonic() + GREETING)
     except (BrokerUnavailable, ConfigError):
         return None
-
-
-def _log_style(chosen: Settings) -> str:
-    if chosen.log_format != "auto":
-        return chosen.log_format
-    if settings.under_journald(sys.stderr):
-        return "journal"
-    return "console" if sys.stderr.isatty() else "json"
 
 
 def _announce(chosen: Settings, tq: TaskQueue, store: StoreInfo | None, queues: Sequence[str], style: str) -> None:

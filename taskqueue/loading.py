@@ -56,14 +56,26 @@ async def load(name: str) -> Application:
 
 def function(setting: str, name: str) -> Callable[..., Any]:
     """Import what a setting names as ``package.module:function``; raises AppNotFound if it cannot be called."""
-    module_name, _, attribute = name.partition(":")
-    try:
-        found: Any = _attribute(_module(module_name), attribute)
-    except AppNotFound as error:
-        raise AppNotFound(f"{setting}: {str(error).removeprefix('app: ')}") from error
+    found = _named(setting, name)
     if not callable(found):
         raise AppNotFound(f"{setting}: {name} is {_what(found)}, and must be a function")
     return cast("Callable[..., Any]", found)
+
+
+def task_queue_at(setting: str, name: str) -> TaskQueue:
+    """Import what a setting names as a TaskQueue with an outbox, or a function that returns one; raises ConfigError."""
+    found = _named(setting, name)
+    if _is_factory(found):
+        found = found()
+    if not isinstance(found, TaskQueue):
+        raise AppNotFound(
+            f"{setting}: {name} is {_what(found)}, and must be a TaskQueue, or a function that returns it"
+        )
+    if not found.outboxes:
+        raise ConfigError(
+            f"{setting}: {name} has no outbox; see bind(tq, Session, outbox=True), or TASKQUEUE['OUTBOX']"
+        )
+    return found
 
 
 def kind_of(app: object) -> Kind | None:
@@ -103,6 +115,14 @@ def task_queue() -> TaskQueue:
         f"app: it has made {len(found)} TaskQueues, and a server consumes one; start it with --target instead of --app,"
         " and name --url and --queue"
     )
+
+
+def _named(setting: str, name: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    try:
+        return _attribute(_module(module_name), attribute)
+    except AppNotFound as error:
+        raise AppNotFound(f"{setting}: {str(error).removeprefix('app: ')}") from error
 
 
 def _module(name: str) -> ModuleType:

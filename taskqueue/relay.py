@@ -44,6 +44,10 @@ class Outbox(Protocol):
         """
         ...
 
+    async def aclose(self) -> None:
+        """Close the connections to the database."""
+        ...
+
 
 def portion(sizes: Iterable[tuple[int, int]]) -> list[int]:
     """Take (row, bytes of its record) in order and return the rows of one pass: 4 MiB at most, one row at least."""
@@ -89,6 +93,7 @@ class Relay:
                     continue
             await self._rest(poll * random.uniform(0.8, 1.0))
             poll = min(poll * 2, self._poll_max)
+        await self._outbox.aclose()
 
     async def _rest(self, seconds: float) -> None:
         try:

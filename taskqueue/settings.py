@@ -10,7 +10,6 @@ silently ignored is the fault that is found last.
 import math
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,7 +17,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final, NamedTuple, TextIO, get_type_hints
 from urllib.parse import quote
 
-from . import options
+from . import files, options
 from .errors import ConfigError, UsageError
 from .options import Choice, Option, Seconds, Whole
 
@@ -156,6 +155,13 @@ class Settings:
     wait_broker: Annotated[
         float | None,
         Option(help="Seconds to wait for a broker that does not answer; inf: for ever.", parse=Seconds(0, math.inf)),
+    ] = None
+    relay: Annotated[
+        str | None,
+        Option(
+            help="TaskQueue with an outbox to push from as well: package.module:attribute. With --app its own is.",
+            parse=options.import_path,
+        ),
     ] = None
     on_failed: Annotated[
         str | None,
@@ -329,7 +335,7 @@ def _file(directory: Path, named: str | None) -> Iterator[_Given]:
         path = directory / name
         if not named and not path.is_file():
             continue
-        content = _read_toml(path, name)
+        content = files.toml(path, name, CONFIG)
         if path.name == PYPROJECT:
             content = content.get("tool", {}).get("taskqueue")
             if content is None and not named:
@@ -343,24 +349,8 @@ def _file(directory: Path, named: str | None) -> Iterator[_Given]:
         return
 
 
-def _read_toml(path: Path, name: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{name}: it cannot be read ({error.strerror}); --config or {CONFIG} names it") from None
-    except ValueError as error:
-        # The parser tells the place, and never more than one character of the text.
-        raise ConfigError(f"{name}: it is not TOML: {error}") from None
-
-
 def _secrets_in(given: _Given) -> tuple[str, ...]:
-    path = given.base / options.text(given.value)
-    try:
-        return options.texts(",".join(path.read_text(encoding="utf-8").splitlines()))
-    except OSError as error:
-        raise ConfigError(f"{given.where}: {str(path)!r} cannot be read ({error.strerror})") from None
-    except ValueError:
-        raise ConfigError(f"{given.where}: {str(path)!r} holds no secret; make one with: taskqueue secret") from None
+    return files.secrets_in(given.base / options.text(given.value), given.where)
 
 
 def _refuse_unknown(where: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -388,6 +378,15 @@ def announce(*, dev: bool, config: str | None) -> None:
 def colours(stream: TextIO) -> bool:
     """Tell whether to write to this stream in colour: a terminal, and nobody objects (NO_COLOR, TERM=dumb)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def log_style(chosen: Settings, stream: TextIO) -> str:
+    """Return the format of logs that are written to this stream."""
+    if chosen.log_format != "auto":
+        return chosen.log_format
+    if under_journald(stream):
+        return "journal"
+    return "console" if stream.isatty() else "json"
 
 
 def under_journald(stream: TextIO) -> bool:

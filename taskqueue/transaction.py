@@ -102,7 +102,7 @@ class Transaction:
         self.state: Literal["open", "committing", "voted", "committed", "aborted", "uncertain"] = "open"
         self.serial: Final = next(_serials)
         """Of two transactions that run, the one begun last has the larger one."""
-        self.fails_fast = True
+        self.fails_fast: bool = outer is None or outer.fails_fast
         """Whether ``add`` refuses at once while the broker is known to be down."""
         self._others: list[Transaction] = []
         self._ballot: Ballot | None = None
