@@ -344,7 +344,7 @@ async def test_a_relay_that_rests_ends_when_it_is_stopped(monkeypatch: pytest.Mo
     looked = asyncio.Event()
 
     class Empty:
-        async def pass_on(self, _push: Push, *, without: Collection[str]) -> int:
+        async def pass_on(self, push: Push, *, without: Collection[str]) -> int:
             calls.append("pass")
             looked.set()
             return 0
