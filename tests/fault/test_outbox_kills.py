@@ -99,7 +99,8 @@ def test_with_a_vote_a_producer_that_dies_leaves_its_tasks_in_doubt_at_worst(
         while kills < KILLS:
             role = choice.choice(["produce", "produce_async"])
             kills += processes.run(role, choice.randint(1, STEPS[role]))
-    client, committed = any_server.client(), ordered(database.url)
+    client: Any = any_server.client()
+    committed = ordered(database.url)
     asyncio.run(_a_minute_passes(any_server))
     queued = waiting(client)
     in_doubt = {one.decode() for one in client.zrange("taskqueue:{default}:failed", 0, -1)}
