@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import Any, Final
-from weakref import WeakKeyDictionary, WeakValueDictionary, finalize, ref
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary, finalize, ref
 
 from sqlalchemy import Connection, Table, event
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
@@ -100,7 +100,7 @@ class _OfSession(Transaction):
             self.door.attach(self)
         self.savepoints: Final[dict[SessionTransaction, int]] = {}
         """Those under way, and how many tasks there were when each was begun."""
-        self.connections: Final[list[Connection]] = []
+        self.connections: Final[WeakSet[Connection]] = WeakSet()  # a session that just disappears gives its own back
         self.lost = False  # a connection, and with it maybe the answer to the commit
         self.voted: Sequence[str] = ()
         self._begun = ref(begun)
@@ -133,7 +133,7 @@ class _OfSession(Transaction):
 
     def keep(self, _session: Session) -> None:
         """Have the tasks stored in the broker, not queued yet."""
-        for connection in self.connections if self.voted else ():
+        for connection in tuple(self.connections) if self.voted else ():
             _voted_on[id(connection.connection.dbapi_connection)] = self
             if not event.contains(connection.engine, "invalidate", _invalidated):
                 event.listen(connection.engine, "invalidate", _invalidated)
@@ -226,7 +226,7 @@ class _Sessions:
     def _connected(self, session: Session, _begun: SessionTransaction, connection: Connection) -> None:
         root = self._root(session)
         if root is not None:
-            root.connections.append(connection)
+            root.connections.add(connection)
 
     def _committing(self, session: Session) -> None:
         """Vote before a root transaction commits. That of a savepoint is told by the same event."""

@@ -23,6 +23,14 @@ class Order(Base):
     task: Mapped[str] = mapped_column(default="")
 
 
+class Line(Base):
+    """Names an order that must be there when the transaction commits, not before."""
+
+    __tablename__ = "lines"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    order: Mapped[int] = mapped_column(sa.ForeignKey("orders.id", deferrable=True, initially="DEFERRED"))
+
+
 def ordered(url: str) -> set[str]:
     """Return the tasks of all rows that are committed, on a connection of its own."""
     engine = sa.create_engine(url)

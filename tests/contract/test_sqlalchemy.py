@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import (
     AsyncSession,
     async_scoped_session,
@@ -25,8 +25,10 @@ import taskqueue
 from taskqueue.errors import BrokerUnavailable, ConfigError, NoTransaction, QueueFull
 from taskqueue.middleware.sqlalchemy import bind
 from tests.databases import Database
-from tests.orders import Order, ordered, queue_of, tables
+from tests.orders import Line, Order, ordered, queue_of, tables
+from tests.races import RUNS, Consumer
 from tests.servers import RedisServer
+from tests.waiting import wait_until
 
 
 class Shop:
@@ -193,6 +195,26 @@ def test_savepoints_of_both_kinds_nest(shop: Shop) -> None:
     assert shop.paths() == ["/at-once", "/1", "/2"]
 
 
+def test_nobody_sees_a_task_of_a_savepoint_before_its_row(
+    shop: Shop, any_server: RedisServer, database: Database
+) -> None:
+    consumer = Consumer(any_server, database)
+    consumer.start()
+    for number in range(RUNS):
+        with shop.sessions.begin() as session:
+            shop.order(session)
+            with suppress(LookupError), session.begin_nested():
+                shop.order(session, "/dropped")
+                session.flush()
+                raise LookupError
+            with session.begin_nested():
+                shop.order(session)
+            consumer.has_polled()
+        wait_until(lambda number=number: consumer.seen == 2 * (number + 1), "the tasks are taken")  # type: ignore[misc]
+    consumer.stop()
+    assert (consumer.early, shop.orders()) == ([], 2 * RUNS)
+
+
 # ---- whose a task is
 
 
@@ -331,9 +353,20 @@ def test_a_session_that_disappears_says_what_it_takes_along(shop: Shop, caplog: 
     task_id = careless()
     gc.collect()
     assert f"1 task(s) are forgotten: {task_id}" in caplog.text
+    assert shop.engine.pool.status().endswith("Current Checked out connections: 0"), "its connection is given back"
     with pytest.raises(NoTransaction):
         shop.tq.add("/nowhere")
     shop.engine.dispose()
+
+
+def lose(connection: sa.Connection) -> None:
+    connection.invalidate()
+    raise ConnectionError
+
+
+def end_backend(engine: sa.Engine, pid: int | None) -> None:
+    with engine.connect() as other:
+        other.execute(sa.text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": pid})
 
 
 def test_a_commit_whose_answer_is_lost_leaves_the_task_in_doubt(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
@@ -341,12 +374,12 @@ def test_a_commit_whose_answer_is_lost_leaves_the_task_in_doubt(shop: Shop, capl
         session = shop.sessions()
         task_id = shop.order(session)
 
-        def lose(connection: sa.Connection) -> None:
-            connection.invalidate()
-            raise ConnectionError
-
-        event.listen(session.connection(), "commit", lose)
-        with pytest.raises(ConnectionError):
+        if shop.engine.dialect.name == "postgresql":
+            own = session.scalar(sa.text("SELECT pg_backend_pid()"))
+            event.listen(session.connection(), "commit", lambda _, own=own: end_backend(shop.engine, own))
+        else:
+            event.listen(session.connection(), "commit", lose)
+        with pytest.raises((ConnectionError, OperationalError)):
             session.commit()
         leave(session)
         state = shop.tq.get_sync(task_id)
@@ -358,13 +391,11 @@ def test_a_commit_whose_answer_is_lost_leaves_the_task_in_doubt(shop: Shop, capl
 
 def test_a_commit_that_the_database_refuses_is_no_doubt(shop: Shop) -> None:
     with shop.sessions() as session:
+        if shop.engine.dialect.name == "sqlite":
+            session.execute(sa.text("PRAGMA foreign_keys = ON"))
+        session.execute(sa.insert(Line).values(order=404))
         task_id = shop.order(session)
-
-        def refuse(_connection: sa.Connection) -> None:
-            raise LookupError
-
-        event.listen(session.connection(), "commit", refuse)
-        with pytest.raises(LookupError):
+        with pytest.raises(IntegrityError):
             session.commit()
     assert shop.tq.get_sync(task_id) is None
 

@@ -1,8 +1,6 @@
 """FastAPI commits its database after it has answered: the answer waits for the vote, and the task for the row."""
 
 import logging
-import os
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -20,10 +18,10 @@ from taskqueue.middleware.sqlalchemy import bind
 from tests.databases import Database
 from tests.doors import Response, fetch, serving_asgi
 from tests.orders import Order, ordered, tables
+from tests.races import RUNS, Consumer
 from tests.servers import RedisServer
-from tests.waiting import until, wait_until
+from tests.waiting import until
 
-RUNS: Final = int(os.environ.get("RUNS", "10"))  # noqa: TID251  the tests' own, no setting of the library
 KEY: Final = "taskqueue:{default}"
 
 
@@ -150,48 +148,18 @@ async def test_a_vote_that_fails_after_the_answer_is_told_in_its_place(
     await tq.aclose()
 
 
-class Consumer(threading.Thread):
-    """Polls as hard as it can for a task; notes whether it then sees the row that names it."""
-
-    def __init__(self, server: RedisServer, database: Database) -> None:
-        super().__init__(daemon=True)
-        self.polls = 0
-        self.stopped = False
-        self.early: list[str] = []
-        self.seen = 0
-        self._redis, self._database = server.client(), database
-
-    def run(self) -> None:
-        engine = sa.create_engine(self._database.url)
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            while not self.stopped:
-                self.polls += 1
-                found = self._redis.rpop(KEY)
-                if isinstance(found, bytes):
-                    rows = connection.execute(sa.select(Order.id).where(Order.task == found.decode())).all()
-                    self.early += [] if rows else [found.decode()]
-                    self.seen += 1
-        engine.dispose()
-
-
 @pytest.mark.parametrize(("kind", "scope"), [("begun", None), ("used", None), ("async", None), ("async", "function")])
 async def test_nobody_sees_a_task_before_the_row_it_is_about(
     any_server: RedisServer, tq: taskqueue.TaskQueue, database: Database, kind: str, scope: Any
 ) -> None:
     consumer = Consumer(any_server, database)
     async with serving(kind, tq, database, scope) as (site, base):
-
-        def wait_for_polls() -> None:
-            before = consumer.polls
-            wait_until(lambda: consumer.polls > before + 20, "the consumer has polled", every=0.0005)
-
-        site.before_commit = wait_for_polls
+        site.before_commit = consumer.has_polled
         consumer.start()
         for number in range(RUNS):
             assert (await fetch("POST", f"{base}/order")).status == 200
             await until(lambda number=number: _value(consumer.seen > number), "the task is taken")  # type: ignore[misc]
-        consumer.stopped = True
-        consumer.join(20)
+        consumer.stop()
     assert (consumer.early, consumer.seen) == ([], RUNS)
 
 
