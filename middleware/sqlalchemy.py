@@ -98,7 +98,7 @@ class _OfSession(Transaction):
         self.door = None if request is None else outermost(sessions.tq, request)
         if self.door is not None:
             self.door.attach(self)
-        self.savepoints: Final[dict[SessionTransaction, int]] = {}
+        self.savepoints: Final[WeakKeyDictionary[SessionTransaction, int]] = WeakKeyDictionary()
         """Those under way, and how many tasks there were when each was begun."""
         self.connections: Final[WeakSet[Connection]] = WeakSet()  # a session that just disappears gives its own back
         self.lost = False  # a connection, and with it maybe the answer to the commit

@@ -303,8 +303,9 @@ async def test_a_queue_that_is_refused_keeps_no_other_waiting(shop: Shop, caplog
 
 
 async def test_what_is_away_is_waited_for(
-    private_server: RedisServer, database: Database, caplog: pytest.LogCaptureFixture
+    private_server: RedisServer, database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("taskqueue.relay.CALL_DEADLINE", 0.3)
     tq = task_queue(private_server.url)
     with tables(database, metadata) as engine:
         shop = Shop(tq, engine, None)

@@ -91,8 +91,6 @@ def test_a_task_is_a_row_and_lives_and_dies_with_its_block(site: Site) -> None:
 def test_the_broker_may_be_down_at_the_commit(private_server: RedisServer) -> None:
     site = Site(private_server, outbox=["default"])
     private_server.kill()
-    with pytest.raises(taskqueue.BrokerUnavailable):
-        site.tq.push_sync("/now")
     with transaction.atomic():
         task_id = taskqueue.add("/later")
         with taskqueue.transaction():

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -15,7 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 import taskqueue
 from taskqueue.middleware.asgi import TaskQueueMiddleware
 from taskqueue.middleware.sqlalchemy import bind
-from tests.databases import Database
+from tests.databases import Database, sqlite
 from tests.doors import Response, fetch, serving_asgi
 from tests.orders import Order, ordered, tables
 from tests.races import RUNS, Consumer
@@ -136,8 +137,9 @@ async def test_a_request_that_fails_takes_its_task_along(
 @pytest.mark.accept("CT05")
 @pytest.mark.parametrize("kind", ["begun", "used", "async"])
 async def test_a_vote_that_fails_after_the_answer_is_told_in_its_place(
-    private_server: RedisServer, database: Database, kind: str, caplog: pytest.LogCaptureFixture
+    private_server: RedisServer, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    database = sqlite(tmp_path / "database")
     tq = taskqueue.TaskQueue(private_server.url, secret="0123456789abcdefghijklmnopqrstuvwxyz", commit_deadline=0.5)
     private_server.kill()
     with caplog.at_level(logging.CRITICAL):
