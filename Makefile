@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test test-races test-plone check model mutants mutations chaos pauses memory memory-upload interactive demo format clean
+.PHONY: help test test-races test-plone check model mutants mutations chaos pauses kills memory memory-upload interactive demo format clean
 
 PYTHON ?= $(shell for name in python3.15 python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
@@ -54,6 +54,9 @@ chaos: .venv/installed-test ## everything is killed at random under load: make c
 
 pauses: .venv/installed-test ## consumers are frozen beyond their lease and wake: make pauses PAUSES=10
 	@$(BIN)/python -m tests.chaos.run pauses --pauses $(or $(PAUSES),1000) $(if $(SEED),--seed $(SEED))
+
+kills: .venv/installed-test ## producers and relays of an outbox are killed between any two steps: make kills KILLS=200
+	@KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest tests/fault/test_outbox_kills.py
 
 memory: .venv/installed-test ## how much memory a consumer takes (Linux)
 	@$(BIN)/python -m tests.acceptance.memory

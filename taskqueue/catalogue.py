@@ -155,6 +155,13 @@ class Settings:
         float | None,
         Option(help="Seconds to wait for a broker that does not answer; inf: for ever.", parse=Seconds(0, math.inf)),
     ] = None
+    relay: Annotated[
+        str | None,
+        Option(
+            help="TaskQueue with an outbox to push from as well: package.module:attribute. With --app its own is.",
+            parse=options.import_path,
+        ),
+    ] = None
     on_failed: Annotated[
         str | None,
         Option(

@@ -58,10 +58,26 @@ async def load(name: str) -> Application:
 
 def function(setting: str, name: str) -> Callable[..., Any]:
     """Import what a setting names as ``package.module:function``; raises AppNotFound if it cannot be called."""
-    found: Any = imported(name, lambda words: AppNotFound(f"{setting}: {words}"))
+    found = _named(setting, name)
     if not callable(found):
         raise AppNotFound(f"{setting}: {name} is {_what(found)}, and must be a function")
     return cast("Callable[..., Any]", found)
+
+
+def task_queue_at(setting: str, name: str) -> TaskQueue:
+    """Import what a setting names as a TaskQueue with an outbox, or a function that returns one; raises ConfigError."""
+    found = _named(setting, name)
+    if _is_factory(found):
+        found = found()
+    if not isinstance(found, TaskQueue):
+        raise AppNotFound(
+            f"{setting}: {name} is {_what(found)}, and must be a TaskQueue, or a function that returns it"
+        )
+    if not found.outboxes:
+        raise ConfigError(
+            f"{setting}: {name} has no outbox; see bind(tq, Session, outbox=True), or TASKQUEUE['OUTBOX']"
+        )
+    return found
 
 
 def kind_of(app: object) -> Kind | None:
@@ -101,6 +117,10 @@ def task_queue() -> TaskQueue:
         f"app: it has made {len(found)} TaskQueues, and a server consumes one; start it with --target instead of --app,"
         " and name --url and --queue"
     )
+
+
+def _named(setting: str, name: str) -> Any:
+    return imported(name, lambda words: AppNotFound(f"{setting}: {words}"))
 
 
 def _deployed(name: str) -> Any:

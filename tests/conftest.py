@@ -5,10 +5,12 @@ import logging
 import os
 import sys
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.databases import Database, Postgres, find_postgres, sqlite
 from tests.servers import RedisServer, Servers, find_binaries
 from tests.stores import Inspectable, LocalStore, RedisStore
 
@@ -71,6 +73,24 @@ def _place(request: pytest.FixtureRequest) -> Inspectable:
     if request.param == "local":
         return LocalStore()
     return RedisStore(_clean(request.getfixturevalue("servers"), request.param))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The PostgreSQL that this run shares."""
+    if not find_postgres():
+        pytest.skip("no PostgreSQL on this machine: postgres and initdb must stand on PATH")
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    """Each kind of database in turn, without tables."""
+    if request.param == "sqlite":
+        return sqlite(tmp_path / "database")
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.database()
 
 
 def _clean(servers: Servers, kind: str) -> RedisServer:

@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
-from ... import options, producer, settings
+from ... import files, options, producer
 from ...errors import ConfigError
 from ...target import check_queue_name
 
@@ -61,7 +61,7 @@ class Section:
         """Return the parameters of TaskQueue; raises ConfigError for a file of secrets that cannot be read."""
         if self._secret_file is None:
             return self.given
-        return {**self.given, "secret": settings.secrets_in(Path(self._secret_file), "secret-file in zope.conf")}
+        return {**self.given, "secret": files.secrets_in(Path(self._secret_file), "secret-file in zope.conf")}
 
 
 _lock: Final = Lock()

@@ -28,12 +28,16 @@ LEFT_BEHIND: Final = (
 
 IMPORT_EVERYTHING: Final = """
 import importlib, importlib.metadata, importlib.util, pathlib, pkgutil, sys, warnings
+import django.conf
 import taskqueue
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import pyramid.config  # what it warns of at its first import is not ours
 
+# A model is only to be had where the settings name its application.
+django.conf.settings.configure(INSTALLED_APPS=["taskqueue.middleware.django.outbox"])
+django.setup()
 assert pathlib.Path(taskqueue.__file__).is_relative_to(sys.prefix), taskqueue.__file__
 for module in pkgutil.walk_packages(taskqueue.__path__, "taskqueue."):
     try:
