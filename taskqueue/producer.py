@@ -8,11 +8,12 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Final, TypeVar, Unpack
 
 from .ballot import Captured, Voted
 from .commit import commit, prepare
-from .configured import Configured
+from .configured import Configured, instances
 from .defaults import View
 from .errors import BodyUnavailable, BrokerUnavailable, InvalidTask, NoTransaction
 from .keys import Keyring
@@ -108,7 +109,11 @@ class TaskQueue(Configured):
         Of those that run the one begun last is the innermost. Without a door, too, ``taskqueue.add`` finds them.
         """
         self._enlisted.append(running)
-        unbound.append(lambda: self if running() is not None else None)
+
+    @property
+    def enlists(self) -> bool:
+        """Whether transactions of something else are asked for."""
+        return bool(self._enlisted)
 
     def running(self) -> Transaction | None:
         """Return the transaction that ``add`` records in, None if none runs here."""
@@ -311,11 +316,17 @@ def _fetch(entries: Sequence[Entry], request: CurrentRequest | None) -> None:
         request.body.fetch()
 
 
+def _enlisting() -> TaskQueue | None:
+    """Return the TaskQueue for which a transaction of something else runs here; of several the one begun last counts."""
+    found = [(running.serial, tq) for tq in tuple(instances) if tq.enlists and (running := tq.running()) is not None]
+    return max(found, key=itemgetter(0))[1] if found else None
+
+
 def _bound_queue(verb: str) -> TaskQueue:
     running = innermost()
     if running is not None and isinstance(running.tq, TaskQueue):
         return running.tq
-    found = next((tq for ask in unbound if (tq := ask()) is not None), None)
+    found = next((tq for ask in unbound if (tq := ask()) is not None), None) or _enlisting()
     if found is None:
         raise NoTransaction(
             f"{verb}: no TaskQueue is bound here. In a request: mount the middleware, and let threads of your own carry"

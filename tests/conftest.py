@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -108,6 +109,14 @@ def _require(servers: Servers, kind: str) -> None:
 
 
 @pytest.fixture(autouse=True)
+def no_transaction_left() -> Iterator[None]:
+    """Abort what a test has begun in its thread's transaction and not ended: the next one would add to it."""
+    yield
+    if "transaction" in sys.modules:
+        sys.modules["transaction"].abort()
+
+
+@pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
     """Undo what a command that ran inside a test has done to logging."""
     loggers = [logging.getLogger(), logging.getLogger("taskqueue"), logging.getLogger("taskqueue.brokers")]
@@ -165,3 +174,6 @@ def pytest_report_header() -> str:
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the ledger of acceptance."""
     config.pluginmanager.register(AcceptanceLedger())
+    if hasattr(config, "workerinput"):
+        # One of several processes of a run ignores Ctrl-C, and all that it starts would, too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,7 +2,9 @@
 
 from typing import Any, Final
 
-from tests.model.values import Step
+import msgpack
+
+from tests.model.values import Step, Task
 
 AT: Final = 1_700_000_000_000_000
 TASK: Final = (b"id", b"record", 0, b"GET", b"/", b"", 4)
@@ -10,6 +12,10 @@ TASK: Final = (b"id", b"record", 0, b"GET", b"/", b"", 4)
 
 def _tasks(count: int) -> tuple[Any, ...]:
     return tuple(value for number in range(count) for value in (b"id-%d" % number, *TASK[1:]))
+
+
+def _of_priority(priority: object) -> bytes:
+    return bytes(msgpack.packb([*Task(b"queued", 0, 0, 0, AT, 0, 0, 0, AT, 0)[:-1], priority], use_bin_type=False))
 
 
 def _claim(name: bytes) -> Step:
@@ -51,6 +57,30 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
         Step(AT, "push", (AT, 0, 0, b"id", b"record", AT // 1000 + 5000, b"GET", b"/", b"", 4)),
         Step(AT, "write", (b"ZADD", b":scheduled", AT // 1000 - 1, b"id")),
         Step(AT, "due", (60_000,)),
+    ],
+    "a completed task whose record has gone": [
+        Step(AT, "push", (AT, 0, 0, *TASK)),
+        _claim(b"one"),
+        Step(AT, "reserve", (b"one", b"1-c-one", b"token", 1, 100)),
+        Step(AT, "write", (b"HDEL", b":records", b"id")),
+        Step(AT, "write", (b"HSET", b":control", b"bytes", -5)),
+        Step(AT, "settle", (b"one", b"1-c-one", 0, b"id", 1, b"complete", 0, 200, b"", b"")),
+    ],
+    "more to give back than one call does": [
+        Step(AT, "push", (AT, 0, 0, *_tasks(501))),
+        _claim(b"one"),
+        Step(AT, "reserve", (b"one", b"1-c-one", b"token", 501, 10**6)),
+        Step(AT, "claim", (b"one", b"c-again", b"host", 1, b"boot", b"1", 1, b"*", b"")),
+        Step(AT, "claim", (b"one", b"c-again", b"host", 1, b"boot", b"1", 1, b"*", b"")),
+    ],
+    "priorities that there are not": [
+        Step(AT, "push", (AT, 0, 0, *_tasks(5))),
+        *(
+            Step(AT, "write", (b"HSET", b":state", b"id-%d" % number, _of_priority(priority)))
+            for number, priority in enumerate((-1, 10, 1.5, b"4", 9))
+        ),
+        _claim(b"one"),
+        Step(AT, "reserve", (b"one", b"1-c-one", b"token", 9, 1000)),
     ],
     "a limit over all consumers": [
         Step(AT, "push", (AT, 0, 0, *_tasks(5))),

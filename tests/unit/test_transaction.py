@@ -813,7 +813,9 @@ def run(program: str) -> str:
         timeout=30,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    # That a step took more than 0.1 s says something of the machine alone.
+    told = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
+    assert (done.returncode, told) == (0, [])
     return done.stdout
 
 
