@@ -95,8 +95,14 @@ def setup(
     # The innermost of those there are: what others make of a page that is missing, they make of these too.
     app.middlewares.append(taskqueue_task_only)
     app.on_response_prepare.append(_mark)
+    app.on_startup.append(functools.partial(_starting, door))
     app.on_cleanup.append(functools.partial(_close, tq))
     _consume(app, tq, consume)
+
+
+async def _starting(door: Door[web.Request], app: web.Application) -> None:
+    # Others start after this; when the last of them has, the application is frozen.
+    door.stands_in("aiohttp", lambda: app, loop=asyncio.get_running_loop(), ready=lambda: app.frozen)
 
 
 async def _close(tq: TaskQueue, _app: web.Application) -> None:

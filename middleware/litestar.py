@@ -74,9 +74,9 @@ class TaskQueuePlugin(InitPlugin):
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """See Litestar: called with the configuration of the application that is being made."""
         app_config.lifespan.insert(0, self._mounted)
+        app_config.on_startup.append(self._start)
         if self._consume is not False:
             app_config.lifespan.append(self._stopping)
-            app_config.on_startup.append(self._start)
         return app_config
 
     @asynccontextmanager
@@ -102,8 +102,9 @@ class TaskQueuePlugin(InitPlugin):
             await stack.enter_async_context(self._consumer)
             door.took = self._consumer.gauge.took if self._consumer.gauge else None
 
-    def _start(self) -> None:
+    def _start(self, app: Litestar) -> None:
         """Begin to consume: the last of what the application does when it starts."""
+        cast("TaskQueueMiddleware", app.asgi_handler).started(cast("App", app), None)
         if self._consumer is not None:
             self._consumer.start()
 

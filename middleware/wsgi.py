@@ -80,6 +80,11 @@ class TaskQueueMiddleware:
             task_only=task_only,
             replay_guard=replay_guard,
         )
+        self.replay_in(self)
+
+    def replay_in(self, app: WSGIApplication) -> None:
+        """Have commits in mode ``sync`` replay in this application, of which the door is a part."""
+        self._door.stands_in("wsgi", lambda: app)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""

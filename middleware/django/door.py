@@ -1,5 +1,6 @@
 """The door itself: a middleware that stands first, and so around all that a project does with a request."""
 
+import asyncio
 import functools
 import inspect
 import logging
@@ -11,6 +12,8 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.apps import apps
+from django.core.asgi import get_asgi_application
+from django.core.wsgi import get_wsgi_application
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
@@ -83,6 +86,7 @@ class TaskQueueMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         self._tq = task_queue()
         self._door: Final = door_of(self._tq, is_async=self._is_async)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.process_view: Callable[..., Any] = _enter_view
         if self._is_async:
             markcoroutinefunction(self)
@@ -130,8 +134,18 @@ class TaskQueueMiddleware:
         answer = answer_to_uncaught(exception)
         return None if answer is None else _response(answer)
 
+    def _note_application(self) -> None:
+        """Say in which application this is: one like the server's, which no middleware knows."""
+        if not self._is_async and self._tq.replays is None:
+            self._door.stands_in("wsgi", get_wsgi_application)
+        elif self._is_async and self._loop is not asyncio.get_running_loop():
+            self._loop = asyncio.get_running_loop()
+            self._door.stands_in("asgi", get_asgi_application, loop=self._loop)
+
     def _visit(self, request: HttpRequest, arrival: Arrival, admission: Admission | None) -> "_Visit":
         body: Body | None = None
+        if admission is None:
+            self._note_application()
         if admission is not None:
             _prepare(request, arrival, admission)
             body = admission.body
