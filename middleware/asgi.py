@@ -121,7 +121,7 @@ class TaskQueueMiddleware:
                 # No task is a websocket. Closed before it was accepted: the client gets a 403.
                 await send({"type": "websocket.close"})
             case "lifespan":
-                await self._lifespan(scope, receive, functools.partial(self._send_lifespan, self._outermost(scope), scope, send))
+                await self._lifespan(scope, receive, send)
             case _:
                 await self._app(scope, receive, send)
 
@@ -132,12 +132,12 @@ class TaskQueueMiddleware:
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._has_lifespan = True
+        outermost = self._outermost(scope)
+        send = functools.partial(self._send_lifespan, outermost, scope.get("state"), send)
         if self._consume is False:
             await self._app(scope, receive, send)
             return
         from .. import lifespan, webconsumer  # noqa: PLC0415 - only who consumes pays for it
-
-        outermost = self._outermost(scope)
 
         def make() -> webconsumer.WebConsumer | None:
             consumer = webconsumer.beside_asgi(self._tq, self._consume, outermost, scope.get("state"))
@@ -151,9 +151,11 @@ class TaskQueueMiddleware:
         app: App = scope.get("app", self)
         return app
 
-    async def _send_lifespan(self, outermost: App, scope: Scope, send: Send, message: Message) -> None:
+    async def _send_lifespan(
+        self, outermost: App, state: Mapping[str, Any] | None, send: Send, message: Message
+    ) -> None:
         if message["type"] == "lifespan.startup.complete":
-            self.started(outermost, scope.get("state"))
+            self.started(outermost, state)
         if message["type"].startswith("lifespan.shutdown."):
             await self._tq.aclose()
         await send(message)
