@@ -59,6 +59,7 @@ class TaskQueuePlugin(InitPlugin):
         self._tq: Final = tq
         self._consume: Final = consume
         self._consumer: WebConsumer | None = None
+        self._mounted_door: TaskQueueMiddleware | None = None
         self._door = partial(
             TaskQueueMiddleware,
             tq=tq,
@@ -83,7 +84,7 @@ class TaskQueuePlugin(InitPlugin):
     async def _mounted(self, app: Litestar) -> AsyncIterator[None]:
         # Litestar's middlewares stand behind its router; what stands before everything has no other place than this.
         inside = app.asgi_handler
-        door = self._door(_past_csrf(app))
+        self._mounted_door = door = self._door(_past_csrf(app))
         app.asgi_handler = cast("ASGIApp", door)
         try:
             async with AsyncExitStack() as stack:
@@ -104,7 +105,8 @@ class TaskQueuePlugin(InitPlugin):
 
     def _start(self, app: Litestar) -> None:
         """Begin to consume: the last of what the application does when it starts."""
-        cast("TaskQueueMiddleware", app.asgi_handler).started(cast("App", app), None)
+        if self._mounted_door is not None:
+            self._mounted_door.started(cast("App", app), None)
         if self._consumer is not None:
             self._consumer.start()
 

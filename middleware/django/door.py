@@ -12,8 +12,8 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.apps import apps
-from django.core.asgi import get_asgi_application
-from django.core.wsgi import get_wsgi_application
+from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.wsgi import WSGIHandler
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
@@ -137,10 +137,10 @@ class TaskQueueMiddleware:
     def _note_application(self) -> None:
         """Say in which application this is: one like the server's, which no middleware knows."""
         if not self._is_async and self._tq.replays is None:
-            self._door.stands_in("wsgi", get_wsgi_application)
+            self._door.stands_in("wsgi", WSGIHandler)
         elif self._is_async and self._loop is not asyncio.get_running_loop():
             self._loop = asyncio.get_running_loop()
-            self._door.stands_in("asgi", get_asgi_application, loop=self._loop)
+            self._door.stands_in("asgi", ASGIHandler, loop=self._loop)
 
     def _visit(self, request: HttpRequest, arrival: Arrival, admission: Admission | None) -> "_Visit":
         body: Body | None = None

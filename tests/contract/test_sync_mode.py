@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -148,6 +148,12 @@ class TestEveryDoor:
         assert "added 3 deep" in error.getMessage()
 
 
+@pytest.fixture
+def tables() -> Iterator[None]:
+    with doors_django.database():
+        yield
+
+
 class TestThreads:
     """A synchronous view waits in its thread, where nothing of it may be in the way of its tasks."""
 
@@ -178,6 +184,7 @@ class TestThreads:
             assert told(await tq.get(elsewhere)) == "completed 200 1"
         assert ran == [True] * 3
 
+    @pytest.mark.usefixtures("tables")
     @pytest.mark.parametrize("kind", DJANGO_KINDS)
     async def test_django_with_its_database(self, kind: str, tq: taskqueue.TaskQueue) -> None:
         ran: list[str] = []
