@@ -495,17 +495,6 @@ class TestAVote:
         assert (transaction.state, line.delivered, line.said) == ("aborted", 0, [])
 
 
-def test_what_was_added_since_a_savepoint_can_be_forgotten() -> None:
-    transaction = Transaction(Line())
-    append(transaction)
-    since = len(transaction)
-    append(transaction)
-    append(transaction)
-    transaction.forget(since)
-    assert len(transaction) == 1
-    assert transaction.used
-
-
 def test_an_answer_waits_for_a_transaction_that_was_begun_meanwhile() -> None:
     line = Line()
     outer, other = Transaction(line), Transaction(line)
