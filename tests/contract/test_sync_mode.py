@@ -238,6 +238,7 @@ class TestThreads:
         refused.join(Refusing())
         with pytest.raises(ZeroDivisionError):
             manager.commit()
+        manager.abort()
         assert tq.get_sync(refused_id) is None
         assert len(ran) == 3
 
