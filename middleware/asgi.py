@@ -100,7 +100,7 @@ class TaskQueueMiddleware:
         self._app, self._tq = app, tq
         self._commits_early = commit_at == "response"
         self._consume, self._has_lifespan = consume, consume is False
-        self._loop: asyncio.AbstractEventLoop | None = None  # in which the application has started
+        self._state: Mapping[str, Any] | None = None
         self.took: Callable[[float], None] | None = None
         """Who is told how many seconds the response to each request took that is no delivery."""
         self._door: Final[Door[Scope]] = Door(
@@ -126,9 +126,9 @@ class TaskQueueMiddleware:
                 await self._app(scope, receive, send)
 
     def started(self, app: App, state: Mapping[str, Any] | None) -> None:
-        """Note that the application has started, with this state, in the event loop that runs here."""
-        self._loop = asyncio.get_running_loop()
-        self._door.stands_in("asgi", lambda: app, loop=self._loop, state=state)
+        """Note that the application has started, with this state of its lifespan, in the event loop that runs here."""
+        self._state = state
+        self._door.stands_in("asgi", lambda: app, loop=asyncio.get_running_loop(), state=state)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._has_lifespan = True
@@ -174,8 +174,9 @@ class TaskQueueMiddleware:
         elif self._hides(scope):
             await _not_found(self._app, scope, send)
         else:
-            if self._loop is not asyncio.get_running_loop():
-                self.started(self._outermost(scope), scope.get("state"))  # by a server without lifespan
+            if not self._door.stands_in_it(asyncio.get_running_loop()):
+                # By a server without lifespan, say. What the scope has as its state may already be of this request.
+                self.started(self._outermost(scope), self._state)
             if self.took is not None:
                 send = _timed(send, self.took)
             exchange = Exchange(receive, send, commits_early=self._commits_early, admission=None)

@@ -128,6 +128,8 @@ class Door(Generic[Subject]):
         if replay_guard not in ("begin", "process"):
             raise ConfigError(f"replay_guard: {replay_guard!r} must be 'begin' or 'process'")
         self.tq: Final = tq
+        self._replays: Callable[[], AtCommit] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._load_user, self._user_id = load_user, user_id
         self._user_id_is_async = _is_async(user_id)
         self._copies_credentials = credentials == "copy" if credentials else load_user is None
@@ -153,7 +155,12 @@ class Door(Generic[Subject]):
 
             return SyncMode(self.tq, kind, make, loop=loop, ready=ready, state=state)
 
-        self.tq.replays = replays
+        self._replays = self.tq.replays = replays
+        self._loop = loop
+
+    def stands_in_it(self, loop: asyncio.AbstractEventLoop | None = None) -> bool:
+        """Return whether that is noted, and not of another event loop, or of another door of the same TaskQueue."""
+        return self._replays is not None and self._replays is self.tq.replays and self._loop is loop
 
     def hides(self, path: str) -> bool:
         """Return whether this decoded path is there for tasks only."""

@@ -86,7 +86,6 @@ class TaskQueueMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         self._tq = task_queue()
         self._door: Final = door_of(self._tq, is_async=self._is_async)
-        self._loop: asyncio.AbstractEventLoop | None = None
         self.process_view: Callable[..., Any] = _enter_view
         if self._is_async:
             markcoroutinefunction(self)
@@ -136,11 +135,9 @@ class TaskQueueMiddleware:
 
     def _note_application(self) -> None:
         """Say in which application this is: one like the server's, which no middleware knows."""
-        if not self._is_async and self._tq.replays is None:
-            self._door.stands_in("wsgi", WSGIHandler)
-        elif self._is_async and self._loop is not asyncio.get_running_loop():
-            self._loop = asyncio.get_running_loop()
-            self._door.stands_in("asgi", ASGIHandler, loop=self._loop)
+        loop = asyncio.get_running_loop() if self._is_async else None
+        if not self._door.stands_in_it(loop):
+            self._door.stands_in(*(("asgi", ASGIHandler) if self._is_async else ("wsgi", WSGIHandler)), loop=loop)
 
     def _visit(self, request: HttpRequest, arrival: Arrival, admission: Admission | None) -> "_Visit":
         body: Body | None = None

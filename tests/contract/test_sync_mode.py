@@ -38,6 +38,7 @@ from tests.doors import (
     Handlers,
     Reply,
     View,
+    adding,
     bare_app,
     fetch,
     serving,
@@ -152,6 +153,38 @@ class TestEveryDoor:
 def tables() -> Iterator[None]:
     with doors_django.database():
         yield
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in DJANGO_KINDS])
+async def test_of_two_applications_of_one_queue_each_replays_its_own(kind: str, tq: taskqueue.TaskQueue) -> None:
+    one, two = Ledger(), Ledger()
+    order = adding("/report", payload=None)
+    async with (
+        serving(kind, {"/order": order, "/report": one.view("report")}, tq) as base,
+        serving(kind, {"/order": order, "/report": two.view("report")}, tq) as other,
+    ):
+        for address in (base, other, base):
+            assert (await fetch("POST", f"{address}/order")).status == 200
+    assert (len(one.ran), len(two.ran)) == (2, 1)
+
+
+@pytest.mark.usefixtures("tables")
+async def test_a_django_project_that_is_called_in_both_ways(tq: taskqueue.TaskQueue) -> None:
+    home = asyncio.get_running_loop()
+    ran: list[bool] = []
+
+    def order(_request: HttpRequest) -> HttpResponse:
+        return HttpResponse(told(tq.get_sync(tq.push_sync("/report"))))
+
+    async def report(_request: HttpRequest) -> HttpResponse:
+        ran.append(asyncio.get_running_loop() is home)
+        return HttpResponse()
+
+    with doors_django.project(tq, path("order", order), path("report", report), load_user=None):
+        for kind in ("django-asgi", "django-wsgi", "django-asgi"):
+            async with doors_django.served(kind, tq) as base:
+                assert (await fetch("GET", f"{base}/order")).text == "completed 200 1"
+    assert ran == [True, False, True]
 
 
 class TestThreads:
