@@ -83,7 +83,10 @@ def setup(
 
     @web.middleware
     async def taskqueue_door(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await _Visit(door, request).run(handler)
+        visit = _Visit(door, request)
+        if not visit.claimed:
+            await _note_application(door, app)
+        return await visit.run(handler)
 
     @web.middleware
     async def taskqueue_task_only(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -95,8 +98,15 @@ def setup(
     # The innermost of those there are: what others make of a page that is missing, they make of these too.
     app.middlewares.append(taskqueue_task_only)
     app.on_response_prepare.append(_mark)
+    app.on_startup.append(functools.partial(_note_application, door))
     app.on_cleanup.append(functools.partial(_close, tq))
     _consume(app, tq, consume)
+
+
+async def _note_application(door: Door[web.Request], app: web.Application) -> None:
+    # Others start after this; when the last of them has, the application is frozen.
+    if not door.stands_in_it(asyncio.get_running_loop()):
+        door.stands_in("aiohttp", lambda: app, loop=asyncio.get_running_loop(), ready=lambda: app.frozen)
 
 
 async def _close(tq: TaskQueue, _app: web.Application) -> None:
@@ -182,6 +192,11 @@ class _Visit:
             pair for pair in request.headers.items() if not decoded or pair[0].lower() != "content-encoding"
         )
         self._arrival = Arrival(method=request.method, targets=[request.raw_path], headers=headers)
+
+    @property
+    def claimed(self) -> bool:
+        """Whether this says of itself to be a delivery."""
+        return self._arrival.claimed
 
     async def run(self, handler: Handler) -> web.StreamResponse:
         """Call the handler in a transaction; of a delivery, prove it before."""

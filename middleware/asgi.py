@@ -5,12 +5,13 @@ back until the application has returned and the tasks are stored: nobody is told
 response without tasks passes through as it comes.
 """
 
+import asyncio
 import functools
 import inspect
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 from ..answers import BROKEN_OFF, Answer, too_large
@@ -99,6 +100,7 @@ class TaskQueueMiddleware:
         self._app, self._tq = app, tq
         self._commits_early = commit_at == "response"
         self._consume, self._has_lifespan = consume, consume is False
+        self._state: Mapping[str, Any] | None = None
         self.took: Callable[[float], None] | None = None
         """Who is told how many seconds the response to each request took that is no delivery."""
         self._door: Final[Door[Scope]] = Door(
@@ -119,19 +121,23 @@ class TaskQueueMiddleware:
                 # No task is a websocket. Closed before it was accepted: the client gets a 403.
                 await send({"type": "websocket.close"})
             case "lifespan":
-                await self._lifespan(scope, receive, functools.partial(self._send_lifespan, send))
+                await self._lifespan(scope, receive, send)
             case _:
                 await self._app(scope, receive, send)
 
+    def started(self, app: App, state: Mapping[str, Any] | None) -> None:
+        """Note that the application has started, with this state of its lifespan, in the event loop that runs here."""
+        self._state = state
+        self._door.stands_in("asgi", lambda: app, loop=asyncio.get_running_loop(), state=state)
+
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._has_lifespan = True
+        outermost = self._outermost(scope)
+        send = functools.partial(self._send_lifespan, outermost, scope.get("state"), send)
         if self._consume is False:
             await self._app(scope, receive, send)
             return
         from .. import lifespan, webconsumer  # noqa: PLC0415 - only who consumes pays for it
-
-        # Starlette stands around the middlewares that it was given, and says here who it is.
-        outermost = scope.get("app", self)
 
         def make() -> webconsumer.WebConsumer | None:
             consumer = webconsumer.beside_asgi(self._tq, self._consume, outermost, scope.get("state"))
@@ -140,7 +146,16 @@ class TaskQueueMiddleware:
 
         await lifespan.run(self._app, scope, receive, send, make)
 
-    async def _send_lifespan(self, send: Send, message: Message) -> None:
+    def _outermost(self, scope: Scope) -> App:
+        # Starlette stands around the middlewares that it was given, and says here who it is; so does one inside, later.
+        app: App = scope.get("app", self)
+        return app
+
+    async def _send_lifespan(
+        self, outermost: App, state: Mapping[str, Any] | None, send: Send, message: Message
+    ) -> None:
+        if message["type"] == "lifespan.startup.complete":
+            self.started(outermost, state)
         if message["type"].startswith("lifespan.shutdown."):
             await self._tq.aclose()
         await send(message)
@@ -159,6 +174,9 @@ class TaskQueueMiddleware:
         elif self._hides(scope):
             await _not_found(self._app, scope, send)
         else:
+            if not self._door.stands_in_it(asyncio.get_running_loop()):
+                # By a server without lifespan, say. What the scope has as its state may already be of this request.
+                self.started(self._outermost(scope), self._state)
             if self.took is not None:
                 send = _timed(send, self.took)
             exchange = Exchange(receive, send, commits_early=self._commits_early, admission=None)

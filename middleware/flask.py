@@ -103,7 +103,7 @@ class _Door:
         options: dict[str, Any],
     ) -> None:
         self._app, self._load_user = app, load_user
-        self._make = functools.partial(wsgi.TaskQueueMiddleware, app.wsgi_app, tq, user_id=user_id, **options)
+        self._middleware_of = functools.partial(wsgi.TaskQueueMiddleware, app.wsgi_app, tq, user_id=user_id, **options)
         self._make()  # so that what is wrong with the options is said at once
         self._lock = Lock()
         self._middleware: WSGIApplication | None = None
@@ -113,6 +113,11 @@ class _Door:
             with self._lock:
                 self._middleware = self._middleware or self._open()
         return self._middleware(environ, start_response)
+
+    def _make(self, load_user: LoadUser | None = None) -> wsgi.TaskQueueMiddleware:
+        made = self._middleware_of(load_user=load_user)
+        made.replay_in(self._app)  # and so through what others put around this
+        return made
 
     def _open(self) -> WSGIApplication:
         app, load_user = self._app, self._load_user
@@ -128,7 +133,7 @@ class _Door:
             return self._make()
         if manager is not None:
             flask.request_started.connect(functools.partial(_log_in, manager, again), app, weak=False)
-        return self._make(load_user=functools.partial(_in_context, app, load_user))
+        return self._make(functools.partial(_in_context, app, load_user))
 
 
 def task_only(view: Callable[P, T]) -> Callable[P, T]:

@@ -59,6 +59,7 @@ class TaskQueuePlugin(InitPlugin):
         self._tq: Final = tq
         self._consume: Final = consume
         self._consumer: WebConsumer | None = None
+        self._mounted_door: TaskQueueMiddleware | None = None
         self._door = partial(
             TaskQueueMiddleware,
             tq=tq,
@@ -74,16 +75,16 @@ class TaskQueuePlugin(InitPlugin):
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """See Litestar: called with the configuration of the application that is being made."""
         app_config.lifespan.insert(0, self._mounted)
+        app_config.on_startup.append(self._start)
         if self._consume is not False:
             app_config.lifespan.append(self._stopping)
-            app_config.on_startup.append(self._start)
         return app_config
 
     @asynccontextmanager
     async def _mounted(self, app: Litestar) -> AsyncIterator[None]:
         # Litestar's middlewares stand behind its router; what stands before everything has no other place than this.
         inside = app.asgi_handler
-        door = self._door(_past_csrf(app))
+        self._mounted_door = door = self._door(_past_csrf(app))
         app.asgi_handler = cast("ASGIApp", door)
         try:
             async with AsyncExitStack() as stack:
@@ -102,8 +103,10 @@ class TaskQueuePlugin(InitPlugin):
             await stack.enter_async_context(self._consumer)
             door.took = self._consumer.gauge.took if self._consumer.gauge else None
 
-    def _start(self) -> None:
+    def _start(self, app: Litestar) -> None:
         """Begin to consume: the last of what the application does when it starts."""
+        if self._mounted_door is not None:
+            self._mounted_door.started(cast("App", app), None)
         if self._consumer is not None:
             self._consumer.start()
 

@@ -80,6 +80,12 @@ class TaskQueueMiddleware:
             task_only=task_only,
             replay_guard=replay_guard,
         )
+        self.replay_in(self)
+
+    def replay_in(self, app: WSGIApplication) -> None:
+        """Have commits in mode ``sync`` replay in this application, of which the door is a part."""
+        self._whole = app
+        self._door.stands_in("wsgi", lambda: app)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Serve one request."""
@@ -88,6 +94,8 @@ class TaskQueueMiddleware:
             return self._delivery(arrival, environ, start_response)
         if self._hides(environ):
             return _not_found(self._app, self._missing(environ), start_response)
+        if not self._door.stands_in_it():
+            self.replay_in(self._whole)
         tee = _tee(environ, self._tq.limits.body)
         if tee is not None:
             environ["wsgi.input"] = tee

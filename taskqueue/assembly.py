@@ -3,9 +3,11 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from . import loading
+from .broker import masked, replays_at_commit
 from .catalogue import Settings
 from .doubts import Doubts
 from .errors import ConfigError, UsageError
+from .hooks import OnFailed
 from .intake import Intake
 from .policy import Rules
 from .producer import TaskQueue
@@ -31,6 +33,11 @@ def server_for(
 
     Whoever has the TaskQueue closes it. Raises ConfigError.
     """
+    if replays_at_commit(tq.broker):
+        raise ConfigError(
+            f"url: {masked(tq.url)!r} has each commit replay its tasks itself, and this consumer would take them from"
+            " it; remove ?mode=sync, or the consumer"
+        )
     beside = list(companions)
     if chosen.resolve:
         beside.append(Doubts(tq.broker, queues, loading.function("resolve", chosen.resolve)).watch)
@@ -41,18 +48,28 @@ def server_for(
         name=name,
         queues=queues,
         concurrent_limit=limit or chosen.concurrent_limit,
-        rules=Rules(retry_max_count=chosen.retry_max_count, receipt_required=chosen.receipt),
+        rules=rules_for(chosen),
         timeout=chosen.timeout,
         stop_grace=chosen.stop_grace,
         poll_max=chosen.poll_max,
         wait_broker=chosen.wait_broker,
         lease=chosen.lease,
-        on_failed=loading.function("on_failed", chosen.on_failed) if chosen.on_failed else None,
+        on_failed=on_failed_for(chosen),
         begins=lambda: tq.notes_starts,
         companions=beside,
         intake=intake,
         strategy=_strategy(chosen, queues),
     )
+
+
+def rules_for(chosen: Settings) -> Rules:
+    """Return what these settings say of outcomes."""
+    return Rules(retry_max_count=chosen.retry_max_count, receipt_required=chosen.receipt)
+
+
+def on_failed_for(chosen: Settings) -> OnFailed | None:
+    """Return whom these settings want told of failed tasks; raises AppNotFound."""
+    return loading.function("on_failed", chosen.on_failed) if chosen.on_failed else None
 
 
 def _strategy(chosen: Settings, queues: Sequence[str]) -> Strategy:

@@ -7,7 +7,7 @@ person to decide.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -77,6 +77,23 @@ class Voted:
         work.result()
         if cancelled is not None:
             raise cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A ballot whose tasks are replayed as soon as they are queued."""
+
+    voted: Voted
+    replay: Callable[[], Awaitable[None]]
+
+    async def finish(self) -> None:
+        """See Ballot."""
+        await self.voted.finish()
+        await self.replay()
+
+    async def discard(self) -> None:
+        """See Ballot."""
+        await self.voted.discard()
 
 
 _unfinished: Final["WeakKeyDictionary[Broker, list[Voted]]"] = WeakKeyDictionary()

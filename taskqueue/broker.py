@@ -338,7 +338,8 @@ def connect(
     Known schemes: ``redis://host:port/db``, ``rediss://`` (TLS), ``unix:///path/to.sock``; ``embedded:///directory``
     for development and demos: a private server that is started at first use and stopped with its last user;
     ``redis+sentinel://host1:port,host2:port/service/db``, also ``rediss+sentinel://``: the primary of that service;
-    ``local://`` or ``local://name``: volatile, inside this process, where its consumer must run too;
+    ``local://`` or ``local://name``: volatile, inside this process, where its consumer must run too; with
+    ``?mode=sync`` each commit replays its tasks itself (see ``replays_at_commit``);
     ``python://package.module:attribute``, perhaps with ``?anything``: a broker of your own, which the class or function
     of that name makes of the whole URL and the keywords that this function takes.
     """
@@ -364,6 +365,14 @@ def kept_secret(url: str) -> str | None:
         return None
     secret: str = importlib.import_module(_BROKERS[scheme], __package__).kept_secret(url)
     return secret
+
+
+def replays_at_commit(broker: Broker) -> bool:
+    """Tell whether a commit to this broker has its tasks replayed before it returns, as to ``local://?mode=sync``.
+
+    A broker of which that is true says so in an attribute of this name; the others need none.
+    """
+    return bool(getattr(broker, "replays_at_commit", False))
 
 
 def require_shared(url: str, remedy: str) -> None:

@@ -44,7 +44,8 @@ class Configured:
         """Take where the queues are; nothing is connected, and nothing missing is missed, before first use.
 
         ``url`` is ``redis://host:port/db``, ``rediss://``, ``unix://``, ``embedded:///directory`` or ``local://`` (each
-        of these two keeps a secret of its own), or another that ``taskqueue.broker.connect`` knows; ``secret`` 32 bytes
+        of these two keeps a secret of its own; ``local://?mode=sync`` has each commit replay its tasks before it
+        returns), or another that ``taskqueue.broker.connect`` knows; ``secret`` 32 bytes
         or more, or several with the newest first; ``queues`` the names that ``add`` accepts; ``public_url`` names
         scheme and host for tasks added outside a request; ``commit_deadline`` is how many seconds a commit may take; a
         queue that holds ``max_tasks`` tasks, failed ones left out, or ``max_bytes`` bytes of records takes no more

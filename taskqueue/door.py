@@ -6,14 +6,15 @@ every request the door opens a transaction and ends it with the request. The doo
 hands over requests and responses; what is decided is decided here.
 """
 
+import asyncio
+import functools
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
 from .answers import BROKEN_OFF, REFUSED, RETRY_AFTER, Answer, refused
 from .errors import BrokerUnavailable, ConfigError, InvalidTask, SignatureError
@@ -21,12 +22,15 @@ from .headers import check_host
 from .keys import Keyring
 from .nonces import Nonces
 from .portal import in_portal
-from .producer import TaskQueue, captures, drains
+from .producer import AtCommit, TaskQueue, captures, drains
 from .receipt import receipt
 from .record import CARRY_A_BODY
 from .request import Body, CurrentRequest, CurrentTask, Handover
 from .signature import HeaderPairs, Proof, check_body, is_claimed, verify
 from .tee import Whole
+
+if TYPE_CHECKING:
+    from .loading import Kind
 
 log = logging.getLogger("taskqueue.door")
 
@@ -124,6 +128,8 @@ class Door(Generic[Subject]):
         if replay_guard not in ("begin", "process"):
             raise ConfigError(f"replay_guard: {replay_guard!r} must be 'begin' or 'process'")
         self.tq: Final = tq
+        self._replays: Callable[[], AtCommit] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._load_user, self._user_id = load_user, user_id
         self._user_id_is_async = _is_async(user_id)
         self._copies_credentials = credentials == "copy" if credentials else load_user is None
@@ -131,6 +137,30 @@ class Door(Generic[Subject]):
         self._nonces: Final[Nonces | None] = Nonces() if replay_guard == "process" else None
         if self._nonces is not None:
             tq.notes_starts = False
+
+    def stands_in(
+        self,
+        kind: "Kind",
+        make: Callable[[], Any],
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
+        ready: Callable[[], bool] = lambda: True,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Note which application this is the door of, for commits in mode ``sync``; parameters as for SyncMode."""
+
+        @functools.cache
+        def replays() -> AtCommit:
+            from .syncmode import SyncMode  # noqa: PLC0415 - only who has that mode pays for it
+
+            return SyncMode(self.tq, kind, make, loop=loop, ready=ready, state=state)
+
+        self._replays = self.tq.replays = replays
+        self._loop = loop
+
+    def stands_in_it(self, loop: asyncio.AbstractEventLoop | None = None) -> bool:
+        """Return whether that is noted, and not of another event loop, or of another door of the same TaskQueue."""
+        return self._replays is not None and self._replays is self.tq.replays and self._loop is loop
 
     def hides(self, path: str) -> bool:
         """Return whether this decoded path is there for tasks only."""
@@ -143,9 +173,9 @@ class Door(Generic[Subject]):
         ask: Callable[[], str | None] | None = None
         later: Callable[[], Awaitable[str | None]] | None = None
         if self._user_id_is_async and admission is None:
-            later = partial(self._user_id_later, subject)
+            later = functools.partial(self._user_id_later, subject)
         else:
-            ask = partial(self._user_id_now, subject, admission)
+            ask = functools.partial(self._user_id_now, subject, admission)
         return CurrentRequest(
             headers=arrival.headers,
             host=_host(arrival.authority),
@@ -200,12 +230,12 @@ class Door(Generic[Subject]):
         content = self._checked(arrival, proof, read(keep=True))
         if isinstance(content, Answer):
             return content
-        refusal = self._in_portal(partial(self._begin, arrival, proof))
+        refusal = self._in_portal(functools.partial(self._begin, arrival, proof))
         if refusal is not None:
             return refusal
         with _logging_in(proof) as login:
             found = self._find_user(proof)
-            login.user = self._in_portal(partial(_value, found)) if inspect.isawaitable(found) else found
+            login.user = self._in_portal(functools.partial(_value, found)) if inspect.isawaitable(found) else found
         return self._admitted(arrival, proof, content, login)
 
     def _in_portal(self, call: Callable[[], Awaitable[Value]]) -> Value:

@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -94,16 +94,23 @@ def kind_of(app: object) -> Kind | None:
     return "wsgi" if names is not None and len(names) == 2 and not is_async else None
 
 
-def replayer_for(app: Application, keyring: Keyring, *, concurrent_limit: int, started: bool = False) -> Replayer:
+def replayer_for(
+    app: Application,
+    keyring: Keyring,
+    *,
+    concurrent_limit: int,
+    started: bool = False,
+    state: Mapping[str, Any] | None = None,
+) -> Replayer:
     """Return the way to call this application, with as many threads as tasks may run if it needs threads.
 
-    ``started``: somebody else starts and stops it.
+    ``started``: somebody else starts and stops it; ``state``: what it has then put into that of its lifespan (ASGI).
     """
     if app.kind == "aiohttp":
         return AiohttpReplayer(app.call, keyring, started=started)
     if app.kind == "wsgi":
         return WsgiReplayer(app.call, threads=concurrent_limit or MOST_THREADS)
-    return AsgiReplayer(app.call, started=started)
+    return AsgiReplayer(app.call, started=started, state=state)
 
 
 def task_queue() -> TaskQueue:

@@ -3,18 +3,23 @@
 Started at first use, so after a pre-forking server has forked; a child of a process that had one gets its own.
 """
 
+import asyncio
 import atexit
 import ctypes
 import os
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from contextvars import ContextVar
+from typing import Final, TypeVar
 
 import anyio
 from anyio.from_thread import BlockingPortal
 
 Result = TypeVar("Result")
+
+waiting: Final[ContextVar[asyncio.AbstractEventLoop | None]] = ContextVar("taskqueue_waiting", default=None)
+"""In what runs in the background loop: the event loop that stands still until it has ended, if the caller is in one."""
 
 
 class _Background:
@@ -86,4 +91,8 @@ if hasattr(os, "register_at_fork"):
 
 def in_portal(owner: object, close: Callable[[], Awaitable[None]], call: Callable[[], Awaitable[Result]]) -> Result:
     """Run ``call`` in the background loop and return what it returns; ``close`` runs there when the process ends."""
-    return _background.call(owner, close, call)
+    token = waiting.set(asyncio._get_running_loop())
+    try:
+        return _background.call(owner, close, call)
+    finally:
+        waiting.reset(token)

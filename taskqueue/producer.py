@@ -4,18 +4,21 @@
 the client is sending, and a user that can only be awaited; then the tasks are sealed and stored.
 """
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from operator import itemgetter
-from typing import Final, TypeVar, Unpack
+from typing import Final, Protocol, TypeVar, Unpack
 
-from .ballot import Captured, Voted
+from .ballot import Captured, Replayed, Voted
+from .broker import replays_at_commit
 from .commit import commit, prepare
 from .configured import Configured, instances
 from .defaults import View
-from .errors import BodyUnavailable, BrokerUnavailable, InvalidTask, NoTransaction
+from .errors import BodyUnavailable, BrokerUnavailable, CommitUncertain, ConfigError, InvalidTask, NoTransaction
 from .keys import Keyring
 from .portal import in_portal
 from .record import Frame, Headers, Options, Payload, draft, queue_name
@@ -37,8 +40,30 @@ drains: Final[list[Keyring]] = []
 """What proves deliveries to every door while captured tasks are drained, as tests need no secret; the last counts."""
 
 
+NO_APPLICATION: Final = (
+    "url: mode=sync replays tasks in the application as soon as they are committed, and none runs here; mount the door"
+    " and let the application start, or answer its first request, before anything is committed. In a script take"
+    " local:// without mode, in a test maybe taskqueue.capture()"
+)
+
+
+class AtCommit(Protocol):
+    """A way to replay what a commit has stored (mode ``sync``)."""
+
+    def require(self) -> None:
+        """Raise ConfigError if that is not possible now."""
+        ...
+
+    async def replay(self, tasks: Sequence[Task], adding: str | None) -> None:
+        """Return when these tasks, which are queued, have been delivered; ``adding`` is the task that added them."""
+        ...
+
+
 class TaskQueue(Configured):
     """The queues of one application: where they are, the secret that protects them, and what may go in."""
+
+    replays: Callable[[], AtCommit] | None = None
+    """How to replay in the application, as its door has noted it. For doors only."""
 
     def add(
         self,
@@ -195,16 +220,32 @@ class TaskQueue(Configured):
         if captures:
             captures[-1].extend(tasks)
             return
-        deadline = self._deadline()
-        await commit(self.broker, self.sealed(tasks), deadline=deadline)
+        replay = self._replay(tasks, request)
+        await commit(self.broker, self.sealed(tasks), deadline=self._deadline())
+        try:
+            await replay()
+        except asyncio.CancelledError as error:
+            raise CommitUncertain([task.id for task in tasks]) from error
 
     async def vote(self, entries: Sequence[Entry], request: CurrentRequest | None) -> Ballot:
         """Finish, seal and store them without queueing them; after an error none will run. For transactions only."""
         tasks = await self.finished(entries, request)
         if captures:
             return Captured(tasks, captures[-1])
+        replay = self._replay(tasks, request)
         ids = await prepare(self.broker, self.sealed(tasks), deadline=self._deadline())
-        return Voted(self.broker, ids, self.commit_deadline)
+        return Replayed(Voted(self.broker, ids, self.commit_deadline), replay)
+
+    def _replay(self, tasks: Sequence[Task], request: CurrentRequest | None) -> Callable[[], Awaitable[None]]:
+        """Return what is to be done as soon as these are queued; raises ConfigError if it cannot be done."""
+        if not replays_at_commit(self.broker):
+            return _nothing
+        if self.replays is None:
+            raise ConfigError(NO_APPLICATION)
+        mode = self.replays()
+        mode.require()
+        adding = current_task() if request is None else request.task
+        return partial(mode.replay, tasks, None if adding is None else adding.id)
 
     def sealed(self, tasks: Sequence[Task]) -> list[SealedTask]:
         """Return these tasks as a store keeps them; raises ConfigError without a secret."""
@@ -311,13 +352,16 @@ def current_task() -> CurrentTask | None:
     return running.request.task if running is not None and running.request is not None else None
 
 
+async def _nothing() -> None: ...
+
+
 def _fetch(entries: Sequence[Entry], request: CurrentRequest | None) -> None:
     if request is not None and request.body is not None and any(entry.copies_body for entry in entries):
         request.body.fetch()
 
 
 def _enlisting() -> TaskQueue | None:
-    """Return the TaskQueue for which a transaction of something else runs here; of several the one begun last counts."""
+    """Return the TaskQueue for which a transaction of something else runs here; of several the one begun last."""
     found = [(running.serial, tq) for tq in tuple(instances) if tq.enlists and (running := tq.running()) is not None]
     return max(found, key=itemgetter(0))[1] if found else None
 

@@ -1,5 +1,6 @@
 """The door itself: a middleware that stands first, and so around all that a project does with a request."""
 
+import asyncio
 import functools
 import inspect
 import logging
@@ -11,6 +12,8 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.apps import apps
+from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.wsgi import WSGIHandler
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
@@ -130,8 +133,16 @@ class TaskQueueMiddleware:
         answer = answer_to_uncaught(exception)
         return None if answer is None else _response(answer)
 
+    def _note_application(self) -> None:
+        """Say in which application this is: one like the server's, which no middleware knows."""
+        loop = asyncio.get_running_loop() if self._is_async else None
+        if not self._door.stands_in_it(loop):
+            self._door.stands_in(*(("asgi", ASGIHandler) if self._is_async else ("wsgi", WSGIHandler)), loop=loop)
+
     def _visit(self, request: HttpRequest, arrival: Arrival, admission: Admission | None) -> "_Visit":
         body: Body | None = None
+        if admission is None:
+            self._note_application()
         if admission is not None:
             _prepare(request, arrival, admission)
             body = admission.body

@@ -77,15 +77,13 @@ class TaskQueue(producer.TaskQueue):
 
     def deliver_sync(self, entries: Sequence[Entry], request: CurrentRequest | None) -> None:
         """See ``taskqueue.TaskQueue.deliver_sync``; a user that must be awaited is loaded in this thread."""
-        super().deliver_sync(*self.complete(entries, request))
+        super().deliver_sync(self.complete(entries, request), request)
 
-    def complete(
-        self, entries: Sequence[Entry], request: CurrentRequest | None
-    ) -> tuple[Sequence[Entry], CurrentRequest | None]:
+    def complete(self, entries: Sequence[Entry], request: CurrentRequest | None) -> Sequence[Entry]:
         """Fill in, if that takes the request's user, all that only the request can."""
         if request is None or request.user_id_later is None or not any(entry.copies_user for entry in entries):
-            return entries, request
-        return self.filled(entries, request), None
+            return entries
+        return self.filled(entries, request)
 
     def filled(self, entries: Sequence[Entry], request: CurrentRequest | None) -> Sequence[Entry]:
         """Return the entries with all that the request has to fill in; raises BodyUnavailable, InvalidTask."""

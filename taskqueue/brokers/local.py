@@ -21,7 +21,7 @@ from .local_store import Ear, Way, clock_at, here
 from .memory import MemoryQueue
 from .places import Admission
 
-_URL: Final = re.compile(r"local://([A-Za-z0-9._-]*)")
+_URL: Final = re.compile(r"local://([A-Za-z0-9._-]*)(\?mode=sync)?")
 
 
 class LocalPulse:
@@ -45,17 +45,22 @@ class LocalBroker:
     def __init__(
         self, url: str, *, namespace: str, capacity: Capacity = UNLIMITED, durability: Durability | None = None
     ) -> None:
-        """Take ``local://`` or ``local://NAME``; raise ConfigError for another URL, and for more than it can keep."""
+        """Take ``local://`` or ``local://NAME``, maybe with ``?mode=sync``, of which those who commit take care.
+
+        Raises ConfigError for another URL, and for more than it can keep.
+        """
         match = _URL.fullmatch(url)
         if not match:
             raise ConfigError(
-                f"url: {masked(url)!r} must be local:// or local://NAME, the name of letters, digits or any of . _ -"
+                f"url: {masked(url)!r} must be local:// or local://NAME, the name of letters, digits or any of . _ -,"
+                " and after that ?mode=sync or nothing"
             )
         if durability is not None and durability.level != "memory":
             raise ConfigError(
                 f"durability: {durability} outlives the process, and a local store does not; take memory, or another"
                 " store: embedded:///directory, redis://host:port/db"
             )
+        self.replays_at_commit: Final = match[2] is not None
         self._way, self._capacity = Way(match[1], namespace), capacity
         self._call = self._way.call
 

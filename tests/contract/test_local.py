@@ -238,7 +238,13 @@ print(asyncio.run(tq.size()))
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("url", ["local://a/b", "local:///a", "local://a?b=c", "local://a b", "local://ann:pw@a"])
+    @pytest.mark.parametrize(
+        "url",
+        [
+            *("local://a/b", "local:///a", "local://a b", "local://ann:pw@a"),
+            *("local://a?b=c", "local://?mode=async", "local://?mode=sync&b=c"),
+        ],
+    )
     def test_a_url_that_names_more_than_a_store(self, url: str) -> None:
         with pytest.raises(ConfigError, match=r"url: .* must be local:// or local://NAME") as caught:
             connect(url, namespace="taskqueue")
