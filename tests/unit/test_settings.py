@@ -510,7 +510,7 @@ def test_queues_may_have_weights(tmp_path: Path, source: str) -> None:
 @pytest.mark.parametrize(
     ("queues", "rule"),
     [
-        ("a:0", "from 1 to 1000"),
+        ("b,a:0", "gives queue a the weight '0', which must be a whole number from 1 to 1000"),
         ("a:1001", "from 1 to 1000"),
         ("a:", "from 1 to 1000"),
         ("a:b", "from 1 to 1000"),
