@@ -346,7 +346,12 @@ def test_what_is_missing_is_told_with_every_remedy(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="url: none is set") as no_url:
         chosen.required_url()
     assert not isinstance(no_url.value, UsageError)
-    for remedy in ("--url redis://127.0.0.1:6379/0", "TASKQUEUE_URL", 'url = "redis://127.0.0.1:6379/0"'):
+    for remedy in (
+        "--url redis://127.0.0.1:6379/0",
+        "TASKQUEUE_URL",
+        'url = "redis://127.0.0.1:6379/0"',
+        "TASKQUEUE_DEV=1",
+    ):
         assert remedy in str(no_url.value)
     with pytest.raises(UsageError, match="--name instance1"):
         chosen.required_name()
