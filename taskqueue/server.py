@@ -17,7 +17,7 @@ from typing import Final
 
 from . import stacks
 from .absence import Absence
-from .broker import Broker, Lease
+from .broker import CALL_DEADLINE, Broker, Lease
 from .delivery import SUSPECT_AFTER, Courier
 from .errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError
 from .hooks import FailedTask, OnFailed, tell
@@ -39,7 +39,6 @@ IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
 POLL_MIN: Final = 0.02
 TARGET_PAUSE: Final = 0.5
 LISTEN_AGAIN: Final = 0.5
-CALL_DEADLINE: Final = 2.0
 LAST_WORDS: Final = 5.0
 GIVEN_BACK: Final = Verdict("release", "stopped")
 
