@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test test-races check model mutants mutations chaos pauses memory memory-upload interactive demo format clean
+.PHONY: help test test-races test-plone check model mutants mutations chaos pauses kills memory memory-upload interactive demo format clean
 
 PYTHON ?= $(shell for name in python3.15 python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
@@ -37,6 +37,9 @@ check: .venv/installed-test ## style, types and layers, no tests
 	$(call step,lint-imports)
 	@$(BIN)/lint-imports --no-logo
 
+test-plone: .venv-plone/installed ## Zope and Plone, on a real site, in an environment of their own: make test-plone RUNS=100
+	@RUNS=$(or $(RUNS),20) .venv-plone/bin/python -m pytest tests/plone
+
 model: .venv/installed-test ## model and real servers side by side: make model STEPS=1000000 SEED=7
 	@SEED=$(or $(SEED),$$(date +%s)) STEPS=$(or $(STEPS),200000) $(BIN)/python -m pytest tests/model/test_model.py
 
@@ -51,6 +54,9 @@ chaos: .venv/installed-test ## everything is killed at random under load: make c
 
 pauses: .venv/installed-test ## consumers are frozen beyond their lease and wake: make pauses PAUSES=10
 	@$(BIN)/python -m tests.chaos.run pauses --pauses $(or $(PAUSES),1000) $(if $(SEED),--seed $(SEED))
+
+kills: .venv/installed-test ## producers and relays of an outbox are killed between any two steps: make kills KILLS=200
+	@KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest tests/fault/test_outbox_kills.py
 
 memory: .venv/installed-test ## how much memory a consumer takes (Linux)
 	@$(BIN)/python -m tests.acceptance.memory
@@ -69,14 +75,20 @@ format: .venv/installed-test ## let ruff mend what it can
 	@$(BIN)/ruff format
 
 clean: ## remove the environment and what tools left behind
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist http_taskqueue.egg-info
+	rm -rf .venv .venv-plone .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist http_taskqueue.egg-info
 
-$(BIN)/python:
+# Either environment.
+%/bin/python:
 	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer with venv is needed; name one: make test PYTHON=...' >&2; exit 1; }
-	$(call step,environment: .venv with $(PYTHON))
-	@$(PYTHON) -m venv .venv
+	$(call step,environment: $* with $(PYTHON))
+	@$(PYTHON) -m venv $*
 
 .venv/installed-%: pyproject.toml | $(BIN)/python
 	$(call step,install: .[$*])
 	@$(BIN)/python -m pip install --quiet --quiet --editable '.[$*]'
+	@touch $@
+
+.venv-plone/installed: pyproject.toml | .venv-plone/bin/python
+	$(call step,install: .[test-plone])
+	@.venv-plone/bin/python -m pip install --quiet --quiet --editable '.[test-plone]'
 	@touch $@

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .errors import BodyUnavailable, BrokerUnavailable, CommitUncertain, QueueFull
+from .errors import BodyUnavailable, BrokerUnavailable, CommitUncertain, QueueFull, SignatureError
 
 log = logging.getLogger("taskqueue.door")
 
+REFUSED: Final = "x-task-refused"
 RETRY_AFTER: Final = ("retry-after", "1")
 
 
@@ -23,6 +24,11 @@ class Answer:
 
 BROKEN_OFF: Final = Answer(400, "The body was broken off.\n")
 """What a door's way to read says of a client that has gone."""
+
+
+def refused(error: SignatureError) -> Answer:
+    """Return the answer to what says to be a delivery and may not come in."""
+    return Answer(403, f"Refused: {error.reason}\n", ((REFUSED, error.reason),))
 
 
 def too_large(limit: int) -> Answer:
@@ -58,7 +64,13 @@ UNCAUGHT: Final = (BodyUnavailable, BrokerUnavailable, CommitUncertain)
 
 
 def answer_to_uncaught(error: Exception) -> Answer | None:
-    """Return what the client is told when the application let one of ``UNCAUGHT`` pass; None for any other error."""
+    """Return what the client is told when the application let one of ``UNCAUGHT`` pass; None for any other error.
+
+    What stands in an application on the door's behalf raises SignatureError: what only it can see keeps a task out.
+    """
+    if isinstance(error, SignatureError):
+        log.warning("refused (%s): %s", error.reason, error)
+        return refused(error)
     if isinstance(error, BodyUnavailable):
         return Answer(error.status, f"{error}\n")
     if not isinstance(error, UNCAUGHT):

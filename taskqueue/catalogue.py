@@ -46,9 +46,9 @@ class Settings:
     app: Annotated[
         str | None,
         Option(
-            help="Application to call in this process instead: package.module:attribute, or a factory of one. Its own"
-            " TaskQueue then says where the queues are.",
-            parse=options.import_path,
+            help="Application to call in this process instead: package.module:attribute, or a factory of one, or"
+            " config:etc/zope.ini. Its own TaskQueue then says where the queues are.",
+            parse=options.application,
         ),
     ] = None
     dev: Annotated[
@@ -154,6 +154,13 @@ class Settings:
     wait_broker: Annotated[
         float | None,
         Option(help="Seconds to wait for a broker that does not answer; inf: for ever.", parse=Seconds(0, math.inf)),
+    ] = None
+    relay: Annotated[
+        str | None,
+        Option(
+            help="TaskQueue with an outbox to push from as well: package.module:attribute. With --app its own is.",
+            parse=options.import_path,
+        ),
     ] = None
     on_failed: Annotated[
         str | None,

@@ -23,12 +23,13 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from . import catalogue, commands, doctor, logs, queue_commands, settings
+from . import catalogue, commands, doctor, logs, queue_commands, relaying, settings
 from .broker import StoreInfo, masked, require_shared
 from .catalogue import FILE, OPTIONS, Row, Settings
 from .durability import kept
 from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError, UsageError
 from .producer import TaskQueue
+from .relay import Relay
 from .settings import WorkerPlace
 
 log = logging.getLogger("taskqueue.cli")
@@ -85,6 +86,7 @@ config_app: Final = App(
 app.command(config_app)
 commands.register(app)
 queue_commands.register(app)
+relaying.register(app)
 
 
 def server_main() -> None:
@@ -154,7 +156,7 @@ def serve(**flags: Any) -> int:
     place = settings.worker_place()
     if place is not None:
         chosen = chosen.of_worker(place.number)
-    style = _log_style(chosen)
+    style = settings.log_style(chosen, sys.stderr)
     handler = logs.setup(style, chosen.log_level, colour=settings.colours(sys.stderr))
     if place is not None:
         handler.addFilter(logs.fields(consumer=chosen.name))
@@ -239,13 +241,17 @@ async def _server(chosen: Settings, place: WorkerPlace | None) -> tuple[Any, Tas
 async def _consume(chosen: Settings, style: str, handler: logging.Handler, place: WorkerPlace | None) -> None:
     """Run the server; the first signal lets running tasks end, a second one gives them back at once."""
     server, tq = await _server(chosen, place)
+    owner = relaying.owner("relay", chosen.relay) if chosen.relay else tq
     logs.keep(handler)
+    relays = [Relay(outbox, owner.broker, poll_max=chosen.poll_max) for outbox in owner.outboxes]
     asked = 0
 
     def stop() -> None:
         nonlocal asked
         asked += 1
         server.stop(now=asked > 1)
+        for relay in relays:
+            relay.stop()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
@@ -262,7 +268,8 @@ async def _consume(chosen: Settings, style: str, handler: logging.Handler, place
         for finding in doctor.check_durability(store, tq.durability) if store else ():
             if finding.level != "ok":
                 log.warning("%s; %s", finding.what, finding.remedy)
-        await server.run()
+        async with relaying.beside(relays, owner):
+            await server.run()
     finally:
         await tq.aclose()
 
@@ -273,14 +280,6 @@ async def _asked(tq: TaskQueue) -> StoreInfo | None:
         return await tq.broker.inspector.store(deadline=time.monotonic() + GREETING)
     except (BrokerUnavailable, ConfigError):
         return None
-
-
-def _log_style(chosen: Settings) -> str:
-    if chosen.log_format != "auto":
-        return chosen.log_format
-    if settings.under_journald(sys.stderr):
-        return "journal"
-    return "console" if sys.stderr.isatty() else "json"
 
 
 def _announce(chosen: Settings, tq: TaskQueue, store: StoreInfo | None, queues: Sequence[str], style: str) -> None:

@@ -16,6 +16,7 @@ from .durability import durability as parse_durability
 from .errors import ConfigError
 from .headers import check_host
 from .keys import Keyring
+from .relay import Outbox
 from .target import Limits, check_queue_name
 from .transaction import Transaction
 
@@ -61,6 +62,8 @@ class Configured:
         self._durability = None if durability is None else parse_durability(durability)
         self._queues = None if queues is None else _checked_queues(queues)
         self._defaults = DefaultsByPath()
+        self.outboxes: Final[list[Outbox]] = []
+        """Where the tasks of this TaskQueue wait, committed, for a relay; see ``taskqueue.relay``."""
         self._enlisted: list[Callable[[], Transaction | None]] = []
         self.limits: Final = limits or Limits()
         self.commit_deadline: Final = commit_deadline

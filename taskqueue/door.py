@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
-from .answers import BROKEN_OFF, RETRY_AFTER, Answer
+from .answers import BROKEN_OFF, REFUSED, RETRY_AFTER, Answer, refused
 from .errors import BrokerUnavailable, ConfigError, InvalidTask, SignatureError
 from .headers import check_host
 from .keys import Keyring
@@ -45,7 +45,6 @@ spent no attempt, as it would have if the connection breaks off, the first ten t
 """
 
 RECEIPT: Final = "x-task-receipt"
-REFUSED: Final = "x-task-refused"
 # A response of the application can neither refuse a delivery nor vouch for it.
 OURS: Final = frozenset((RECEIPT, REFUSED))
 
@@ -332,7 +331,7 @@ def may_carry_body(method: str, declared: int | None, *, chunked: bool) -> bool:
 def _refusal(arrival: Arrival, error: SignatureError) -> Answer:
     path = arrival.targets[0].partition("?")[0][:200]
     log.warning("refused (%s): %s %s: %s", error.reason, arrival.method, path, error)
-    return Answer(403, f"Refused: {error.reason}\n", ((REFUSED, error.reason),))
+    return refused(error)
 
 
 def _prefixes(paths: Iterable[str]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from .configured import instances
@@ -11,6 +12,7 @@ from .errors import AppNotFound, ConfigError
 from .importing import imported
 from .inprocess import AiohttpReplayer, AsgiReplayer, WsgiReplayer
 from .keys import Keyring
+from .options import PASTE
 from .producer import TaskQueue
 from .replay import Replayer
 
@@ -30,9 +32,12 @@ class Application:
 async def load(name: str) -> Application:
     """Import the application named ``package.module:attribute``, or call the factory of that name (sync or async).
 
-    The current directory is searched first. Raises AppNotFound with the candidates; an error of the application's own
-    while it is imported is the cause.
+    Or make the one that ``config:`` and a path name, as PasteDeploy does (Zope, Pyramid). The current directory is
+    searched first. Raises AppNotFound with the candidates; an error of the application's own while it is imported is
+    the cause.
     """
+    if name.startswith(PASTE):
+        return Application(name, "wsgi", _deployed(name))
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise AppNotFound(f"app: {name!r} must be package.module:attribute, for example main:app")
@@ -53,10 +58,26 @@ async def load(name: str) -> Application:
 
 def function(setting: str, name: str) -> Callable[..., Any]:
     """Import what a setting names as ``package.module:function``; raises AppNotFound if it cannot be called."""
-    found: Any = imported(name, lambda words: AppNotFound(f"{setting}: {words}"))
+    found = _named(setting, name)
     if not callable(found):
         raise AppNotFound(f"{setting}: {name} is {_what(found)}, and must be a function")
     return cast("Callable[..., Any]", found)
+
+
+def task_queue_at(setting: str, name: str) -> TaskQueue:
+    """Import what a setting names as a TaskQueue with an outbox, or a function that returns one; raises ConfigError."""
+    found = _named(setting, name)
+    if _is_factory(found):
+        found = found()
+    if not isinstance(found, TaskQueue):
+        raise AppNotFound(
+            f"{setting}: {name} is {_what(found)}, and must be a TaskQueue, or a function that returns it"
+        )
+    if not found.outboxes:
+        raise ConfigError(
+            f"{setting}: {name} has no outbox; see bind(tq, Session, outbox=True), or TASKQUEUE['OUTBOX']"
+        )
+    return found
 
 
 def kind_of(app: object) -> Kind | None:
@@ -96,6 +117,23 @@ def task_queue() -> TaskQueue:
         f"app: it has made {len(found)} TaskQueues, and a server consumes one; start it with --target instead of --app,"
         " and name --url and --queue"
     )
+
+
+def _named(setting: str, name: str) -> Any:
+    return imported(name, lambda words: AppNotFound(f"{setting}: {words}"))
+
+
+def _deployed(name: str) -> Any:
+    try:
+        from paste.deploy import loadapp  # noqa: PLC0415 - only who has such a file pays for it
+    except ImportError:
+        raise AppNotFound(f"app: {name} is read through PasteDeploy; pip install PasteDeploy") from None
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return loadapp(name, relative_to=str(Path.cwd()))
+    except Exception as error:
+        raise AppNotFound(f"app: making {name} failed: {type(error).__name__}: {error}") from error
 
 
 def _what(found: object) -> str:

@@ -21,6 +21,7 @@ from .target import check_consumer_name, check_queue_name
 
 MASK: Final = "***"
 PORTS: Final = 65536
+PASTE: Final = "config:"
 
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9._:\-]{1,64}")
 _BASE: Final = re.compile(r"https?://([^/]+)/?")
@@ -233,6 +234,12 @@ def import_path(value: object) -> str:
     if not _IMPORT_PATH.fullmatch(path):
         raise ValueError("must be package.module:attribute, for example main:app")
     return path
+
+
+def application(value: object) -> str:
+    """Return ``package.module:attribute`` or ``config:`` and the path of a PasteDeploy file, as of Zope and Pyramid."""
+    name = text(value)
+    return name if name.startswith(PASTE) and name != PASTE else import_path(name)
 
 
 def base_url(value: object) -> str:

@@ -212,8 +212,7 @@ class TaskQueue(Configured):
 
     def vote_sync(self, entries: Sequence[Entry], request: CurrentRequest | None) -> Ballot:
         """Do what ``vote`` does from synchronous code, which is where the application's own code has run."""
-        if request is not None and request.body is not None and any(entry.copies_body for entry in entries):
-            request.body.fetch()
+        _fetch(entries, request)
         return self.run_sync(lambda: self.vote(entries, request))
 
     async def finished(self, entries: Sequence[Entry], request: CurrentRequest | None) -> list[Task]:
@@ -237,6 +236,11 @@ class TaskQueue(Configured):
             task = replace(entry.task, body=body) if entry.copies_body else entry.task
             tasks.append(replace(task, user_id=user_id) if entry.copies_user else task)
         return tasks
+
+    def finished_sync(self, entries: Sequence[Entry], request: CurrentRequest | None) -> list[Task]:
+        """Do the same from synchronous code, which is where the application's own code has run."""
+        _fetch(entries, request)
+        return self.run_sync(lambda: self.finished(entries, request))
 
     async def get(self, task_id: str) -> TaskState | None:
         """Return where the task with this id is, its attempt and last outcome; None if it is unknown or forgotten."""
@@ -301,6 +305,11 @@ def current_task() -> CurrentTask | None:
     """Return the task that the running request is a delivery of, or None in any other request or outside one."""
     running = innermost()
     return running.request.task if running is not None and running.request is not None else None
+
+
+def _fetch(entries: Sequence[Entry], request: CurrentRequest | None) -> None:
+    if request is not None and request.body is not None and any(entry.copies_body for entry in entries):
+        request.body.fetch()
 
 
 def _bound_queue(verb: str) -> TaskQueue:

@@ -8,7 +8,6 @@ setting that is silently ignored is the fault that is found last.
 
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, TextIO
 from urllib.parse import quote
 
-from . import options
+from . import files, options
 from .catalogue import FILE, OPTIONS, PREFIX, ROWS, STORE, Settings
 from .errors import ConfigError, UsageError
 
@@ -64,9 +63,9 @@ def load(
         chosen |= given
     values: dict[str, Any] = {item.name: item.parsed() for item in chosen.values()}
     origins = {item.name: item.origin for item in chosen.values()}
-    if "secret_file" in chosen:
-        values["secrets"] = _secrets_in(chosen["secret_file"])
-        origins["secrets"] = origins["secret_file"]
+    if given_file := chosen.get("secret_file"):
+        values["secrets"] = files.secrets_in(given_file.base / options.text(given_file.value), given_file.where)
+        origins["secrets"] = given_file.origin
     if values.get("dev"):
         of_dev = {"url": f"embedded://{quote(str((directory / STORE).absolute()))}", "name": "dev"}
         origins = dict.fromkeys(of_dev, "dev") | origins
@@ -114,7 +113,7 @@ def _file(directory: Path, named: str | None) -> Iterator[_Given]:
         path = directory / name
         if not named and not path.is_file():
             continue
-        content = _read_toml(path, name)
+        content = files.toml(path, name, CONFIG)
         if path.name == PYPROJECT:
             content = content.get("tool", {}).get("taskqueue")
             if content is None and not named:
@@ -126,26 +125,6 @@ def _file(directory: Path, named: str | None) -> Iterator[_Given]:
         for key, value in content.items():
             yield _Given(known[key], value, name, f"{name}: {key}", path.parent)
         return
-
-
-def _read_toml(path: Path, name: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{name}: it cannot be read ({error.strerror}); --config or {CONFIG} names it") from None
-    except ValueError as error:
-        # The parser tells the place, and never more than one character of the text.
-        raise ConfigError(f"{name}: it is not TOML: {error}") from None
-
-
-def _secrets_in(given: _Given) -> tuple[str, ...]:
-    path = given.base / options.text(given.value)
-    try:
-        return options.texts(",".join(path.read_text(encoding="utf-8").splitlines()))
-    except OSError as error:
-        raise ConfigError(f"{given.where}: {str(path)!r} cannot be read ({error.strerror})") from None
-    except ValueError:
-        raise ConfigError(f"{given.where}: {str(path)!r} holds no secret; make one with: taskqueue secret") from None
 
 
 def _refuse_unknown(where: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -165,6 +144,15 @@ def announce(*, dev: bool, config: str | None) -> None:
 def colours(stream: TextIO) -> bool:
     """Tell whether to write to this stream in colour: a terminal, and nobody objects (NO_COLOR, TERM=dumb)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def log_style(chosen: Settings, stream: TextIO) -> str:
+    """Return the format of logs that are written to this stream."""
+    if chosen.log_format != "auto":
+        return chosen.log_format
+    if under_journald(stream):
+        return "journal"
+    return "console" if stream.isatty() else "json"
 
 
 def under_journald(stream: TextIO) -> bool:

@@ -12,7 +12,7 @@ import math
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 from wsgiref.types import InputStream
 
 from .errors import BodyUnavailable, InvalidTask
@@ -137,13 +137,15 @@ class InputTee(Copy):
     """The copy of a body that a thread reads: it takes the place of ``wsgi.input`` (PEP 3333).
 
     Never more is asked of the server than the client has declared, because not every server knows where a body ends.
+    It can be read again from any place if the server's input can: some frameworks begin anew after a conflict.
     """
 
     def __init__(self, source: InputStream, *, declared: int | None, limit: int, connection: Connection | None) -> None:
         """Take the server's input, the limit in bytes, and the connection if the server names it."""
         super().__init__(declared=declared, limit=limit)
         self._source, self._connection = source, connection
-        self._left = math.inf if declared is None else declared
+        self._place = 0  # of the next byte that the application reads
+        self._begin = _place_of(source)
         self._given_back: io.BytesIO | None = None
         if declared == 0:
             self.end()
@@ -174,10 +176,39 @@ class InputTee(Copy):
         """Give line after line."""
         return iter(self.readline, b"")
 
+    def seekable(self) -> bool:
+        """Return whether the server's input can be read again."""
+        return self._begin is not None
+
+    def tell(self) -> int:
+        """Return how many bytes stand before the next one; raises UnsupportedOperation if that is of no use."""
+        if self._begin is None:
+            raise io.UnsupportedOperation("the server's input cannot be read again")
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Go to another place, reading on to one that is not reached yet; return it. Raises UnsupportedOperation."""
+        here = self.tell()
+        if whence == io.SEEK_END:
+            while self.read(SPOOL_BYTES):
+                pass
+        wanted = max(0, offset + (0 if whence == io.SEEK_SET else here if whence == io.SEEK_CUR else self._place))
+        if wanted <= self._size:
+            self._rewind(wanted)
+        while self._place < wanted and self.read(min(SPOOL_BYTES, wanted - self._place)):
+            pass
+        return self._place
+
+    def _rewind(self, place: int) -> None:
+        again: Any = self._source  # of which WSGI demands no seek
+        again.seek((self._begin or 0) + place)
+        self._place = place
+
     def _take(self, method: Callable[..., bytes], size: int | None) -> bytes:
+        left = math.inf if self.declared is None else self.declared - self._place
         everything = size is None or size < 0
-        if size is None or everything or size > self._left:
-            size = -1 if self._left == math.inf else int(self._left)
+        if size is None or everything or size > left:
+            size = -1 if left == math.inf else int(left)
         if size == 0:
             return b""
         try:
@@ -185,9 +216,10 @@ class InputTee(Copy):
         except Exception:
             self.break_off()
             raise
-        self.copy(piece)
-        self._left -= len(piece)
-        if self._left <= 0 or (self.declared is None and (not piece or (size < 0 and method == self._source.read))):
+        self.copy(piece[max(0, self._size - self._place) :])
+        self._place += len(piece)
+        left -= len(piece)
+        if left <= 0 or (self.declared is None and (not piece or (size < 0 and method == self._source.read))):
             self.end()
         elif not piece:
             self.break_off()
@@ -196,9 +228,12 @@ class InputTee(Copy):
     def fetch(self) -> None:
         """Read what the application has not read yet; it gets that all the same. Raises BodyUnavailable."""
         if self.lacks(self._limit):
-            taken = self._size
+            taken = self._place
             self.drain()
-            self._given_back = io.BytesIO(self.content(self._limit)[taken:])
+            if self.seekable():
+                self._rewind(taken)
+            else:
+                self._given_back = io.BytesIO(self.content(self._limit)[taken:])
 
     def drain(self) -> None:
         """Read what the application left, as far as the limit goes; raises BodyUnavailable if it takes over 5 s.
@@ -229,6 +264,13 @@ class InputTee(Copy):
     async def finish(self, limit: int) -> bytes:
         """Return the whole body, as far as it was read; raises as ``content`` does."""
         return self.content(limit)
+
+
+def _place_of(source: InputStream) -> int | None:
+    """Return where this input stands, or None if it cannot be read again."""
+    again: Any = source
+    seekable = getattr(again, "seekable", None)
+    return again.tell() if seekable is not None and seekable() else None
 
 
 def _too_slow() -> BodyUnavailable:

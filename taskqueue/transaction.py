@@ -102,7 +102,7 @@ class Transaction:
         self.state: Literal["open", "committing", "voted", "committed", "aborted", "uncertain"] = "open"
         self.serial: Final = next(_serials)
         """Of two transactions that run, the one begun last has the larger one."""
-        self.fails_fast = True
+        self.fails_fast: bool = outer is None or outer.fails_fast
         """Whether ``add`` refuses at once while the broker is known to be down."""
         self._others: list[Transaction] = []
         self._ballot: Ballot | None = None
@@ -129,11 +129,20 @@ class Transaction:
     def pending(self) -> bool:
         """Whether tasks added while this runs, here or in transactions that end by themselves, may still be lost."""
         mine = self.used and self.state in ("open", "committing", "voted")
-        return mine or any(other.pending for other in self._others)
+        return mine or any(other.pending for other in self.attached)
 
     def attach(self, other: "Transaction") -> None:
         """Have an answer wait for a transaction, a database's, that was begun while this one runs."""
         self._others.append(other)
+
+    def detach(self, other: "Transaction") -> None:
+        """Forget one that has ended."""
+        self._others.remove(other)
+
+    @property
+    def attached(self) -> Sequence["Transaction"]:
+        """Those for which an answer waits, in the order in which they were begun."""
+        return tuple(self._others)
 
     @property
     def copies_body(self) -> bool:
@@ -247,6 +256,10 @@ class Transaction:
         if ballot is not None:
             self.tq.run_sync(ballot.discard)
 
+    def leave_in_doubt(self) -> None:
+        """Neither queue nor forget what was voted: nobody can tell whether the larger transaction has committed."""
+        self.state, self._ballot = "uncertain", None
+
     def _end_of_vote(self, state: Literal["committed", "aborted"]) -> Ballot | None:
         if self.state == "voted":
             self.state = state
@@ -272,6 +285,16 @@ class Transaction:
             self.state = "uncertain" if isinstance(error, CommitUncertain) else "aborted"
             raise
         self.state = state
+
+
+def outermost(tq: Deliverer, request: CurrentRequest) -> Transaction | None:
+    """Return the transaction of this request itself, the one around all others of this TaskQueue; None outside."""
+    found, transaction = None, innermost(tq)
+    while transaction is not None:
+        if transaction.tq is tq and transaction.request is request:
+            found = transaction
+        transaction = transaction.enclosing
+    return found
 
 
 def innermost(tq: Deliverer | None = None) -> Transaction | None:

@@ -1,19 +1,26 @@
 """What every test may use: servers, each without data when a test begins, and the marks of acceptance."""
 
+import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.databases import Database, Postgres, find_postgres, sqlite
 from tests.servers import RedisServer, Servers, find_binaries
 from tests.stores import Inspectable, LocalStore, RedisStore
 
 # Valkey is always asked for, so that its absence is seen; of the others, what this machine has.
 KINDS: Final = ["valkey9", *(kind for kind in find_binaries() if kind != "valkey9")]
 LOCAL: Final = pytest.param("local", marks=pytest.mark.accept("CT35"))
+
+
+# They need Zope, which has an environment of its own (make test-plone).
+collect_ignore: Final = [] if importlib.util.find_spec("Zope2") else ["plone"]
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +75,24 @@ def _place(request: pytest.FixtureRequest) -> Inspectable:
     return RedisStore(_clean(request.getfixturevalue("servers"), request.param))
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The PostgreSQL that this run shares."""
+    if not find_postgres():
+        pytest.skip("no PostgreSQL on this machine: postgres and initdb must stand on PATH")
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    """Each kind of database in turn, without tables."""
+    if request.param == "sqlite":
+        return sqlite(tmp_path / "database")
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.database()
+
+
 def _clean(servers: Servers, kind: str) -> RedisServer:
     _require(servers, kind)
     return servers.clean(kind)
@@ -107,14 +132,18 @@ class AcceptanceLedger:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Note the rows of a test with its report."""
+        """Write the rows of a test into its report, which may be read in another process than this."""
         report = yield
-        rows = {mark.args[0] for mark in item.iter_markers("accept")}
+        report.user_properties += [("accept", row) for mark in item.iter_markers("accept") for row in mark.args]
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note what a report tells of the rows of its test."""
+        rows = {str(row) for name, row in report.user_properties if name == "accept"}
         if report.skipped:
             self.skipped |= rows
         elif report.when == "call":
             self.shown |= rows
-        return report
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Turn a run that would be a success into a failure if a row was only skipped."""

@@ -40,6 +40,7 @@ settings.configure(
         "django.contrib.contenttypes",
         "django.contrib.sessions",
         "taskqueue.middleware.django",
+        "taskqueue.middleware.django.outbox",
     ],
     MIDDLEWARE=[DOOR],
     ROOT_URLCONF=(),
@@ -59,6 +60,7 @@ django.setup()
 from django.test.utils import override_settings  # noqa: E402
 
 from taskqueue.middleware.django import queue  # noqa: E402
+from taskqueue.middleware.django.outbox import rows  # noqa: E402
 
 # The one of these settings is of no test, and a consumer would ask whose queue it is.
 queue._made.clear()
@@ -81,7 +83,9 @@ def project(tq: taskqueue.TaskQueue, *patterns: Any, middleware: Any = (DOOR,), 
     values = {"TASKQUEUE": of_door, "ROOT_URLCONF": Urls(*patterns), "MIDDLEWARE": list(middleware), **changed}
     with override_settings(**values):
         tq.__class__ = queue.TaskQueue
-        vars(tq)["using"] = of_door.get("USING", "default")
+        aliases = of_door.get("OUTBOX", [])
+        vars(tq).update(using=of_door.get("USING", "default"), has_outbox=frozenset(aliases))
+        tq.outboxes.extend(rows.Rows(alias) for alias in aliases)
         queue._made.append(tq)  # type: ignore[arg-type]
         try:
             yield

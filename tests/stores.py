@@ -49,6 +49,11 @@ class Inspectable(Protocol):
         ...
 
 
+def in_line(client: Any, queue: str = "default") -> list[str]:
+    """Return the ids in line in a real server, the front first; for tests that look while others are at work."""
+    return [task_id.decode() for task_id in reversed(client.lrange(f"{NAMESPACE}:{{{queue}}}", 0, -1))]
+
+
 class RedisStore:
     """A real server."""
 

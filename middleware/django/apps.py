@@ -4,7 +4,7 @@ from django.apps import AppConfig
 from django.core import checks
 
 from ...middleware.django import configuration
-from ...middleware.django.checks import check
+from ...middleware.django.checks import check, check_database
 from ...middleware.django.queue import task_queue
 
 
@@ -18,5 +18,6 @@ class TaskQueueConfig(AppConfig):
     def ready(self) -> None:
         """Register the checks, and make the TaskQueue unless they will say what is wrong with its settings."""
         checks.register(check)
+        checks.register(check_database, checks.Tags.database)
         if not configuration.faults():
             task_queue()

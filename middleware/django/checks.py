@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's own name
+from django.db import connections
 from django.utils.module_loading import import_string
 
 from ...errors import TaskQueueError
@@ -13,6 +14,7 @@ from ...middleware.django.door import TaskQueueMiddleware, door_of
 from ...middleware.django.queue import task_queue
 
 _OURS: Final = f"{TaskQueueMiddleware.__module__.rpartition('.')[0]}.{TaskQueueMiddleware.__name__}"
+OUTBOX_TABLE: Final = "taskqueue_outbox"
 _ROOM: Final = f"Put {_OURS!r} first in MIDDLEWARE."
 # What answers in place of the views, looks at who the user is, or changes what was received.
 _INSIDE: Final = (
@@ -32,6 +34,22 @@ _INSIDE: Final = (
 def check(**_: Any) -> Sequence[CheckMessage]:
     """Return what Django is to say of the project's settings."""
     return [*_settings(), *_middleware(), *_redirect(), *_cache()]
+
+
+def check_database(*, databases: Sequence[str] | None = None, **_: Any) -> Sequence[CheckMessage]:
+    """Return where the table of the outbox is missing; Django asks at ``check --database`` and at ``migrate``."""
+    if configuration.faults():
+        return []
+    missing = [
+        alias
+        for alias in configuration.outboxes()
+        if alias in (databases or ()) and OUTBOX_TABLE not in connections[alias].introspection.table_names()
+    ]
+    text = "TASKQUEUE: OUTBOX: the database {!r} has no table {}, so adding a task in a transaction fails."
+    return [
+        Warning(text.format(alias, OUTBOX_TABLE), hint="Run manage.py migrate.", id="taskqueue.W003")
+        for alias in missing
+    ]
 
 
 def _settings() -> Iterator[CheckMessage]:

@@ -25,7 +25,9 @@ OF_QUEUE: Final = (
 )
 OF_DOOR: Final = ("LOAD_USER", "USER_ID", "CREDENTIALS", "TASK_ONLY", "REPLAY_GUARD")
 USING: Final = "USING"
-_KNOWN: Final = (*OF_QUEUE, *OF_DOOR, USING)
+OUTBOX: Final = "OUTBOX"
+OUTBOX_APP: Final = "taskqueue.middleware.django.outbox"
+_KNOWN: Final = (*OF_QUEUE, *OF_DOOR, USING, OUTBOX)
 _FUNCTIONS: Final = ("LOAD_USER", "USER_ID")
 # Where a str is taken for a list, what takes it says what is wrong.
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
@@ -54,6 +56,16 @@ def faults() -> Sequence[str]:
     alias = given.get(USING, DEFAULT_DB_ALIAS)
     if alias not in connections:
         found.append(f"TASKQUEUE: {USING}: {alias!r} is no database alias; known are {', '.join(connections)}")
+    aliases = _outboxes(given)
+    known = [alias for alias in aliases if isinstance(alias, str) and alias in connections]
+    if len(known) < len(aliases):
+        found.append(
+            f"TASKQUEUE: {OUTBOX}: {given[OUTBOX]!r} must be True, or aliases of databases; known are"
+            f" {', '.join(connections)}"
+        )
+    installed = any(f"{name}.".startswith(f"{OUTBOX_APP}.") for name in settings.INSTALLED_APPS)
+    if aliases and not installed:
+        found.append(f"TASKQUEUE: {OUTBOX}: needs {OUTBOX_APP!r} in INSTALLED_APPS, and then a migrate")
     return found
 
 
@@ -70,6 +82,19 @@ def _misfit(key: str, value: object) -> str | None:
         if fits and not all(isinstance(item, str) for item in items):
             fits, needed = False, "a list of str"
     return None if fits else f"{needed} is needed, not {type(value).__name__}"
+
+
+def _outboxes(given: Mapping[str, Any]) -> Sequence[object]:
+    chosen = given.get(OUTBOX, False)
+    if isinstance(chosen, bool):
+        return [given.get(USING, DEFAULT_DB_ALIAS)] if chosen else []
+    return list(chosen) if isinstance(chosen, list | tuple) else [chosen]
+
+
+def outboxes() -> Sequence[str]:
+    """Return the aliases of the databases in which tasks become rows; raises ConfigError."""
+    chosen = {OUTBOX: False, USING: using(), **{key.upper(): value for key, value in given([OUTBOX]).items()}}
+    return [str(alias) for alias in _outboxes(chosen)]
 
 
 def given(keys: Sequence[str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from ... import producer
 from ...errors import CommitUncertain, InvalidTask
 from ...middleware.django import configuration
+from ...middleware.django.outbox import rows
 from ...record import Headers, Options, Payload
 from ...request import CURRENT, CurrentRequest
 from ...task import Task
@@ -31,10 +32,17 @@ log = logging.getLogger("taskqueue.door")
 class TaskQueue(producer.TaskQueue):
     """A TaskQueue whose tasks also live and die with the transactions of Django's databases."""
 
-    def __init__(self, url: str | None = None, *, using: str = DEFAULT_DB_ALIAS, **options: Any) -> None:
-        """Take what ``taskqueue.TaskQueue`` takes, and the alias of the database whose transactions count."""
+    def __init__(
+        self, url: str | None = None, *, using: str = DEFAULT_DB_ALIAS, outboxes: Sequence[str] = (), **options: Any
+    ) -> None:
+        """Take what ``taskqueue.TaskQueue`` takes, and the alias of the database whose transactions count.
+
+        ``outboxes``: the aliases of the databases in which tasks become rows of an outbox.
+        """
         super().__init__(url, **options)
         self.using: Final = using
+        self.has_outbox: Final = frozenset(outboxes)
+        self.outboxes.extend(rows.Rows(alias) for alias in outboxes)
 
     def add(  # pyright: ignore[reportIncompatibleMethodOverride] - one keyword more
         self,
@@ -112,11 +120,14 @@ class _Atomic(Transaction):
         """Take the alias, and in which transaction of a request this happens, if it does."""
         super().__init__(tq, request=around.request if around is not None and around.state == "open" else None)
         self._queue, self._alias = tq, alias
+        self._kept = alias in tq.has_outbox and not producer.captures
+        self.fails_fast = not self._kept
 
     @property
     def total_bytes(self) -> int:
         """Bytes of what is to be stored when the database commits, and of what a savepoint here collects."""
-        last = next((hook for _, hook, *_ in reversed(_hooks(self._alias)) if isinstance(hook, _Push)), None)
+        hooks = reversed(_hooks(self._alias))
+        last = next((hook for _, hook, *_ in hooks if isinstance(hook, _Push | _Kept)), None)
         return self._bytes + (0 if last is None else last.total)
 
     def append(self, task: Task, *, copies_body: bool, copies_user: bool) -> None:
@@ -130,9 +141,25 @@ class _Atomic(Transaction):
             self.request.body.fetch()
         if copies_body or any(entry.copies_user for entry in entries):
             entries = self._queue.filled(entries, self.request)
+        if self._kept:
+            tasks = [entry.task for entry in entries]
+            rows.write(self._queue.sealed(tasks), using=self._alias)
+            total = self.total_bytes + sum(task.size for task in tasks)
+            transaction.on_commit(_Kept(total), using=self._alias)
+            return
         for entry in entries:
             total = self.total_bytes + entry.task.size
             transaction.on_commit(_Push(self._queue, entry, total, _hooks(self._alias)), using=self._alias)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Knows how many bytes there are in an outbox's rows of this transaction; goes with the block rolled back."""
+
+    total: int
+
+    def __call__(self) -> None:
+        """Do nothing: the rows are committed."""
 
 
 @dataclass(eq=False, slots=True)
@@ -200,7 +227,8 @@ def task_queue() -> TaskQueue:
     """Return the TaskQueue of this project, made of ``settings.TASKQUEUE`` at the first call; raises ConfigError."""
     with _lock:
         if not _made:
-            _made.append(TaskQueue(using=configuration.using(), **configuration.given(configuration.OF_QUEUE)))
+            given = configuration.given(configuration.OF_QUEUE)
+            _made.append(TaskQueue(using=configuration.using(), outboxes=configuration.outboxes(), **given))
         return _made[0]
 
 

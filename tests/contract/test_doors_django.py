@@ -20,6 +20,7 @@ from taskqueue.portal import in_portal
 from taskqueue.transaction import Entry
 from tests.doors import task_queue
 from tests.doors_django import database, project
+from tests.races import RUNS
 from tests.servers import RedisServer
 from tests.waiting import wait_until
 
@@ -321,13 +322,14 @@ class Consumer(threading.Thread):
         connections.close_all()
 
 
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", range(RUNS))
 def test_nobody_sees_a_task_before_the_row_it_is_about(site: Site, number: int) -> None:
     consumer = Consumer(site, f"user{number}")
 
     def view(_request: HttpRequest) -> None:
         with transaction.atomic():
-            taskqueue.add("/later")
+            with transaction.atomic():
+                taskqueue.add("/later")
             User.objects.create(username=f"user{number}")
             before = consumer.polls
             wait_until(lambda: consumer.polls > before + 20, "the consumer has polled")

@@ -33,6 +33,7 @@ from tests.doors import Consumer, delivery_of
 from tests.doors_wsgi import InMemory
 from tests.resources import Rows, rows
 from tests.servers import RedisServer
+from tests.stores import RedisStore
 
 TM = {"tm.manager_hook": "pyramid_tm.explicit_manager"}
 VETO = {**TM, "tm.commit_veto": "pyramid_tm.default_commit_veto"}
@@ -47,8 +48,8 @@ def nothing_seen() -> Iterator[None]:
 
 
 @pytest.fixture
-def client(any_server: RedisServer) -> Any:
-    return any_server.client()
+def store(any_server: RedisServer) -> RedisStore:
+    return RedisStore(any_server)
 
 
 class Site:
@@ -113,7 +114,7 @@ def build(request: Any) -> Response:
 # ---- settings
 
 
-async def test_the_queue_is_what_the_settings_say(any_server: RedisServer, client: Any) -> None:
+async def test_the_queue_is_what_the_settings_say(any_server: RedisServer, store: RedisStore) -> None:
     site = Site(
         tm={
             "taskqueue.url": any_server.url,
@@ -170,7 +171,7 @@ def test_a_second_queue_is_refused() -> None:
 @pytest.mark.parametrize("tm", [TM, {}], ids=["explicit", "of the thread"])
 @pytest.mark.parametrize("pace", ["vetoed", "doomed", "raised", "handled", "kept"])
 async def test_tasks_live_and_die_with_the_transaction(
-    tq: taskqueue.TaskQueue, client: Any, tm: dict[str, Any], pace: str
+    tq: taskqueue.TaskQueue, store: RedisStore, tm: dict[str, Any], pace: str
 ) -> None:
     site = Site(tq, {**VETO, **tm} if tm else {"tm.commit_veto": VETO["tm.commit_veto"]})
 
@@ -181,7 +182,7 @@ async def test_tasks_live_and_die_with_the_transaction(
             request.tm.doom()
         if pace in ("raised", "handled"):
             raise LookupError if pace == "raised" else ZeroDivisionError
-        assert states(client) == set()
+        assert states(store) == set()
         return Response(status=402 if pace == "vetoed" else 200)
 
     def handled(_request: Any) -> Response:
@@ -195,10 +196,12 @@ async def test_tasks_live_and_die_with_the_transaction(
         expected = {"vetoed": 402, "doomed": 200, "handled": 409, "kept": 200}[pace]
         assert (await site.ask("/")).status_int == expected
     assert len(SEEN) == 1
-    assert states(client) == (set(SEEN) if pace == "kept" else set())
+    assert states(store) == (set(SEEN) if pace == "kept" else set())
 
 
-async def test_without_a_veto_the_database_decides_and_not_the_status(tq: taskqueue.TaskQueue, client: Any) -> None:
+async def test_without_a_veto_the_database_decides_and_not_the_status(
+    tq: taskqueue.TaskQueue, store: RedisStore
+) -> None:
     site = Site(tq, TM)
 
     @site.view("/")
@@ -207,10 +210,10 @@ async def test_without_a_veto_the_database_decides_and_not_the_status(tq: taskqu
         return Response(status=404)
 
     assert (await site.ask("/")).status_int == 404
-    assert states(client) == set(SEEN)
+    assert states(store) == set(SEEN)
 
 
-async def test_a_veto_that_is_no_failure_counts(tq: taskqueue.TaskQueue, client: Any) -> None:
+async def test_a_veto_that_is_no_failure_counts(tq: taskqueue.TaskQueue, store: RedisStore) -> None:
     site = Site(tq, VETO)
 
     @site.view("/")
@@ -219,7 +222,7 @@ async def test_a_veto_that_is_no_failure_counts(tq: taskqueue.TaskQueue, client:
         return Response(headers={"X-Tm": "abort"})
 
     assert (await site.ask("/")).status_int == 200
-    assert states(client) == set()
+    assert states(store) == set()
 
 
 @pytest.mark.accept("CT04")
@@ -318,7 +321,9 @@ async def test_a_request_inside_another_has_its_own_transaction(tq: taskqueue.Ta
         await tq.reset()
 
 
-async def test_a_thread_with_the_context_adds_to_the_same_transaction(tq: taskqueue.TaskQueue, client: Any) -> None:
+async def test_a_thread_with_the_context_adds_to_the_same_transaction(
+    tq: taskqueue.TaskQueue, store: RedisStore
+) -> None:
     site = Site(tq, VETO)
 
     @site.view("/{status}")
@@ -327,16 +332,18 @@ async def test_a_thread_with_the_context_adds_to_the_same_transaction(tq: taskqu
         thread = threading.Thread(target=lambda: SEEN.append(context.run(taskqueue.add, "/later")))
         thread.start()
         thread.join(20)
-        assert states(client) == set()
+        assert states(store) == set()
         return Response(status=int(request.matchdict["status"]), headers={"X-Tm": request.GET["tm"]})
 
     await site.ask("/200?tm=abort")
-    assert states(client) == set()
+    assert states(store) == set()
     await site.ask("/200?tm=commit")
-    assert states(client) == {SEEN[1]}
+    assert states(store) == {SEEN[1]}
 
 
-async def test_where_pyramid_tm_is_not_active_tasks_follow_the_response(tq: taskqueue.TaskQueue, client: Any) -> None:
+async def test_where_pyramid_tm_is_not_active_tasks_follow_the_response(
+    tq: taskqueue.TaskQueue, store: RedisStore
+) -> None:
     site = Site(tq, {**TM, "tm.activate_hook": "tests.contract.test_doors_pyramid.never"})
 
     @site.view("/{status}")
@@ -346,7 +353,7 @@ async def test_where_pyramid_tm_is_not_active_tasks_follow_the_response(tq: task
 
     for status in (400, 302):
         await site.ask(f"/{status}")
-    assert states(client) == {SEEN[1]}
+    assert states(store) == {SEEN[1]}
 
 
 def never(_request: Any) -> bool:
@@ -354,7 +361,7 @@ def never(_request: Any) -> bool:
 
 
 async def test_what_a_stream_adds_after_the_transaction_follows_the_stream(
-    tq: taskqueue.TaskQueue, client: Any
+    tq: taskqueue.TaskQueue, store: RedisStore
 ) -> None:
     site = Site(tq, TM, user_id=who)
 
@@ -369,11 +376,11 @@ async def test_what_a_stream_adds_after_the_transaction_follows_the_stream(
         return Response(app_iter=pieces())
 
     assert (await site.ask("/", headers={"X-User": "ada"})).body == b"ab"
-    assert states(client) == set(SEEN)
+    assert states(store) == set(SEEN)
     assert {task.user_id for task in await Consumer(tq).tasks()} == {"ada"}
 
 
-async def test_a_script_adds_in_a_transaction_of_its_own(tq: taskqueue.TaskQueue, client: Any) -> None:
+async def test_a_script_adds_in_a_transaction_of_its_own(tq: taskqueue.TaskQueue, store: RedisStore) -> None:
     other, site = Site(taskqueue.TaskQueue(secret="x" * 32)), Site(tq, {})
     assert other.app
 
@@ -385,10 +392,10 @@ async def test_a_script_adds_in_a_transaction_of_its_own(tq: taskqueue.TaskQueue
             with request.tm:
                 SEEN.append(request.taskqueue.add("/later"))
                 SEEN.append(taskqueue.add("/of-this-application"))
-                assert states(client) == set()
+                assert states(store) == set()
 
     await asyncio.to_thread(script)
-    assert states(client) == set(SEEN)
+    assert states(store) == set(SEEN)
 
 
 async def test_a_list_of_tweens_of_ones_own_does_not_lose_the_door(tq: taskqueue.TaskQueue) -> None:

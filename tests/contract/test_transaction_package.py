@@ -27,6 +27,7 @@ from tests.contract.test_vote import states
 from tests.doors import Consumer, Handler, Reply, View, adding, fetch, serving, task_queue
 from tests.resources import PHASES, Failed, Rows, rows
 from tests.servers import RedisServer
+from tests.stores import RedisStore
 
 KEYS = ["/var/Data.fs:1", "rows", "~sqlalchemy:9", "~zope.sendmail", "~~taskqueue"]
 BEFORE, AFTER = "rows", "~~~"
@@ -59,24 +60,26 @@ def tq(any_server: RedisServer) -> Iterator[taskqueue.TaskQueue]:
 
 
 @pytest.fixture
-def client(any_server: RedisServer) -> Any:
-    return any_server.client()
+def store(any_server: RedisServer) -> RedisStore:
+    return RedisStore(any_server)
 
 
 # ---- commit and abort
 
 
-def test_tasks_are_queued_in_order_once_the_transaction_has_committed(tq: taskqueue.TaskQueue, client: Any) -> None:
+def test_tasks_are_queued_in_order_once_the_transaction_has_committed(
+    tq: taskqueue.TaskQueue, store: RedisStore
+) -> None:
     with transaction.manager:
         ids = [taskqueue.add(f"/{number}") for number in range(12)]
-        assert states(client) == set()
-    assert [found.decode() for found in reversed(client.lrange("taskqueue:{default}", 0, -1))] == ids
+        assert states(store) == set()
+    assert [found.decode() for found in reversed(store.queue().waiting)] == ids
     with transaction.manager:
         more = tq.add("/next")
-    assert queued(client) == {*ids, more}
+    assert queued(store) == {*ids, more}
 
 
-def test_an_abort_a_doom_and_a_failure_leave_nothing(tq: taskqueue.TaskQueue, client: Any) -> None:
+def test_an_abort_a_doom_and_a_failure_leave_nothing(tq: taskqueue.TaskQueue, store: RedisStore) -> None:
     transaction.begin()
     tq.add("/aborted")
     transaction.abort()
@@ -91,13 +94,13 @@ def test_an_abort_a_doom_and_a_failure_leave_nothing(tq: taskqueue.TaskQueue, cl
         raise Failed
     with transaction.manager:
         pass
-    assert states(client) == set()
+    assert states(store) == set()
 
 
 @pytest.mark.parametrize("key", [BEFORE, AFTER])
 @pytest.mark.parametrize("phase", PHASES)
 def test_whatever_fails_in_another_resource_nothing_runs_that_it_has_not_finished(
-    tq: taskqueue.TaskQueue, client: Any, tmp_path: Path, phase: str, key: str
+    tq: taskqueue.TaskQueue, store: RedisStore, tmp_path: Path, phase: str, key: str
 ) -> None:
     transaction.begin()
     task_id = tq.add("/later")
@@ -105,14 +108,14 @@ def test_whatever_fails_in_another_resource_nothing_runs_that_it_has_not_finishe
     with pytest.raises(Failed):
         transaction.commit()
     # After ours only a finish is too late: both had voted for it.
-    assert states(client) == queued(client) == ({task_id} if (phase, key) == ("tpc_finish", AFTER) else set())
+    assert states(store) == queued(store) == ({task_id} if (phase, key) == ("tpc_finish", AFTER) else set())
     with pytest.raises(taskqueue.NoTransaction, match="has ended"):
         tq.add("/into-the-failed-one")
     transaction.abort()
-    finished = queued(client)
+    finished = queued(store)
     with transaction.manager:
         again = tq.add("/again")
-    assert queued(client) == {*finished, again}
+    assert queued(store) == {*finished, again}
 
 
 @pytest.mark.accept("CT05")
@@ -161,7 +164,9 @@ def test_its_key_stands_behind_all_others_in_the_order_of_the_first_adds(
 
 
 @pytest.mark.parametrize("how", ["attempts", "run"])
-def test_a_conflict_that_is_retried_leaves_one_set_of_tasks(tq: taskqueue.TaskQueue, client: Any, how: str) -> None:
+def test_a_conflict_that_is_retried_leaves_one_set_of_tasks(
+    tq: taskqueue.TaskQueue, store: RedisStore, how: str
+) -> None:
     ids: list[list[str]] = []
 
     class Conflicting(Rows):
@@ -180,14 +185,14 @@ def test_a_conflict_that_is_retried_leaves_one_set_of_tasks(tq: taskqueue.TaskQu
             with attempt:
                 work()
     assert len(ids) == 3
-    assert states(client) == queued(client) == set(ids[-1])
+    assert states(store) == queued(store) == set(ids[-1])
 
 
 # ---- savepoints
 
 
 @pytest.mark.accept("CT04")
-def test_a_savepoint_rolled_back_forgets_what_was_added_since(tq: taskqueue.TaskQueue, client: Any) -> None:
+def test_a_savepoint_rolled_back_forgets_what_was_added_since(tq: taskqueue.TaskQueue, store: RedisStore) -> None:
     foreign = transaction.begin()
     empty = foreign.savepoint()
     tq.add("/joined-after-the-savepoint")
@@ -203,7 +208,7 @@ def test_a_savepoint_rolled_back_forgets_what_was_added_since(tq: taskqueue.Task
         kept.append(tq.add("/in-a-block-around-it"))
         foreign.savepoint().rollback()
     transaction.commit()
-    assert states(client) == queued(client) == set(kept)
+    assert states(store) == queued(store) == set(kept)
 
 
 def test_a_block_whose_surroundings_were_rolled_back_says_so(captured: taskqueue.TaskQueue) -> None:
@@ -307,7 +312,7 @@ def test_where_one_runs_always_the_first_task_begins_it() -> None:
     assert tasks.paths == ["/0", "/1"]
 
 
-def test_each_thread_has_its_own(tq: taskqueue.TaskQueue, client: Any) -> None:
+def test_each_thread_has_its_own(tq: taskqueue.TaskQueue, store: RedisStore) -> None:
     both = threading.Barrier(2)
     ids: dict[str, str] = {}
 
@@ -323,7 +328,7 @@ def test_each_thread_has_its_own(tq: taskqueue.TaskQueue, client: Any) -> None:
         thread.start()
     for thread in threads:
         thread.join(20)
-    assert states(client) == queued(client) == {ids["kept"]}
+    assert states(store) == queued(store) == {ids["kept"]}
 
 
 def test_a_block_around_it_ends_by_itself(captured: taskqueue.TaskQueue) -> None:
@@ -392,8 +397,8 @@ def test_a_process_that_dies_in_between_leaves_its_tasks_in_doubt(any_server: Re
     died = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
     assert died.returncode == 9, died.stderr
     task_id = died.stdout.strip()
-    client = any_server.client()
-    assert (states(client), queued(client)) == ({task_id}, set())
+    store = RedisStore(any_server)
+    assert (states(store), queued(store)) == ({task_id}, set())
     tq = task_queue(any_server.url)
 
     async def in_doubt() -> str | None:

@@ -31,6 +31,7 @@ REFUSALS: Final = "tests/contract/test_refusals.py"
 CHAOS: Final = "tests/chaos/test_chaos.py"
 LIVENESS: Final = "tests/unit/test_liveness.py"
 LOST: Final = "tests/fault/test_lost_replies.py"
+KILLS: Final = "tests/fault/test_outbox_kills.py"
 
 FAULTS: Final = (
     # Consumers.
@@ -106,6 +107,25 @@ FAULTS: Final = (
             "tests/unit/test_notify.py::test_a_loop_that_is_blocked_feeds_no_watchdog",
             f"{WORKERS}::test_one_that_is_silent_starves_the_watchdog_of_all",
         ),
+    ),
+    # Producers.
+    Fault(
+        "kill -9 of a producer around the commit of its database",
+        (
+            f"{KILLS}::test_with_a_vote_a_producer_that_dies_leaves_its_tasks_in_doubt_at_worst",
+            f"{KILLS}::test_with_an_outbox_nothing_is_lost_and_nothing_runs_that_was_not_committed",
+        ),
+    ),
+    Fault(
+        "kill -9 of a relay between push and removal",
+        (
+            f"{KILLS}::test_with_an_outbox_nothing_is_lost_and_nothing_runs_that_was_not_committed",
+            "tests/contract/test_outbox.py::test_a_task_that_has_completed_meanwhile_does_not_run_again",
+        ),
+    ),
+    Fault(
+        "the database's answer to a commit is lost",
+        ("tests/contract/test_sqlalchemy.py::test_a_commit_whose_answer_is_lost_leaves_the_task_in_doubt",),
     ),
     # Lines and callers.
     Fault(

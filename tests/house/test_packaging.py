@@ -16,7 +16,7 @@ from tests.house import tree
 
 LEFT_BEHIND: Final = (
     ".git",
-    ".venv",
+    ".venv*",
     ".*_cache",
     ".hypothesis",
     ".taskqueue",
@@ -28,15 +28,23 @@ LEFT_BEHIND: Final = (
 
 IMPORT_EVERYTHING: Final = """
 import importlib, importlib.metadata, importlib.util, pathlib, pkgutil, sys, warnings
+import django.conf
 import taskqueue
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import pyramid.config  # what it warns of at its first import is not ours
 
+# A model is only to be had where the settings name its application.
+django.conf.settings.configure(INSTALLED_APPS=["taskqueue.middleware.django.outbox"])
+django.setup()
 assert pathlib.Path(taskqueue.__file__).is_relative_to(sys.prefix), taskqueue.__file__
 for module in pkgutil.walk_packages(taskqueue.__path__, "taskqueue."):
-    importlib.import_module(module.name)
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError as error:  # Zope has an environment of its own
+        if not module.name.startswith("taskqueue.middleware.zope.") or error.name.startswith("taskqueue"):
+            raise
     print(module.name)
 for script in importlib.metadata.distribution("http-taskqueue").entry_points:
     if importlib.util.find_spec(script.module):
@@ -69,7 +77,12 @@ def expected() -> set[str]:
         else path.relative_to(tree.ROOT).as_posix()
         for path in tree.sources()
     }
-    return modules | {f"taskqueue/lua/{path.name}" for path in tree.scripts()} | {"taskqueue/py.typed"}
+    zope = {
+        f"taskqueue/{path.relative_to(tree.ROOT).as_posix()}"
+        for pattern in ("*.xml", "*.zcml", "profiles/*/*.xml")
+        for path in (tree.MIDDLEWARE / "zope").glob(pattern)
+    }
+    return modules | zope | {f"taskqueue/lua/{path.name}" for path in tree.scripts()} | {"taskqueue/py.typed"}
 
 
 @pytest.fixture(scope="module")

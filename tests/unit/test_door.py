@@ -7,9 +7,16 @@ from typing import Any
 import pytest
 
 import taskqueue
-from taskqueue.answers import Answer, not_committed
+from taskqueue.answers import Answer, answer_to_uncaught, not_committed
 from taskqueue.door import Admission, Arrival, Door, Read, may_carry_body
-from taskqueue.errors import BodyUnavailable, BrokerUnavailable, CommitUncertain, ConfigError, InvalidTask
+from taskqueue.errors import (
+    BodyUnavailable,
+    BrokerUnavailable,
+    CommitUncertain,
+    ConfigError,
+    InvalidTask,
+    SignatureError,
+)
 from taskqueue.request import CurrentTask, Handover
 from taskqueue.signature import Proof
 from tests.tasks import SECRET
@@ -230,3 +237,9 @@ def test_a_task_passes_on_its_own_user() -> None:
     )
     request = request_of(door(user_id=lambda _subject: "somebody else"), admission=Admission(task, b"", ()))
     assert (request.user_id(), request.user_id_later, request.task) == ("ada", None, task)
+
+
+def test_what_stands_in_the_application_may_refuse_for_the_door(caplog: pytest.LogCaptureFixture) -> None:
+    answer = answer_to_uncaught(SignatureError("user-gone", "task id-1: nobody knows its user"))
+    assert answer == Answer(403, "Refused: user-gone\n", (("x-task-refused", "user-gone"),))
+    assert caplog.messages == ["refused (user-gone): task id-1: nobody knows its user"]

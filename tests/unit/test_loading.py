@@ -94,7 +94,7 @@ def module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Write]:
         path.write_text(text)
 
     yield write
-    for name in ("applications", "shop", "mail", "broken"):
+    for name in ("applications", "shop", "mail", "broken", "paste_shop"):
         sys.modules.pop(name, None)
 
 
@@ -265,3 +265,47 @@ def test_the_current_folder_is_searched_once(module: Write, tmp_path: Path) -> N
     for _ in range(2):
         assert asyncio.run(loading.load("shop:app")).kind == "asgi"
     assert sys.path.count(str(tmp_path)) == 1
+
+
+PIPELINE: Final = """
+[app:shop]
+paste.app_factory = paste_shop:make
+
+[filter:door]
+paste.filter_app_factory = paste_shop:make_door
+
+[pipeline:main]
+pipeline = door shop
+"""
+
+PASTE_SHOP: Final = """
+from taskqueue import TaskQueue
+from taskqueue.middleware.wsgi import TaskQueueMiddleware
+
+def make(_global_conf):
+    return lambda environ, start_response: []
+
+def make_door(app, _global_conf):
+    return TaskQueueMiddleware(app, TaskQueue("redis://nowhere"))
+"""
+
+
+async def test_a_pipeline_of_pastedeploy_is_an_application(module: Write, tmp_path: Path) -> None:
+    module("paste_shop.py", PASTE_SHOP)
+    (tmp_path / "shop.ini").write_text(PIPELINE)
+    found = await loading.load("config:shop.ini")
+    assert (found.kind, type(found.call).__name__) == ("wsgi", "TaskQueueMiddleware")
+
+
+async def test_a_file_of_pastedeploy_that_is_missing_or_wrong_is_told(tmp_path: Path, module: Write) -> None:
+    with pytest.raises(AppNotFound, match=r"app: making config:none\.ini failed: .*none\.ini"):
+        await loading.load("config:none.ini")
+    (tmp_path / "wrong.ini").write_text("[app:main]\npaste.app_factory = nowhere_to_be_found:make\n")
+    with pytest.raises(AppNotFound, match="nowhere_to_be_found"):
+        await loading.load("config:wrong.ini")
+
+
+async def test_without_pastedeploy_one_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "paste.deploy", None)
+    with pytest.raises(AppNotFound, match="pip install PasteDeploy"):
+        await loading.load("config:shop.ini")

@@ -69,6 +69,7 @@ def test_every_setting_can_come_from_a_variable_and_from_the_file(tmp_path: Path
         "lease": 4,
         "receipt": "no",
         "wait_broker": 60,
+        "relay": "main:tq",
         "on_failed": "tracking:note",
         "resolve": "orders:committed",
         "log_format": "JSON",

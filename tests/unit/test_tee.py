@@ -1,6 +1,7 @@
 """The copy of a body: what is in it at each moment, and what is said when it cannot be had."""
 
 import asyncio
+import io
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -242,3 +243,50 @@ async def test_a_thread_stops_at_the_limit() -> None:
 
 async def test_a_declared_nothing_is_whole_at_once() -> None:
     assert await input_tee(Wire(b"next request"), 0).finish(100) == b""
+
+
+def seekable(body: bytes, declared: int | None, limit: int = 100) -> InputTee:
+    source = io.BytesIO(b"head" + body)
+    source.seek(4)
+    made = InputTee(source, declared=declared, limit=limit, connection=None)
+    opened.append(made)
+    return made
+
+
+@pytest.mark.parametrize("declared", [6, None])
+async def test_what_can_be_read_again_is_copied_once(declared: int | None) -> None:
+    copy = seekable(b"abcdef", declared)
+    assert (copy.seekable(), copy.tell(), copy.read(4), copy.tell()) == (True, 0, b"abcd", 4)
+    assert (copy.seek(2), copy.read(), copy.tell(), copy.read()) == (2, b"cdef", 6, b"")
+    assert (copy.seek(-3, io.SEEK_CUR), copy.readline()) == (3, b"def")
+    assert await copy.finish(100) == b"abcdef"
+
+
+async def test_a_place_that_was_not_reached_is_read_up_to() -> None:
+    copy = seekable(b"abcdef", 6)
+    assert (copy.seek(4), copy.read(1)) == (4, b"e")
+    assert (copy.seek(-1, io.SEEK_END), copy.read(), copy.seek(0), copy.seek(99)) == (5, b"f", 0, 6)
+    assert await copy.finish(100) == b"abcdef"
+
+
+async def test_what_a_vote_has_fetched_is_read_from_where_the_application_was() -> None:
+    copy = seekable(b"abcdef", 6)
+    assert copy.read(2) == b"ab"
+    copy.fetch()
+    assert await copy.finish(100) == b"abcdef"
+    assert (copy.tell(), copy.read(), copy.seek(0), copy.read()) == (2, b"cdef", 0, b"abcdef")
+
+
+def test_a_body_over_the_limit_can_be_read_again_all_the_same() -> None:
+    copy = seekable(b"x" * 30, 30, limit=10)
+    assert (copy.read(), copy.seek(0), copy.read()) == (b"x" * 30, 0, b"x" * 30)
+    with pytest.raises(BodyUnavailable, match="over the limit of 10 bytes"):
+        copy.content(100)
+
+
+def test_what_comes_from_a_connection_is_read_once() -> None:
+    copy = input_tee(Wire(b"ab"), 2)
+    assert not copy.seekable()
+    for attempt in (copy.tell, lambda: copy.seek(0)):
+        with pytest.raises(io.UnsupportedOperation, match="cannot be read again"):
+            attempt()

@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from .....cli import app as admin_app
 from .....cli import run, server_app
 from .....middleware.django import configuration
+from .....middleware.django.queue import task_queue
 from .....options import preferring
 from .....settings import load
 
@@ -24,12 +25,13 @@ _SHARED: Final = {
 }
 # The project as it is installed in this process; needs no setting, and nothing but Django.
 _APP: Final = "django.core.asgi:get_asgi_application"
+_TASK_QUEUE: Final = f"{task_queue.__module__}:{task_queue.__name__}"
 
 
 class Command(BaseCommand):
     """Forwards to the command line of the queue, which then knows where the project's queues are."""
 
-    help = "Look after the task queue: list, show, stats, retry, doctor, ...; `server` consumes."
+    help = "Look after the task queue: list, show, stats, retry, doctor, ...; `server` consumes, `relay` pushes."
     requires_system_checks: Sequence[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -54,6 +56,8 @@ class Command(BaseCommand):
 def _forward(arguments: Sequence[str]) -> int:
     given = configuration.given(configuration.OF_QUEUE)
     known = {_SHARED[key]: given[key.lower()] for key in _SHARED if given.get(key.lower()) is not None}
+    if list(arguments) == ["relay"]:
+        arguments = ["relay", _TASK_QUEUE]
     if list(arguments[:1]) != ["server"]:
         with preferring(known):
             return run(admin_app, arguments)

@@ -1,0 +1,1 @@
+"""``"taskqueue.middleware.django.outbox"`` in INSTALLED_APPS, and a migrate, for ``TASKQUEUE["OUTBOX"]``: the table."""
