@@ -30,6 +30,7 @@ from tests.target import Target
 from tests.target import listening as serving
 from tests.tasks import SECRET
 from tests.waiting import until
+from tests.work import consume
 
 POLL = 0.1
 
@@ -147,9 +148,8 @@ async def test_paused_it_is_not_ready(any_server: RedisServer, target: Target) -
 
 async def test_fenced_it_is_not_ready(any_server: RedisServer, target: Target) -> None:
     tq, signs = queue_at(any_server), Signs()
-    job = asyncio.create_task(
-        consumer(tq.url, target, intake=Intake(tq.broker, ["default"], signs), poll_max=POLL).run()
-    )
+    server = consumer(tq.url, target, intake=Intake(tq.broker, ["default"], signs), poll_max=POLL)
+    job = asyncio.create_task(consume(server))
     await until(lambda: _value(signs.phase == "consuming"), "it consumes")
     await tq.broker.claim("default", "one", begins=False, deadline=time.monotonic() + 10)
     with pytest.raises(Fenced) as caught:
