@@ -148,8 +148,9 @@ async def test_paused_it_is_not_ready(any_server: RedisServer, target: Target) -
 
 async def test_fenced_it_is_not_ready(any_server: RedisServer, target: Target) -> None:
     tq, signs = queue_at(any_server), Signs()
-    server = consumer(tq.url, target, intake=Intake(tq.broker, ["default"], signs), poll_max=POLL)
-    job = asyncio.create_task(consume(server))
+    job = asyncio.create_task(
+        consume(consumer(tq.url, target, intake=Intake(tq.broker, ["default"], signs), poll_max=POLL))
+    )
     await until(lambda: _value(signs.phase == "consuming"), "it consumes")
     await tq.broker.claim("default", "one", begins=False, deadline=time.monotonic() + 10)
     with pytest.raises(Fenced) as caught:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from taskqueue import TaskQueue
+from taskqueue import TaskQueue, line
 from taskqueue import server as module
 from taskqueue.cli import run, server_app
 from taskqueue.intake import Intake
@@ -23,6 +23,7 @@ from tests.servers import RedisServer
 from tests.target import Target, listening
 from tests.tasks import SECRET
 from tests.waiting import until
+from tests.work import consume
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ async def test_a_retry_counts_and_what_was_given_back_does_not(tq: TaskQueue, ta
 
     target.handler = answer
     server = sent(tq, target, limit=3)
-    job = asyncio.create_task(server.run())
+    job = asyncio.create_task(consume(server))
     await push(tq, "/a", "/b", "/c")
 
     async def given_back() -> bool:
@@ -113,7 +114,7 @@ async def test_a_retry_counts_and_what_was_given_back_does_not(tq: TaskQueue, ta
 
 async def test_in_a_burst_all_there_is_runs_and_what_is_delayed_stays(tq: TaskQueue, target: Target) -> None:
     now, later = await push(tq, "/a", "/b"), await push(tq, "/later", delay=3600)
-    await sent(tq, target, burst=True).run()
+    await consume(sent(tq, target, burst=True))
     assert target.done == ["/a", "/b"]
     assert [(await state_of(tq, task_id)).state for task_id in (*now, *later)] == ["completed"] * 2 + ["scheduled"]
 
@@ -137,7 +138,7 @@ async def test_a_burst_waits_for_what_runs_and_takes_what_that_has_added(tq: Tas
     target.handler = adds
     await tq.push("/first")
     intake = Counting(tq.broker, ["default"], burst=True)
-    await consumer(tq.url, target, intake=intake, concurrent_limit=5, poll_max=0.02).run()
+    await consume(consumer(tq.url, target, intake=intake, concurrent_limit=5, poll_max=0.02))
     assert target.done == ["/first", "/second"]
 
 
@@ -147,7 +148,7 @@ async def test_a_burst_does_not_take_a_slowed_queue_for_an_empty_one(
     await tq.push("/a")
     client: Any = any_server.client()
     client.hset("taskqueue:{default}:control", "slowed", int(time.time() * 1000) + 500)
-    await sent(tq, target, burst=True, poll_max=0.05).run()
+    await consume(sent(tq, target, burst=True, poll_max=0.05))
     assert target.done == ["/a"]
 
 
@@ -180,7 +181,8 @@ async def test_on_an_empty_queue_the_waits_grow_to_30_s_and_a_task_is_noticed_ea
     async def grown() -> bool:
         return sum(seconds > 15 for seconds in waits) > 10
 
-    monkeypatch.setattr(module, "time", clock)
+    for told in (module, line):
+        monkeypatch.setattr(told, "time", clock)
     monkeypatch.setattr(TaskQueueServer, "_woken", step)
     async with running(consumer(tq.url, target, poll_max=30.0)):
         await until(grown, "the waits have grown")

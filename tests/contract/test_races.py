@@ -4,7 +4,6 @@ Too early is before the response is decided; never is after an exception or an a
 """
 
 import asyncio
-import os
 import threading
 from collections.abc import Iterator
 from typing import Final
@@ -13,10 +12,9 @@ import pytest
 
 import taskqueue
 from tests.doors import KINDS, Handler, Reply, View, fetch, serving
+from tests.races import KEY, RUNS
 from tests.servers import RedisServer
 
-RUNS: Final = int(os.environ.get("RUNS", "10"))  # noqa: TID251  the tests' own switch, no setting of the library
-KEY: Final = "taskqueue:{default}"
 POLLS: Final = 5
 
 

@@ -18,8 +18,8 @@ import taskqueue
 from taskqueue.middleware.transaction import bind
 from taskqueue.portal import in_portal
 from tests.contract.test_doors_pyramid import VETO, Site
-from tests.contract.test_races import KEY, RUNS
 from tests.doors import task_queue
+from tests.races import KEY, RUNS
 from tests.resources import Rows, connected, rows
 from tests.servers import RedisServer
 from tests.waiting import wait_until

@@ -13,7 +13,7 @@ PART_3: Final = frozenset(("CT05", "CT23", "CT24", "CT25", "CT26", "TA11", "TA12
 
 PART_4: Final = frozenset(f"CT{row:02}" for row in (1, 2, 3, 4, 7, 8, 10, 11, 12, 13, 16, 17, 18, 19))
 
-PART_5: Final = frozenset(("CT35", "CT36"))
+PART_5: Final = frozenset(("CT04", "CT05", "CT17", "CT18", "CT19", "CT35", "CT36"))
 
 PART_6_QUEUES: Final = frozenset(("TA05", "TA06", "TA07", "MY08", "MY09", "MY10"))
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import uuid
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
@@ -214,7 +215,7 @@ ROWS: list[tuple[dict[str, Any], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "parts"), ROWS, ids=lambda value: repr(value)[:50])
+@pytest.mark.parametrize(("arguments", "parts"), ROWS, ids=lambda value: re.sub("0x[0-9a-f]+", "", repr(value))[:50])
 def test_bad_input_is_refused_by_name_with_the_rule(arguments: dict[str, Any], parts: Sequence[str]) -> None:
     message = refusal(**arguments)
     assert [part for part in parts if part not in message] == [], message
