@@ -99,7 +99,7 @@ class _OfSession(Transaction):
         if self.door is not None:
             self.door.attach(self)
         self.savepoints: Final[WeakKeyDictionary[SessionTransaction, int]] = WeakKeyDictionary()
-        """Those under way, and how many tasks there were when each was begun."""
+        """Those under way, and the mark at which each was begun."""
         self.connections: Final[WeakSet[Connection]] = WeakSet()  # a session that just disappears gives its own back
         self.lost = False  # a connection, and with it maybe the answer to the commit
         self.voted: Sequence[str] = ()
@@ -221,7 +221,7 @@ class _Sessions:
         elif begun.nested:
             around = self._root(session)
             if around is not None:
-                around.savepoints[begun] = len(around)
+                around.savepoints[begun] = around.mark()
 
     def _connected(self, session: Session, _begun: SessionTransaction, connection: Connection) -> None:
         root = self._root(session)
@@ -253,9 +253,9 @@ class _Sessions:
     def _ended(self, _session: Session, ended: SessionTransaction) -> None:
         if ended.nested:
             around = self._roots.get(_root_of(ended))
-            since = None if around is None else around.savepoints.pop(ended, None)
-            if around is not None and since is not None:
-                around.forget(since)
+            mark = None if around is None else around.savepoints.pop(ended, None)
+            if around is not None and mark is not None:
+                around.rollback(mark)
         root = self._roots.pop(ended, None)
         if root is not None:
             root.end()

@@ -181,11 +181,6 @@ class Transaction:
                 )
             around = around.outer
 
-    def forget(self, since: int) -> None:
-        """Forget all but the first ``since`` tasks, as many as there were at a savepoint that is rolled back."""
-        if self.state == "open":
-            del self._entries[since:]
-
     def mark(self) -> int:
         """Return a mark of what was added so far, for ``rollback``."""
         return next(self._sequence)

@@ -495,14 +495,18 @@ class TestAVote:
         assert (transaction.state, line.delivered, line.said) == ("aborted", 0, [])
 
 
-def test_what_was_added_since_a_savepoint_can_be_forgotten() -> None:
+def test_what_was_added_since_a_mark_is_rolled_back_in_blocks_under_way_too() -> None:
     transaction = Transaction(Line())
     append(transaction)
-    since = len(transaction)
+    block = Transaction(transaction.tq, outer=transaction)
+    append(block)
+    mark = transaction.mark()
     append(transaction)
-    append(transaction)
-    transaction.forget(since)
-    assert len(transaction) == 1
+    append(block)
+    transaction.rollback(mark)
+    append(block)
+    block.commit_sync()
+    assert [entry.sequence for entry in transaction._entries] == [0, 1, 6]
     assert transaction.used
 
 
