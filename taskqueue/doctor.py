@@ -218,8 +218,13 @@ _WORDS: Final[Mapping[Control, tuple[str, str]]] = {
 
 
 def check_control(stats: QueueStats) -> Finding:
-    """Look whether an operator's word keeps tasks from being added or given out."""
+    """Look whether an operator's word, or the application's, keeps tasks from being added or given out."""
     check = f"control of {stats.queue}"
+    if stats.slowed and not stats.control:
+        what = f"the application has asked for patience: no task is given out for {stats.slowed / 1000:.0f} s"
+        return Finding(
+            check, "warning", what, "find out what answers with Retry-After: taskqueue list --state scheduled"
+        )
     limit = stats.control.get("limit")
     full = limit is not None and stats.reserved >= limit and stats.queued > 0
     said = [_WORDS[word] for word in stats.control if word != "limit" or full]

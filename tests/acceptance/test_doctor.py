@@ -263,6 +263,12 @@ async def test_an_operator_keeps_tasks_back(
     assert (found.level, f"taskqueue queues {back} default" in found.remedy) == ("warning", True)
 
 
+def test_the_application_asks_for_patience() -> None:
+    stats = QueueStats("default", 1, 1, 0, 0, 0, 0, 0, 30_000, [])
+    found = doctor.check_control(stats)
+    assert (found.level, "for 30 s" in found.what, "Retry-After" in found.remedy) == ("warning", True, True)
+
+
 def test_nobody_is_told_to_start_a_consumer_that_would_be_turned_away() -> None:
     stats = QueueStats("default", 1, 0, 0, 0, 0, 0, 0, 0, [], {"disabled": 1})
     found = doctor.check_consumers(stats, host="here", runs=lambda pid: False)
