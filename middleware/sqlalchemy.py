@@ -99,7 +99,7 @@ class _OfSession(Transaction):
         if self.door is not None:
             self.door.attach(self)
         self.savepoints: Final[WeakKeyDictionary[SessionTransaction, int]] = WeakKeyDictionary()
-        """Those under way, and the mark at which each was begun."""
+        """Those under way, and the mark of where each was begun."""
         self.connections: Final[WeakSet[Connection]] = WeakSet()  # a session that just disappears gives its own back
         self.lost = False  # a connection, and with it maybe the answer to the commit
         self.voted: Sequence[str] = ()

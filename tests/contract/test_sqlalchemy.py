@@ -189,6 +189,9 @@ def test_savepoints_of_both_kinds_nest(shop: Shop) -> None:
             raise LookupError
         with taskqueue.transaction(shop.tq):
             taskqueue.add("/2")
+            with suppress(LookupError), session.begin_nested():
+                taskqueue.add("/dropped-from-a-block-that-goes-on")
+                raise LookupError
         with taskqueue.transaction(shop.tq, independent=True):
             taskqueue.add("/at-once")
         assert shop.paths() == ["/at-once"]
