@@ -198,18 +198,6 @@ def test_savepoints_of_both_kinds_nest(shop: Shop) -> None:
     assert shop.paths() == ["/at-once", "/1", "/2"]
 
 
-def test_a_savepoint_rolled_back_takes_what_a_block_around_it_has_collected_since(shop: Shop) -> None:
-    with shop.sessions.begin() as session:
-        shop.order(session, "/1")
-        with taskqueue.transaction(shop.tq):
-            taskqueue.add("/2")
-            with suppress(LookupError), session.begin_nested():
-                shop.order(session, "/dropped")
-                raise LookupError
-            taskqueue.add("/3")
-    assert (shop.paths(), shop.orders()) == (["/1", "/2", "/3"], 1)
-
-
 def test_nobody_sees_a_task_of_a_savepoint_before_its_row(
     shop: Shop, any_server: RedisServer, database: Database
 ) -> None:
