@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 import taskqueue
-from taskqueue import webconsumer
+from taskqueue import assembly, webconsumer
 from taskqueue.broker import connect
 from taskqueue.consume import Consuming
 from taskqueue.errors import ConfigError
@@ -418,7 +418,7 @@ async def test_one_that_cannot_be_made_anew_is_tried_again(
     running = server(asgi(story, own, taskqueue.Consume(name="one", queues=["default"])))
     await running.start()
     await reached(tq, await tq.push("/task"), "completed")
-    made = webconsumer.server_for
+    made = assembly.server_for
 
     def failing(*_arguments: Any, **_options: Any) -> Any:
         monkeypatch.setattr(webconsumer, "server_for", made)
