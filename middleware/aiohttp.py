@@ -97,10 +97,14 @@ def setup(
     app.middlewares.insert(0, taskqueue_door)
     # The innermost of those there are: what others make of a page that is missing, they make of these too.
     app.middlewares.append(taskqueue_task_only)
+    _follow(app, door)
+    _consume(app, tq, consume)
+
+
+def _follow(app: web.Application, door: Door[web.Request]) -> None:
     app.on_response_prepare.append(_mark)
     app.on_startup.append(functools.partial(_note_application, door))
-    app.on_cleanup.append(functools.partial(_close, tq))
-    _consume(app, tq, consume)
+    app.on_cleanup.append(functools.partial(_close, door.tq))
 
 
 async def _note_application(door: Door[web.Request], app: web.Application) -> None:

@@ -77,7 +77,13 @@ def _strategy(chosen: Settings, queues: Sequence[str]) -> Strategy:
     weights = {queue: chosen.queues.weights.get(queue, 1) for queue in queues}
     kinds: Mapping[str, Callable[[Mapping[str, float]], Strategy]] = {"weighted": Weighted, "strict": Strict}
     make = kinds.get(chosen.strategy) or loading.function("strategy", chosen.strategy)
-    made = make(weights)
+    try:
+        made = make(weights)
+    except Exception as error:
+        raise ConfigError(
+            f"strategy: {chosen.strategy} raised {type(error).__name__}: {error}; it is called with the weights by"
+            " queue, see taskqueue.strategy.Strategy"
+        ) from error
     if not callable(getattr(made, "share", None)):
         raise ConfigError(
             f"strategy: {chosen.strategy} makes a {type(made).__name__}, which cannot share slots: it needs a method"

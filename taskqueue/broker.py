@@ -28,6 +28,8 @@ class Capacity:
 
 
 UNLIMITED: Final = Capacity()
+# Seconds that a consumer waits for the answer to one move.
+CALL_DEADLINE: Final = 2.0
 # What is prepared for so long without promote or discard is set aside as in-doubt.
 IN_DOUBT_AFTER_MS: Final = 60_000
 
@@ -98,7 +100,8 @@ class Broker(Protocol):
     async def push(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
         """Store these tasks and queue them, all or none; must refuse if carried out after the deadline.
 
-        Raises QueueFull if the queue would then hold more than the capacity the broker was connected with.
+        Raises QueueFull if the queue would then hold more than the capacity the broker was connected with, QueueClosed
+        if somebody has closed it.
         """
         ...
 
@@ -107,7 +110,10 @@ class Broker(Protocol):
         ...
 
     async def promote(self, queue: str, ids: Sequence[str], *, deadline: float) -> None:
-        """Queue what was prepared, in the order of ``ids``."""
+        """Queue what was prepared, all or none, in the order of ``ids``, also if the queue was closed since.
+
+        Raises BrokerUnavailable if one of them is gone.
+        """
         ...
 
     async def discard(self, queue: str, ids: Sequence[str], *, deadline: float) -> None:
@@ -128,7 +134,7 @@ class Broker(Protocol):
         """Take the name, give back to the front what it had reserved; return the lease and how many that were.
 
         ``dead``: the owner that was found dead, or found to be nobody; raises NameInUse if it is another by now, or has
-        beaten since. None: take it from whoever has it.
+        beaten since, ConfigError if the queue is disabled. None: take it from whoever has it.
         ``begins`` tells that the application notes the start of each delivery, so that what had not begun has spent
         nothing.
         """

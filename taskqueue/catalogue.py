@@ -315,4 +315,6 @@ def missing(name: str, example: str, kind: type[ConfigError]) -> str:
     """Raise this error for a setting without which it does not go on, with the ways to set it."""
     row = ROWS[name]
     remedies = f'give {row.flag} {example}, or set {row.variable}, or write {row.key} = "{example}" into {FILE}'
+    if name == "url":
+        remedies += f"; or, for development, set {ROWS['dev'].variable}=1, as --dev does"
     raise kind(f"{name}: none is set; {remedies}")

@@ -47,6 +47,9 @@ EXIT_CODES: Final[Mapping[type[TaskQueueError], int]] = {
     TaskQueueError: 1,
 }
 
+# As of a command that SIGPIPE has ended.
+READ_NO_FURTHER: Final = 128 + 13
+
 # Seconds for a thread that has nothing left to do.
 THREAD_END: Final = 1.0
 
@@ -112,7 +115,14 @@ def main() -> None:
     """Run ``taskqueue`` with the arguments of this process, and exit."""
     # What a server says of its store at every start would be noise in front of every answer.
     logging.getLogger("taskqueue.brokers").setLevel(logging.ERROR)
-    sys.exit(run(app, sys.argv[1:]))
+    try:
+        code = run(app, sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads this has read enough, as ``head`` does; the interpreter must not try again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = READ_NO_FURTHER
+    sys.exit(code)
 
 
 def run(command: App, arguments: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final, Protocol
 
+from .broker import CALL_DEADLINE
 from .errors import BrokerUnavailable, RecordError
 from .hooks import FailedTask, failed_task
 from .keys import Keyring
@@ -26,7 +27,6 @@ PARKED: Final = 60.0
 SUSPECT_AFTER: Final = 2
 # So many deliveries of a task may come to nothing without a spent attempt when its connection breaks.
 SPARED: Final = 10
-CALL_DEADLINE: Final = 2.0
 
 
 class Begin(Protocol):

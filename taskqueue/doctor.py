@@ -10,12 +10,12 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from .admin import gone
-from .broker import Broker, ConsumerInfo, Inspector, QueueStats, StoreInfo, connect, require_shared
+from .broker import Broker, ConsumerInfo, Control, Inspector, QueueStats, StoreInfo, connect, require_shared
 from .catalogue import Settings
 from .durability import Durability, kept
 from .durability import Level as Kept
@@ -200,14 +200,38 @@ def check_consumers(
     dead = ", ".join(f"{consumer.name} (process {consumer.pid} on {consumer.host})" for consumer in ended)
     what = f"no longer running, or hung: {dead}" if dead else "there has never been one"
     held = stats.queued + stats.reserved
+    first = "" if "disabled" not in stats.control else f"taskqueue queues enable {stats.queue}, then "
+    name = ended[0].name if ended else "instance1"
+    start = f"{first}start one: taskqueue-server --name={name} --queue {stats.queue}"
     if not held:
-        return Finding(check, "warning", what, _start(ended[0].name if ended else "instance1", stats.queue))
-    what = f"{held} task(s) wait or are held, and nobody consumes; {what}"
-    return Finding(check, "error", what, _start(ended[0].name if ended else "instance1", stats.queue))
+        return Finding(check, "warning", what, start)
+    return Finding(check, "error", f"{held} task(s) wait or are held, and nobody consumes; {what}", start)
 
 
-def _start(name: str, queue: str) -> str:
-    return f"start one: taskqueue-server --name={name} --queue {queue}"
+# What each word does, and what takes it back.
+_WORDS: Final[Mapping[Control, tuple[str, str]]] = {
+    "paused": ("it is paused: no task is given out", "resume {}"),
+    "closed": ("it is closed: whoever adds a task gets an error", "open {}"),
+    "disabled": ("it is disabled: no task is given out, and no consumer starts", "enable {}"),
+    "limit": ("its limit over all consumers is reached", "limit {} 0"),
+}
+
+
+def check_control(stats: QueueStats) -> Finding:
+    """Look whether an operator's word, or the application's, keeps tasks from being added or given out."""
+    check = f"control of {stats.queue}"
+    if stats.slowed and not stats.control:
+        what = f"the application has asked for patience: no task is given out for {stats.slowed / 1000:.0f} s"
+        return Finding(
+            check, "warning", what, "find out what answers with Retry-After: taskqueue list --state scheduled"
+        )
+    limit = stats.control.get("limit")
+    full = limit is not None and stats.reserved >= limit and stats.queued > 0
+    said = [_WORDS[word] for word in stats.control if word != "limit" or full]
+    if not said:
+        return Finding(check, "ok", "nothing is said of it" if limit is None else f"limit {limit}")
+    remedy = "; ".join(f"taskqueue queues {back.format(stats.queue)}" for _, back in said)
+    return Finding(check, "warning", "; ".join(what for what, _ in said), f"if that is not meant any more: {remedy}")
 
 
 def check_doubt(queue: str, prepared: Sequence[TaskState], *, now: int) -> Finding:
@@ -303,6 +327,7 @@ async def _queue(broker: Broker, queue: str, *, now: int, host: str, runs: Calla
         return [of_error(f"keys of {queue}", error, "set TASKQUEUE_NAMESPACE to a prefix that nobody else uses")]
     return [
         Finding(f"keys of {queue}", "ok", "ours"),
+        check_control(stats),
         check_consumers(stats, host=host, runs=runs, silent=silent),
         check_doubt(queue, prepared, now=now),
         check_failed(stats, latest),

@@ -12,16 +12,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from .broker import Broker
+from .broker import CALL_DEADLINE, Broker
 from .errors import BrokerUnavailable, ConfigError
 from .hooks import called
 from .task import TaskState
 
 log = logging.getLogger("taskqueue.server")
 
-# Seconds between two looks, and those that a question to the broker may take.
+# Seconds between two looks.
 INTERVAL: Final = 5.0
-CALL_DEADLINE: Final = 2.0
 PAGE: Final = 100
 IN_DOUBT: Final = "in-doubt"
 

@@ -5,13 +5,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from .broker import Broker
+from .broker import CALL_DEADLINE, Broker
 from .errors import BrokerUnavailable
 from .signs import Signs
 
 log = logging.getLogger("taskqueue.server")
 
-CALL_DEADLINE: Final = 2.0
 NO_LIMIT: Final = 10**9
 
 

@@ -6,13 +6,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
-from .broker import Broker, Lease
+from .broker import CALL_DEADLINE, Broker, Lease
 from .errors import BrokerUnavailable
 from .task import Settlement
 
 log = logging.getLogger("taskqueue.server")
 
-CALL_DEADLINE: Final = 2.0
 # (index, ms kept, number kept): whichever comes first.
 KEEP: Final = (("finished", 24 * 3600 * 1000, 10_000), ("failed", 30 * 24 * 3600 * 1000, 10_000))
 # So many settlements from one clearing out of what was kept long enough to the next; there is one at the start.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from .broker import Broker, Lease, Owner, Seen
+from .broker import CALL_DEADLINE, Broker, Lease, Owner, Seen
 from .errors import BrokerUnavailable, Fenced, NameInUse
 from .identity import own
 from .liveness import Heart, Watch
@@ -18,7 +18,6 @@ log = logging.getLogger("taskqueue.server")
 
 # Seconds: more than two beats of an owner that lives (see liveness.beat_interval).
 LISTEN: Final = 1.2
-CALL_DEADLINE: Final = 2.0
 # A beat without an answer, at most: a line that is open at this end only must not seem alive for long.
 BEAT_DEADLINE: Final = 4.0
 

@@ -175,16 +175,28 @@ def queue_names(value: object) -> Queues:
         name, colon, weight = part.partition(":")
         if check_queue_name(name) in weights:
             raise ValueError(f"names queue {name} twice")
-        weights[name] = _WEIGHT(weight) if colon else 1
+        weights[name] = _weight(name, weight) if colon else 1
     queues = Queues(weights)
     queues.weights = weights
     return queues
 
 
+def _weight(queue: str, weight: str) -> int:
+    try:
+        return _WEIGHT(weight)
+    except ValueError as error:
+        raise ValueError(f"gives queue {queue} the weight {weight!r}, which {error}") from None
+
+
 def strategy_name(value: object) -> str:
     """Return ``weighted``, ``strict`` or the import path of a class."""
     name = text(value)
-    return name if name in ("weighted", "strict") else import_path(name)
+    if name in ("weighted", "strict"):
+        return name
+    try:
+        return import_path(name)
+    except ValueError:
+        raise ValueError("must be weighted, strict, or a class of yours as package.module:attribute") from None
 
 
 def shown_queues(value: object) -> object:

@@ -230,6 +230,9 @@ def _seconds_asked(retry_after: str | None, *, now: float) -> float:
 
 
 _ADVICE: Final = {
+    REFUSED: "nobody listens there: does the application run, and is the target right?",
+    DNS: "its name is not found: is the target right?",
+    TLS: "does it answer https, with a valid certificate for this name?",
     SIGNATURE: "the door could not verify the delivery: does a proxy on the way change Host, path or headers?",
     KEY: "the secrets of this consumer and of the application differ: compare TASKQUEUE_SECRET",
     SKEW: "the clocks of this consumer and of the application differ by more than 30 seconds",
@@ -258,7 +261,8 @@ def warning(outcome: Outcome, verdict: Verdict) -> str | None:
     else:
         cause = outcome.reason
     advice = _redirect_advice(verdict.status) if verdict.reason == REDIRECT else _ADVICE.get(verdict.reason)
-    return f"{verdict.kind} {verdict.reason}: {cause}" + (f": {advice}" if advice else "")
+    told = (f"{verdict.kind} {verdict.reason}", cause if cause != verdict.reason else None, advice)
+    return ": ".join(part for part in told if part)
 
 
 def _redirect_advice(status: int) -> str:

@@ -87,8 +87,9 @@ class TaskQueue(Configured):
         aware datetime): not before, at most a year ahead; ``user_id`` omitted: the current request's user, None:
         nobody; ``label``: up to 200 characters for lists and logs; ``timeout`` (seconds, up to a day) and
         ``retry_max_count`` (up to 1000) override the server's; ``priority``: 0 to 9, in its queue a task with a higher
-        one goes first, 4 is usual. Raises InvalidTask, UnknownQueue, BodyUnavailable or
-        NoTransaction, and then nothing was recorded.
+        one goes first, 4 is usual. Raises InvalidTask, UnknownQueue, BodyUnavailable, NoTransaction, or
+        BrokerUnavailable while the broker is known to be down, and then nothing was recorded. A queue that is full or
+        closed fails the commit.
         """
         return self._add(self.running(), url, method, params, headers, payload, queue, **options)
 

@@ -90,16 +90,26 @@ def _say(names: Sequence[str], changes: Mapping[Control, int | None], common: Co
     if not chosen:
         raise UsageError("queues: name at least one")
 
-    async def work(admin: Admin) -> list[QueueStats]:
+    async def work(admin: Admin) -> tuple[list[QueueStats], Sequence[str]]:
         for name in chosen:
             await admin.control(name, changes)
-        return [await admin.stats_of(name) for name in chosen]
+        return await _all_stats(admin, chosen), admin.queues
 
-    stats = common.ask(work)
+    stats, known = common.ask(work)
+    for queue in stats:
+        if queue.queue not in known and not _in_use(queue):
+            complain(
+                f"warning: queue {queue.queue}: nobody uses it, and the settings name {', '.join(known)}; misspelt?"
+            )
     if common.as_json:
         write_json({"queues": [{"queue": queue.queue, **_said(queue)} for queue in stats]})
         return
     write_table(("queue", "said"), [(queue.queue, _words(queue) or "nothing") for queue in stats])
+
+
+def _in_use(queue: QueueStats) -> bool:
+    held = (queue.queued, queue.scheduled, queue.prepared, queue.reserved, queue.failed, queue.completed)
+    return any(held) or bool(queue.consumers)
 
 
 def limit(

@@ -17,7 +17,7 @@ from typing import Final
 
 from . import stacks
 from .absence import Absence
-from .broker import Broker, Lease
+from .broker import CALL_DEADLINE, Broker, Lease
 from .delivery import SUSPECT_AFTER, Courier
 from .errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError
 from .hooks import FailedTask, OnFailed, tell
@@ -39,7 +39,6 @@ IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
 POLL_MIN: Final = 0.02
 TARGET_PAUSE: Final = 0.5
 LISTEN_AGAIN: Final = 0.5
-CALL_DEADLINE: Final = 2.0
 LAST_WORDS: Final = 5.0
 GIVEN_BACK: Final = Verdict("release", "stopped")
 
@@ -102,7 +101,7 @@ class TaskQueueServer:
         self._signs.beats = self._membership.beats
         self._lines: list[Line] = []
         self._running: dict[asyncio.Task[Settlement], Reservation] = {}
-        self._one_by_one = self._paused = self._released = False
+        self._one_by_one = self._paused = self._released = self._kept = False
         self._in_flight, self._poll, self._paused_until = 0, POLL_MIN, 0.0
         self._stop_at: float | None = None
 
@@ -204,7 +203,7 @@ class TaskQueueServer:
             self._cancel_running()
         free, shares = self._free(), self._shares()
         for line in tuple(self._lines):
-            want = min(shares.get(line.lease.queue, 0), self._free())
+            want = max(0, min(shares.get(line.lease.queue, 0), self._free()))
             if want or line.settlements or line.unsure:
                 await self._exchange(group, line, want)
             elif not free:
@@ -218,13 +217,16 @@ class TaskQueueServer:
     def _shares(self) -> Mapping[str, int]:
         """Return how many tasks to ask of each queue: where something may wait, as the strategy shares the free slots.
 
-        What a queue does not fill is shared again in the next turn, which then comes at once.
+        What a queue does not fill is shared again in the next turn, which then comes at once; what the strategy keeps
+        to itself, when something happens or after the poll interval.
         """
-        free, now = self._free(), time.monotonic()
+        free, now, self._kept = self._free(), time.monotonic(), False
         promising = [line.lease.queue for line in self._lines if line.promising or now >= line.look_for_due]
         if not (free and promising):
             return {}
-        return {promising[0]: free} if len(promising) == 1 else self._strategy.share(free, promising)
+        shares = {promising[0]: free} if len(promising) == 1 else self._strategy.share(free, promising)
+        self._kept = not any(shares.get(queue, 0) > 0 for queue in promising)
+        return shares
 
     async def _exchange(self, group: asyncio.TaskGroup, line: Line, want: int) -> None:
         settlements = tuple(line.settlements)
@@ -292,7 +294,7 @@ class TaskQueueServer:
         until = [poll_at]
         if self._paused_until > now:
             until = [self._paused_until]
-        elif not self._absence and self._free():
+        elif not self._absence and self._free() and not self._kept:
             # Only then can anything be done about what waits or is due.
             if any(line.promising for line in self._lines):
                 return

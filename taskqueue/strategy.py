@@ -9,10 +9,16 @@ from typing import Protocol
 
 
 class Strategy(Protocol):
-    """Shares free slots among queues. May keep a state of its own; a consumer has one."""
+    """Shares free slots among queues. May keep a state of its own; a consumer has one.
+
+    What ``--strategy`` names makes it of one argument, a mapping of the queues to their weights.
+    """
 
     def share(self, free: int, promising: Sequence[str]) -> Mapping[str, int]:
-        """Return how many of the ``free`` slots each of these queues gets; in sum no more, all of them best."""
+        """Return how many of the ``free`` slots each of these queues gets; in sum no more, all of them best.
+
+        If none gets any, it is asked again after the poll interval, or when something happens.
+        """
         ...
 
 

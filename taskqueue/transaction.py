@@ -47,7 +47,7 @@ class Deliverer(Protocol):
     """What a transaction needs of its TaskQueue."""
 
     async def deliver(self, entries: Sequence[Entry], request: CurrentRequest | None) -> None:
-        """Queue these tasks; raises BrokerUnavailable, BodyUnavailable, CommitUncertain."""
+        """Queue these tasks; raises BrokerUnavailable (QueueFull, QueueClosed), BodyUnavailable, CommitUncertain."""
         ...
 
     def deliver_sync(self, entries: Sequence[Entry], request: CurrentRequest | None) -> None:
@@ -55,7 +55,7 @@ class Deliverer(Protocol):
         ...
 
     async def vote(self, entries: Sequence[Entry], request: CurrentRequest | None) -> Ballot:
-        """Store these tasks, not queued yet; raises BrokerUnavailable, BodyUnavailable, and then none will run."""
+        """Store these tasks, not queued yet; raises as ``deliver``, without CommitUncertain, and then none will run."""
         ...
 
     def vote_sync(self, entries: Sequence[Entry], request: CurrentRequest | None) -> Ballot:

@@ -108,9 +108,11 @@ class WebConsumer:
     async def _consume(self) -> None:
         """Consume until stopped, whatever comes between."""
         log.info("consuming beside the application as %s", self._name)
-        told = ""
+        told, anew = "", False
         while not self._stopping.is_set():
             try:
+                if anew:
+                    self._server = self._made()
                 await self._server.run()
             except TaskQueueError as error:
                 # What goes on for hours is said once; to be fenced is always news.
@@ -121,8 +123,7 @@ class WebConsumer:
                 )
             except Exception:
                 log.exception("the consumer of this web process has failed, and begins anew in %g s", PAUSE)
-            if not await self._stopped(PAUSE):
-                self._server = self._made()
+            anew = not await self._stopped(PAUSE)
 
     async def _stopped(self, seconds: float) -> bool:
         """Wait so long, or until it is to stop; tell whether it is."""

@@ -1,6 +1,8 @@
 """``taskqueue list``, ``show`` and ``stats`` as a person or a script meets them."""
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any, Final
 
@@ -18,6 +20,18 @@ MINE: Final = "session=not-for-your-eyes"
 
 def of_queue(document: Any, name: str) -> Any:
     return next(queue for queue in document["queues"] if queue["queue"] == name)
+
+
+def test_whoever_reads_may_stop_reading() -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    script = "from taskqueue.cli import main; main()"
+    command = [sys.executable, "-c", script, "config", "show"]
+    try:
+        ended = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, check=False, timeout=50)
+    finally:
+        os.close(writes)
+    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 # list

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
 
@@ -262,6 +262,30 @@ class TestWaking:
         async with running(consumer(any_server.url, target, queues=["mail", "mailhost"], strategy=strategy)):
             await target.finished(20)
         assert target.done == ["/mailhost"] * 10 + ["/mail"] * 10
+
+    @pytest.mark.accept("TA07")
+    @pytest.mark.parametrize("none", [0, -1])
+    async def test_a_strategy_may_keep_every_slot_for_a_while(
+        self, tq: TaskQueue, target: Target, any_server: RedisServer, none: int
+    ) -> None:
+        class Keeping:
+            asked, opened = 0, False
+
+            def share(self, free: int, promising: Sequence[str]) -> Mapping[str, int]:
+                self.asked += 1
+                assert self.asked < 200, "asked without a rest"
+                return dict.fromkeys(promising, free if self.opened else none)
+
+        strategy, queues = Keeping(), ["mail", "mailhost"]
+        for queue in queues:
+            await push(tq, f"/{queue}", queue=queue)
+        server = consumer(any_server.url, target, queues=queues, strategy=strategy, poll_max=0.05)
+        async with running(server):
+            await _passed(0.5)
+            assert target.paths == []
+            assert strategy.asked > 1, "not asked again"
+            strategy.opened = True
+            await target.finished(2)
 
     async def test_a_consumer_without_a_free_slot_rests(
         self, tq: TaskQueue, target: Target, any_server: RedisServer, monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from taskqueue import doctor
-from taskqueue.broker import ConsumerInfo, QueueStats, StoreInfo
+from taskqueue.broker import ConsumerInfo, Control, QueueStats, StoreInfo
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.cli import app, run
 from taskqueue.doctor import Finding
@@ -243,6 +243,36 @@ async def test_a_consumer_elsewhere_is_known_by_its_beat(
 def test_what_a_dead_consumer_holds_waits_too() -> None:
     stats = QueueStats("default", 0, 0, 0, 2, 0, 0, 0, 0, [ConsumerInfo("one", "here", 1, 0, 2)])
     assert doctor.check_consumers(stats, host="here", runs=lambda pid: False).level == "error"
+
+
+@pytest.mark.parametrize(
+    ("word", "back"), [("paused", "resume"), ("closed", "open"), ("disabled", "enable"), ("limit", "limit")]
+)
+async def test_an_operator_keeps_tasks_back(
+    any_server: RedisServer, monkeypatch: pytest.MonkeyPatch, word: Control, back: str
+) -> None:
+    monkeypatch.setattr(doctor, "LISTEN", 0.01)
+    async with store(any_server) as broker:
+        await broker.push("default", opaque_tasks(2), deadline=soon())
+        assert the(await doctor.examine(broker, ["default"]), "control of default").level == "ok"
+        lease, _ = await broker.claim("default", "one", begins=True, deadline=soon())
+        await broker.control("default", {word: 1}, deadline=soon())
+        assert (the(await doctor.examine(broker, ["default"]), "control of default").level == "ok") == (word == "limit")
+        await broker.exchange(lease, (), token="a", want=1, room=1, deadline=soon())
+        found = the(await doctor.examine(broker, ["default"]), "control of default")
+    assert (found.level, f"taskqueue queues {back} default" in found.remedy) == ("warning", True)
+
+
+def test_the_application_asks_for_patience() -> None:
+    stats = QueueStats("default", 1, 1, 0, 0, 0, 0, 0, 30_000, [])
+    found = doctor.check_control(stats)
+    assert (found.level, "for 30 s" in found.what, "Retry-After" in found.remedy) == ("warning", True, True)
+
+
+def test_nobody_is_told_to_start_a_consumer_that_would_be_turned_away() -> None:
+    stats = QueueStats("default", 1, 0, 0, 0, 0, 0, 0, 0, [], {"disabled": 1})
+    found = doctor.check_consumers(stats, host="here", runs=lambda pid: False)
+    assert (found.level, "taskqueue queues enable default, then start one" in found.remedy) == ("error", True)
 
 
 async def test_prepared_tasks_are_in_doubt(any_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,19 @@ def test_each_word_can_be_taken_back(taskqueue: Any, verb: str, back: str, word:
     assert taskqueue("queues", "limit", "default", "0").lines[1:] == [["default", "nothing"]]
 
 
+def test_a_name_that_nobody_knows_is_worth_a_warning(taskqueue: Any, store: Doing) -> None:
+    assert taskqueue("queues", "pause", "default").err == ""
+    asked = taskqueue("queues", "pause", "defualt")
+    assert (asked.code, asked.lines[1:]) == (0, [["defualt", "paused"]])
+    assert "queue defualt: nobody uses it, and the settings name default; misspelt?" in asked.err
+
+    @store
+    async def _(work: Work) -> None:
+        await work.push(*opaque_tasks(1))
+
+    assert taskqueue("queues", "pause", "default", "--queue", "mail").err == ""
+
+
 def test_what_is_closed_takes_nothing(taskqueue: Any, store: Doing) -> None:
     assert taskqueue("queues", "close", "default").code == 0
 

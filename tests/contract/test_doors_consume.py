@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -18,9 +19,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 import taskqueue
-from taskqueue import webconsumer
+from taskqueue import assembly, webconsumer
 from taskqueue.broker import connect
 from taskqueue.consume import Consuming
+from taskqueue.errors import ConfigError
 from taskqueue.exchange import App, Message, Receive, Scope, Send
 from taskqueue.inprocess import AiohttpReplayer, AsgiReplayer
 from taskqueue.middleware import aiohttp as aiohttp_door
@@ -401,6 +403,32 @@ async def test_a_broker_that_is_away_takes_nothing_down_and_is_told_once(
     await running.stop()
     await tq.aclose()
     assert [one.levelno for one in told(caplog)][:4] == [logging.ERROR, *[logging.DEBUG] * 3]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_one_that_cannot_be_made_anew_is_tried_again(
+    tq: taskqueue.TaskQueue,
+    own: taskqueue.TaskQueue,
+    any_server: RedisServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    story = Story(tq)
+    story.gate.set()
+    running = server(asgi(story, own, taskqueue.Consume(name="one", queues=["default"])))
+    await running.start()
+    await reached(tq, await tq.push("/task"), "completed")
+    made = assembly.server_for
+
+    def failing(*_arguments: Any, **_options: Any) -> Any:
+        monkeypatch.setattr(webconsumer, "server_for", made)
+        raise ConfigError("not now")
+
+    monkeypatch.setattr(webconsumer, "server_for", failing)
+    await own.broker.claim("default", "one", begins=True, deadline=time.monotonic() + 10)
+    await reached(tq, await tq.push("/task"), "completed")
+    await running.stop()
+    assert "not now" in told(caplog)[-1].message
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:

@@ -1,5 +1,6 @@
 """What of the settings becomes a consumer: which strategy, with which weights."""
 
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +26,7 @@ class Mine:
 @pytest.fixture(autouse=True)
 def module(monkeypatch: pytest.MonkeyPatch) -> None:
     made = ModuleType("strategies")
-    vars(made).update(Mine=Mine, nothing=dict)
+    vars(made).update(Mine=Mine, nothing=dict, joined=os.path.join)
     monkeypatch.setitem(sys.modules, "strategies", made)
 
 
@@ -51,9 +52,10 @@ def test_a_strategy_is_named() -> None:
     ("name", "error", "told"),
     [
         ("strategies:nothing", ConfigError, "makes a dict, which cannot share slots: it needs a method share"),
+        ("strategies:joined", ConfigError, "joined raised TypeError: .*; it is called with the weights by queue"),
         ("strategies:missing", AppNotFound, "strategy: .*missing"),
         ("nowhere:Mine", AppNotFound, "strategy: .*nowhere"),
-        ("weigthed", ConfigError, "STRATEGY: .*weigthed"),
+        ("weigthed", ConfigError, "STRATEGY: 'weigthed' must be weighted, strict, or a class of yours"),
     ],
 )
 def test_a_strategy_that_is_none_is_told(name: str, error: type[ConfigError], told: str) -> None:

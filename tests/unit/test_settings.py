@@ -347,7 +347,12 @@ def test_what_is_missing_is_told_with_every_remedy(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="url: none is set") as no_url:
         chosen.required_url()
     assert not isinstance(no_url.value, UsageError)
-    for remedy in ("--url redis://127.0.0.1:6379/0", "TASKQUEUE_URL", 'url = "redis://127.0.0.1:6379/0"'):
+    for remedy in (
+        "--url redis://127.0.0.1:6379/0",
+        "TASKQUEUE_URL",
+        'url = "redis://127.0.0.1:6379/0"',
+        "TASKQUEUE_DEV=1",
+    ):
         assert remedy in str(no_url.value)
     with pytest.raises(UsageError, match="--name instance1"):
         chosen.required_name()
@@ -511,7 +516,7 @@ def test_queues_may_have_weights(tmp_path: Path, source: str) -> None:
 @pytest.mark.parametrize(
     ("queues", "rule"),
     [
-        ("a:0", "from 1 to 1000"),
+        ("b,a:0", "gives queue a the weight '0', which must be a whole number from 1 to 1000"),
         ("a:1001", "from 1 to 1000"),
         ("a:", "from 1 to 1000"),
         ("a:b", "from 1 to 1000"),

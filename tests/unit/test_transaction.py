@@ -495,6 +495,21 @@ class TestAVote:
         assert (transaction.state, line.delivered, line.said) == ("aborted", 0, [])
 
 
+def test_what_was_added_since_a_mark_is_rolled_back_in_blocks_under_way_too() -> None:
+    transaction = Transaction(Line())
+    append(transaction)
+    block = Transaction(transaction.tq, outer=transaction)
+    append(block)
+    mark = transaction.mark()
+    append(transaction)
+    append(block)
+    transaction.rollback(mark)
+    append(block)
+    block.commit_sync()
+    assert [entry.sequence for entry in transaction._entries] == [0, 1, 6]
+    assert transaction.used
+
+
 def test_an_answer_waits_for_a_transaction_that_was_begun_meanwhile() -> None:
     line = Line()
     outer, other = Transaction(line), Transaction(line)
