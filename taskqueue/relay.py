@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeAlias
 
-from .broker import Broker
+from .broker import CALL_DEADLINE, Broker
 from .commit import chunks
 from .errors import BrokerUnavailable, QueueFull, TaskQueueError
 from .task import SealedTask
@@ -26,7 +26,6 @@ ROWS: Final = 200
 BYTES: Final = 4 * 1024 * 1024
 # Seconds.
 POLL_MIN: Final = 0.02
-CALL_DEADLINE: Final = 2.0
 REMIND: Final = 60.0
 
 Push: TypeAlias = Callable[[Sequence[SealedTask]], Coroutine[Any, Any, Collection[str]]]

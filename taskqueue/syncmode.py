@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from . import settings
 from .assembly import on_failed_for, rules_for
-from .broker import Lease
+from .broker import CALL_DEADLINE, Lease
 from .catalogue import Settings
 from .commit import to_its_end
 from .delivery import Courier
@@ -32,7 +32,7 @@ from .loading import Application, Kind, replayer_for
 from .portal import waiting
 from .producer import NO_APPLICATION, TaskQueue
 from .replay import Replayer
-from .server import BATCH_BYTES, BATCH_TASKS, CALL_DEADLINE, GIVEN_BACK
+from .server import BATCH_BYTES, BATCH_TASKS, GIVEN_BACK
 from .task import Reservation, Settlement, Task
 
 log = logging.getLogger("taskqueue.server")
