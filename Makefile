@@ -20,7 +20,7 @@ help: ## show this list
 
 test: check ## all checks, then all tests
 	$(call step,pytest)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist worksteal
 
 test-races: .venv/installed-test ## a consumer that polls hard sees no task too early: make test-races RUNS=1000
 	@RUNS=$(or $(RUNS),100) $(BIN)/python -m pytest tests/contract -k "races or nobody_sees"
