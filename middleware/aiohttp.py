@@ -83,10 +83,7 @@ def setup(
 
     @web.middleware
     async def taskqueue_door(request: web.Request, handler: Handler) -> web.StreamResponse:
-        visit = _Visit(door, request)
-        if not visit.claimed:
-            await _note_application(door, app)
-        return await visit.run(handler)
+        return await _Visit(door, request, app).run(handler)
 
     @web.middleware
     async def taskqueue_task_only(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -189,24 +186,20 @@ async def _mark(request: web.Request, response: web.StreamResponse) -> None:
 class _Visit:
     """One request on its way through the door."""
 
-    def __init__(self, door: Door[web.Request], request: web.Request) -> None:
-        self._door, self._request = door, request
+    def __init__(self, door: Door[web.Request], request: web.Request, app: web.Application) -> None:
+        self._door, self._request, self._app = door, request, app
         decoded = _decoded(request)  # a copy of the body must not say that it is packed
         headers = tuple(
             pair for pair in request.headers.items() if not decoded or pair[0].lower() != "content-encoding"
         )
         self._arrival = Arrival(method=request.method, targets=[request.raw_path], headers=headers)
 
-    @property
-    def claimed(self) -> bool:
-        """Whether this says of itself to be a delivery."""
-        return self._arrival.claimed
-
     async def run(self, handler: Handler) -> web.StreamResponse:
         """Call the handler in a transaction; of a delivery, prove it before."""
         request = self._request
         if self._arrival.claimed:
             return await self._delivery(handler)
+        await _note_application(self._door, self._app)
         tee = _tee(request, self._door.tq.limits.body)
         try:
             return await self._serve(handler, tee, None)
