@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-test: check ## all checks, then all tests
+test: check ## all checks, then all tests, in two processes: make test JOBS=4
 	$(call step,pytest)
 	@$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist worksteal
 
