@@ -10,7 +10,6 @@ from typing import Final
 
 from benchmarks import work
 from taskqueue import TaskQueue
-from taskqueue.cli import server_main
 
 COMMON: Final = ("--name=bench", "--log-level=warning")
 
@@ -47,6 +46,8 @@ async def producer() -> AsyncIterator[Ours]:
 
 def consume(limit: int, variant: str) -> None:
     """See Contender. ``http``: to an application without our door; ``door``: to one with it; else in process."""
+    from taskqueue.cli import server_main  # a producer has no need of it
+
     ways = {"http": [f"--target={work.target()}", "--no-receipt"], "door": [f"--target={work.target()}"]}
     app = [f"--app=benchmarks.apps:{variant}", *(["--no-receipt"] if variant == "bare" else [])]
     sys.argv = ["taskqueue-server", *COMMON, f"--concurrent-limit={limit}", *ways.get(variant, app)]
