@@ -65,7 +65,7 @@ interactive: .venv/installed-test ## how long users wait while a consumer works 
 bench: .venv/installed-test $(call peers,loop arq taskiq) ## speed beside two other queues, 10 minutes: make bench ROUNDS=5
 	@$(BIN)/python -m benchmarks --rounds $(or $(ROUNDS),5)
 
-bench-full: .venv/installed-test $(call peers,loop arq taskiq saq docket) ## the same beside all of them, and a million tasks
+bench-full: .venv/installed-test $(call peers,loop arq taskiq saq docket celery) ## the same beside all of them, and a million tasks
 	@$(BIN)/python -m benchmarks --plan full --rounds $(or $(ROUNDS),5)
 
 bench-publish: .venv/installed-test ## put the last figures into docs/performance.md

@@ -13,6 +13,9 @@ from taskqueue.middleware.aiohttp import setup
 
 from . import work
 
+DAY: Final = 86400.0
+"""Seconds: whoever asks what was seen does so after any pause."""
+
 seen: Final = {"count": 0, "wrong": 0}
 
 
@@ -35,4 +38,5 @@ if __name__ == "__main__":
     app.router.add_post(work.PATH, view)
     app.router.add_get("/-/seen", tell)
     setup(app, TaskQueue())
-    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=None, print=None)
+    port = int(sys.argv[1])
+    web.run_app(app, host="127.0.0.1", port=port, access_log=None, print=None, keepalive_timeout=DAY)

@@ -11,7 +11,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[1]
 TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
-PEERS: Final = ("arq", "taskiq", "saq", "docket")
+PEERS: Final = ("arq", "taskiq", "saq", "docket", "celery")
 """Other queues; each has an environment of its own, because what they need of redis-py differs."""
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 

@@ -24,7 +24,7 @@ print(json.dumps({each.metadata["Name"]: each.version for each in importlib.meta
 # What takes part in the work, in whichever environment it is.
 PACKAGES: Final = (
     *("aiohttp", "arq", "celery", "cryptography", "fastapi", "hiredis", "http-taskqueue", "msgpack", "orjson"),
-    *("pydocket", "redis", "saq", "starlette", "taskiq", "taskiq-redis", "uvloop"),
+    *("pydocket", "redis", "saq", "starlette", "taskiq", "taskiq-redis", "urllib3", "uvloop"),
 )
 
 

@@ -20,7 +20,7 @@ _NGINX: Final = """
 daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
 events {{ worker_connections 2048; }}
 http {{
-  access_log off; keepalive_requests 1000000000; client_body_temp_path {folder}/body;
+  access_log off; keepalive_requests 1000000000; keepalive_timeout 1d; client_body_temp_path {folder}/body;
   proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi;
   server {{

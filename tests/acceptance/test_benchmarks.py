@@ -99,7 +99,7 @@ def test_the_page_says_how_and_has_a_place_for_the_figures() -> None:
 
 def test_a_peer_is_kept_in_one_file_with_its_reasons_and_pinned() -> None:
     folder = Path(PAGE.parents[1], "benchmarks")
-    for name in (*PEERS, "saq", "docket"):
+    for name in (*PEERS, "saq", "docket", "celery"):
         assert (folder / "contenders" / f"{name}.py").read_text().startswith('"""')
         lines = (folder / "requirements" / f"{name}.txt").read_text().split()
         assert lines
