@@ -4,11 +4,12 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test test-races test-plone check model mutants mutations chaos pauses kills memory memory-upload interactive demo format clean
+.PHONY: help test test-races test-plone check model mutants mutations chaos pauses kills memory memory-upload interactive bench bench-full bench-publish demo format clean
 
 PYTHON ?= $(shell for name in python3.15 python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 BIN := .venv/bin
+peers = $(foreach peer,$(1),.venv-bench-$(peer)/installed)
 step = @printf '\n== %s\n' '$(1)'
 
 # pyright comes whole from its package, and node from another: look for no newer one.
@@ -31,7 +32,7 @@ check: .venv/installed-test ## style, types and layers, no tests
 	$(call step,ruff format --check)
 	@$(BIN)/ruff format --check
 	$(call step,mypy)
-	@$(BIN)/mypy taskqueue tests
+	@$(BIN)/mypy taskqueue tests benchmarks
 	$(call step,pyright)
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	$(call step,lint-imports)
@@ -67,6 +68,15 @@ memory-upload: .venv/installed-test ## how much memory a door adds to an upload 
 interactive: .venv/installed-test ## how long users wait while a consumer works in the web process
 	@$(BIN)/python -m tests.acceptance.interactive $(or $(ROUNDS),3)
 
+bench: .venv/installed-test $(call peers,loop arq taskiq) ## speed beside two other queues, 10 minutes: make bench ROUNDS=5
+	@$(BIN)/python -m benchmarks --rounds $(or $(ROUNDS),5)
+
+bench-full: .venv/installed-test $(call peers,loop arq taskiq saq docket celery) ## the same beside all of them, and a million tasks
+	@$(BIN)/python -m benchmarks --plan full --rounds $(or $(ROUNDS),5)
+
+bench-publish: .venv/installed-test ## put the last figures into docs/performance.md
+	@$(BIN)/python -m benchmarks --publish
+
 demo: .venv/installed-demo ## an application and a consumer at work; Ctrl-C ends it
 	@$(BIN)/python examples/demo.py
 
@@ -75,13 +85,20 @@ format: .venv/installed-test ## let ruff mend what it can
 	@$(BIN)/ruff format
 
 clean: ## remove the environment and what tools left behind
-	rm -rf .venv .venv-plone .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist http_taskqueue.egg-info
+	rm -rf .venv .venv-plone .venv-bench-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist http_taskqueue.egg-info
 
 # Either environment.
 %/bin/python:
 	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer with venv is needed; name one: make test PYTHON=...' >&2; exit 1; }
 	$(call step,environment: $* with $(PYTHON))
 	@$(PYTHON) -m venv $*
+
+# Other queues need other versions of redis-py: each has an environment of its own.
+.venv-bench-%/installed: benchmarks/requirements/%.txt | $(BIN)/python
+	$(call step,install: $*)
+	@$(BIN)/python -m venv .venv-bench-$*
+	@.venv-bench-$*/bin/python -m pip install --quiet --quiet --requirement $<
+	@touch $@
 
 .venv/installed-%: pyproject.toml | $(BIN)/python
 	$(call step,install: .[$*])

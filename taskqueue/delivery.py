@@ -79,10 +79,10 @@ class Courier:
         """Return whether the application notes the start of each delivery."""
         return self._rules.receipt_required and self._door_begins()
 
-    async def deliver(self, reservation: Reservation) -> Settlement:
-        """Replay one task and return what becomes of it; raises nothing but a cancellation."""
-        opened = self._opened(reservation)
-        reservation = replace(reservation, record=b"")  # While the task runs, its body is enough to keep.
+    async def deliver(self, reservation: Reservation, record: bytes) -> Settlement:
+        """Replay the task in this record and return what becomes of it; raises nothing but a cancellation."""
+        opened = self._opened(reservation, record)
+        del record  # While the task runs, its body is enough to keep.
         verdict, outcome = await self._judged(reservation, opened)
         response = b""
         if verdict.kind in ("retry", "fail") and isinstance(outcome, Answered):
@@ -91,9 +91,9 @@ class Courier:
             response = seal_response(self._keyring, reservation.queue, reservation.id, kept, nonce=nonce)
         return Settlement(reservation.id, reservation.delivery, verdict, response)
 
-    def _opened(self, reservation: Reservation) -> Task | RecordError:
+    def _opened(self, reservation: Reservation, record: bytes) -> Task | RecordError:
         try:
-            return unseal(self._keyring, queue=reservation.queue, task_id=reservation.id, record=reservation.record)
+            return unseal(self._keyring, queue=reservation.queue, task_id=reservation.id, record=record)
         except RecordError as error:
             return error
 

@@ -162,7 +162,7 @@ class HttpReplayer:
             task.method,
             URL(self.address + task.target, encoded=True),
             headers=headers,
-            data=_pieces(task.body) if task.body else None,
+            data=_pieces(task.body) if len(task.body) > PIECE_BYTES else task.body or None,
             allow_redirects=False,
         ) as response:
             # Read to its end, or the application may be cut off in its work; kept only of what is no success.
@@ -174,7 +174,7 @@ class HttpReplayer:
 
 
 async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
-    """Yield a body bit by bit: of bytes, and of a file in memory, the client library would make a copy."""
+    """Yield a large body bit by bit: of bytes, and of a file in memory, the client library would make a copy."""
     view = memoryview(body)
     for start in range(0, len(view), PIECE_BYTES):
         yield view[start : start + PIECE_BYTES]

@@ -334,8 +334,9 @@ class TaskQueueServer:
             self._wake.set()
             return
         self._one_by_one, size = suspect, len(reservation.record)
-        job = group.create_task(self._courier.deliver(reservation))
-        self._running[job] = replace(reservation, record=b"")  # whoever delivers it opens it, and then it can go
+        opened = replace(reservation, record=b"")  # whoever delivers it opens the record, and then that can go
+        job = group.create_task(self._courier.deliver(opened, reservation.record))
+        self._running[job] = opened
         self._in_flight += size
         job.add_done_callback(lambda ended: self._end(line, ended, size))
 

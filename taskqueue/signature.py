@@ -63,6 +63,7 @@ _SIGNATURE_INPUT: Final = re.compile(
 _OUR_TAG: Final = re.compile(rf'; *tag="{TAG}"')
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_UTC: Final = _EPOCH.replace(tzinfo=None)  # its isoformat names no offset, and is made in half the time
 _MILLISECOND: Final = timedelta(milliseconds=1)
 # A comma is encoded: where a server joins two headers of one name with it, what comes out was never sent.
 _VISIBLE: Final = "".join(map(chr, range(0x21, 0x7F))).replace("%", "").replace(",", "")
@@ -352,8 +353,7 @@ def _decode_user(value: str) -> str:
 
 
 def _format_time(milliseconds: int) -> str:
-    moment = (_EPOCH + milliseconds * _MILLISECOND).replace(tzinfo=None)
-    return f"{moment.isoformat(timespec='milliseconds')}Z"
+    return f"{(_EPOCH_UTC + milliseconds * _MILLISECOND).isoformat(timespec='milliseconds')}Z"
 
 
 def _parse_time(value: str) -> int:

@@ -4,7 +4,7 @@ A Task is what was recorded and never changes. What happens to it (its TaskState
 small, and is written by the broker alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -98,29 +98,31 @@ class Task:
             raise RecordError("format", f"task {task_id}: the record is not msgpack ({kind})") from error
         if not (isinstance(fields, tuple) and len(fields) == len(_FIELD_TYPES)):
             raise RecordError("format", f"task {task_id}: the record has not the fields of a task")
-        for value, (name, kinds) in zip(fields, _FIELD_TYPES, strict=True):
-            if not isinstance(value, kinds) or isinstance(value, bool):
+        # msgpack makes values of exactly these types; so a bool is no number here.
+        for (name, kinds), value in zip(_FIELD_TYPES.items(), fields, strict=True):
+            if type(value) not in kinds:
                 raise RecordError("format", f"task {task_id}: {name} in the record is a {type(value).__name__}")
-        if not all(isinstance(pair, tuple) and list(map(type, pair)) == [str, str] for pair in fields[4]):
-            raise RecordError("format", f"task {task_id}: headers in the record are not pairs of text")
-        named: dict[str, Any] = dict(zip((name for name, _ in _FIELD_TYPES), fields, strict=True))
+        for pair in fields[4]:
+            if not (type(pair) is tuple and len(pair) == 2 and type(pair[0]) is type(pair[1]) is str):
+                raise RecordError("format", f"task {task_id}: headers in the record are not pairs of text")
+        named: dict[str, Any] = dict(zip(_FIELD_TYPES, fields, strict=True))
         return cls(id=task_id, queue=queue, **named)
 
 
-_FIELD_TYPES: Final[tuple[tuple[str, tuple[type, ...]], ...]] = (
-    ("method", (str,)),
-    ("target", (str,)),
-    ("host", (str,)),
-    ("scheme", (str,)),
-    ("headers", (tuple,)),
-    ("body", (bytes,)),
-    ("user_id", (str, type(None))),
-    ("created", (int,)),
-    ("expires", (int,)),
-    ("label", (str,)),
-    ("timeout", (int, float, type(None))),
-    ("retry_max_count", (int, type(None))),
-)
+_FIELD_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+    "method": (str,),
+    "target": (str,),
+    "host": (str,),
+    "scheme": (str,),
+    "headers": (tuple,),
+    "body": (bytes,),
+    "user_id": (str, type(None)),
+    "created": (int,),
+    "expires": (int,),
+    "label": (str,),
+    "timeout": (int, float, type(None)),
+    "retry_max_count": (int, type(None)),
+}
 
 
 def _refuse_extension(code: int, _data: bytes) -> object:

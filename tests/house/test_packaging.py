@@ -49,7 +49,7 @@ for module in pkgutil.walk_packages(taskqueue.__path__, "taskqueue."):
 for script in importlib.metadata.distribution("http-taskqueue").entry_points:
     if importlib.util.find_spec(script.module):
         script.load()
-for name in ("middleware", "tests", "examples", "conftest"):
+for name in ("middleware", "tests", "examples", "benchmarks", "conftest"):
     found = importlib.util.find_spec(name)  # some dependency may install such a name, this distribution may not
     assert found is None or not pathlib.Path(found.origin or "/").is_relative_to(sys.prefix), f"{name} is importable"
 """

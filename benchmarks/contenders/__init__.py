@@ -1,0 +1,1 @@
+"""One module a contender: its best durable setting, and why."""

@@ -1,0 +1,67 @@
+"""The Redis of a benchmark, and what it tells: memory, CPU, and which commands were sent to it."""
+
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from tests.servers import RedisServer, find_binaries
+
+from . import processes
+
+# Durable as most run it: what was acknowledged survives the process, and all but the last second a power cut.
+DURABLE: Final = ("--appendonly", "yes", "--appendfsync", "everysec")
+# Memory is given back before the answer to FLUSHALL, so that none of one contender counts for the next.
+AT_ONCE: Final = ("--lazyfree-lazy-user-flush", "no")
+_COMMAND: Final = re.compile(rb"^\+[0-9.]+ \[[0-9]+ (lua|unix|)", re.MULTILINE)
+_SOURCES: Final = {b"lua": "inside scripts", b"unix": "over the socket", b"": "over TCP"}
+
+
+class Store:
+    """One server; what takes part connects over TCP, the door of a target over the unix socket."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._server, self._client = server, server.client()
+        self.url, self.socket_url = server.url, server.unix_url
+        info = self._client.info("server")
+        self.version = f"{server.binary.name} {info.get('valkey_version', info['redis_version'])}"
+
+    def empty(self) -> None:
+        """Forget all data, and give its memory back before this returns."""
+        self._client.flushall()
+
+    def memory(self) -> int:
+        """Return the bytes that data take, without buffers of clients and of the append-only file."""
+        info = self._client.info("memory")
+        return int(info["used_memory"] - info["mem_clients_normal"] - info["mem_aof_buffer"])
+
+    def cpu(self) -> float:
+        """Return the CPU seconds it has had."""
+        return processes.cpu(self._server.pid)
+
+    def commands(self, seconds: float) -> dict[str, int]:
+        """Watch for so long; return how many commands came by where from: a server's own counts mix scripts' with sent.
+
+        What is watched is slower, so only ratios count.
+        """
+        end, seen = time.monotonic() + seconds, bytearray()
+        with socket.create_connection(("127.0.0.1", self._server.port)) as line:
+            line.sendall(b"MONITOR\r\n")
+            while (left := end - time.monotonic()) > 0:
+                line.settimeout(left)
+                try:
+                    seen += line.recv(1 << 20)
+                except TimeoutError:
+                    break
+        found = Counter(_SOURCES[source] for source in _COMMAND.findall(seen))
+        return {source: found[source] for source in _SOURCES.values()}
+
+
+@contextmanager
+def running_store() -> Iterator[Store]:
+    """Run a server meanwhile: the first there is of Valkey, Redis, and the one on PATH."""
+    with RedisServer(next(iter(find_binaries().values())), *DURABLE, *AT_ONCE) as server:
+        yield Store(server)
