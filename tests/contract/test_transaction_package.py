@@ -17,6 +17,7 @@ import transaction
 from transaction.interfaces import ISavepointDataManager, TransientError
 
 import taskqueue
+from taskqueue.configured import instances
 from taskqueue.errors import BrokerUnavailable
 from taskqueue.middleware.transaction import TaskDataManager, bind, transaction_of
 from taskqueue.portal import in_portal
@@ -57,6 +58,14 @@ def tq(any_server: RedisServer) -> Iterator[taskqueue.TaskQueue]:
     made = bound_to(any_server.url)
     yield made
     in_portal(made, made.aclose, made.aclose)
+
+
+@pytest.fixture(autouse=True)
+def nothing_bound_left() -> Iterator[None]:
+    """Let no TaskQueue of a test, kept by its own references, be found by `add` in another one."""
+    yield
+    for made in tuple(instances):
+        made._enlisted.clear()
 
 
 @pytest.fixture
