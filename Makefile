@@ -87,7 +87,8 @@ format: .venv/installed-test ## let ruff mend what it can
 clean: ## remove the environment and what tools left behind
 	rm -rf .venv .venv-plone .venv-bench-* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist http_taskqueue.egg-info
 
-# Either environment.
+# Either environment. Precious, or make would remove what it takes for a step on the way.
+.PRECIOUS: %/bin/python
 %/bin/python:
 	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer with venv is needed; name one: make test PYTHON=...' >&2; exit 1; }
 	$(call step,environment: $* with $(PYTHON))
