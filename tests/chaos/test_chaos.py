@@ -1,4 +1,4 @@
-"""A small chaos run and a few pauses in every test run, and the proof that such a run sees what it should.
+"""A chaos run and a few pauses in every test run, and the proof that such a run sees what it should.
 
 Nothing here is about speed: the bigger runs (``make chaos``, ``make pauses``) report that.
 """
@@ -32,13 +32,13 @@ def test_a_run_knows_every_kind_of_fault(kills: int) -> None:
 
 @pytest.mark.accept("CT23")
 def test_nothing_is_lost_and_nothing_runs_that_was_not_committed(tmp_path: Path) -> None:
-    faults = [*EVERY, "kill_same", "kill_same", "kill_same", "kill_other"]
-    random.Random(1).shuffle(faults)
-    verdict = chaos(tmp_path, tasks=2000, faults=faults, seed="1")
+    faults = plan(20, random.Random(27))
+    verdict = chaos(tmp_path, tasks=20_000, faults=faults, seed="27")
     assert verdict.sound, verdict
-    assert verdict.acknowledged > 1000
+    assert verdict.acknowledged > 10_000
     assert verdict.aborted > 0
-    assert verdict.faults == {"killed": 6, "fenced": 2, "redis-killed": 1, "target-stopped": 1, "target-killed": 1}
+    assert verdict.faults["killed"] == 20
+    assert set(verdict.faults) == {"killed", "fenced", "redis-killed", "target-stopped", "target-killed"}
 
 
 def test_a_consumer_that_was_paused_changes_and_starts_nothing(tmp_path: Path) -> None:
