@@ -4,6 +4,7 @@
 be wrong again, and the message says which.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -23,12 +24,16 @@ from ..errors import BrokerUnavailable, ConfigError
 # Beside what redis-py has classes for. LOADING is a ConnectionError there, and MASTERDOWN a ClusterDownError. The last
 # two are what is left of WAIT when a primary is demoted under it.
 TRANSIENT: Final = ("BUSY ", "MISCONF", "NOREPLICAS", "UNBLOCKED", "WAIT cannot be used")
+# Redis 6 tells what a command inside a script was refused for in the text of another error.
+_INSIDE: Final = re.compile(r"@user_script: ?\d+: -(MISCONF|NOREPLICAS|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN) ")
 _NO_RIGHT: Final = ("NOPERM", "has no permissions", "ACL failure")
 
 
 def is_transient(error: ResponseError) -> bool:
     """Tell whether what Redis refused now it may well accept in a moment."""
-    return isinstance(error, ReadOnlyError | ClusterDownError | TryAgainError) or str(error).startswith(TRANSIENT)
+    text = str(error)
+    passing = isinstance(error, ReadOnlyError | ClusterDownError | TryAgainError) or text.startswith(TRANSIENT)
+    return passing or _INSIDE.search(text) is not None
 
 
 def said(error: Exception) -> str:

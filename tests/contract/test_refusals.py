@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import pytest
+from redis.exceptions import ResponseError
 
 from taskqueue.brokers import link
 from taskqueue.brokers.redis import RedisBroker
+from taskqueue.brokers.refusals import is_transient
 from taskqueue.errors import BrokerUnavailable, ConfigError, ReplyLost
 from tests.conftest import KINDS
 from tests.proxy import proxied
@@ -289,3 +291,12 @@ class TestToldAtOnce:
 
 async def _hit(proxy: Any) -> bool:
     return bool(proxy.hits)
+
+
+@pytest.mark.parametrize(
+    ("code", "passes"), [("MISCONF", True), ("READONLY", True), ("NOREPLICAS", True), ("OOM", False)]
+)
+def test_what_redis_6_says_inside_a_script_counts_too(code: str, passes: bool) -> None:  # noqa: FBT001
+    text = f"Error running script (call to f_0): @user_script:90: @user_script: 90: -{code} of what a script did"
+    assert is_transient(ResponseError(text)) == passes
+    assert not is_transient(ResponseError(f"a task whose label is {code}"))
