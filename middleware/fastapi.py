@@ -39,7 +39,7 @@ def task_or(dependency: Callable[..., Any]) -> Callable[..., Any]:
     signature = _lenient(dependency)
     own = inspect.Parameter("taskqueue_connection", inspect.Parameter.KEYWORD_ONLY, annotation=HTTPConnection)
     # What FastAPI goes by.
-    task_user_or.__signature__ = signature.replace(  # type: ignore[attr-defined]
+    task_user_or.__signature__ = signature.replace(  # type: ignore[attr-defined]  # no stub knows it
         parameters=[*signature.parameters.values(), own]
     )
     return task_user_or

@@ -152,7 +152,7 @@ def task_or(middleware: Authentication) -> Authentication:
     """
     inner: Any = middleware
 
-    class TaskOr(inner):  # type: ignore[misc]
+    class TaskOr(inner):  # type: ignore[misc]  # whichever class is the user's
         async def authenticate_request(
             self, connection: ASGIConnection[Any, Any, Any, Any], *args: Any, **kwargs: Any
         ) -> AuthenticationResult:

@@ -290,7 +290,7 @@ def _csrf_view(view: Any, info: Any) -> Any:
     return unless_proved
 
 
-_csrf_view.options = viewderivers.csrf_view.options  # type: ignore[attr-defined]
+_csrf_view.options = viewderivers.csrf_view.options  # type: ignore[attr-defined]  # as Pyramid marks derivers
 
 
 class TaskSecurityPolicy:

@@ -55,7 +55,7 @@ def setup(
         raise ConfigError("setup: this application has its TaskQueue already")
     app.extensions["taskqueue"] = tq
     app.asgi_app = TaskQueueMiddleware(  # type: ignore[method-assign, assignment]
-        app.asgi_app,  # type: ignore[arg-type]
+        app.asgi_app,  # type: ignore[arg-type]  # Quart's own types of ASGI
         tq,
         load_user=load_user,
         user_id=user_id or authenticated_user,

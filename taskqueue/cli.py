@@ -139,7 +139,7 @@ def run(command: App, arguments: Sequence[str]) -> int:
 
 
 def _told(command: App, error: TaskQueueError) -> int:
-    print(f"{command.name[0]}: {error}", file=sys.stderr)  # noqa: T201
+    print(f"{command.name[0]}: {error}", file=sys.stderr)
     return exit_code(error)
 
 
@@ -232,7 +232,7 @@ async def _server(chosen: Settings, place: WorkerPlace | None) -> tuple[Any, Tas
         queues = assembly.narrowed(tq, wanted, where="--queue")
         replayer = loading.replayer_for(application, tq.keyring, concurrent_limit=chosen.concurrent_limit)
     else:
-        from .replay import HttpReplayer  # noqa: PLC0415
+        from .replay import HttpReplayer  # noqa: PLC0415  see _version
 
         url, queues = chosen.required_url(), chosen.queues
         require_shared(url, "give --app instead of --target, or run a TaskQueueServer inside the application")
@@ -316,7 +316,7 @@ def _announce(chosen: Settings, tq: TaskQueue, store: StoreInfo | None, queues: 
         about["consumer"] = f"{chosen.name}, {limit}"
         about["process"] = f"{about['pid']}, taskqueue {about['version']}"
         lines = (f"{label:<9} {about[label]}" for label in ("target", "broker", "queues", "consumer", "process"))
-        print(*lines, sep="\n", file=sys.stderr)  # noqa: T201
+        print(*lines, sep="\n", file=sys.stderr)
 
 
 def _advice(error: TaskQueueError, chosen: Settings) -> str:
@@ -333,7 +333,7 @@ def _advice(error: TaskQueueError, chosen: Settings) -> str:
 @app.command(help_epilogue=_examples("TASKQUEUE_SECRET=$(taskqueue secret)"))
 def secret() -> None:
     """Make a secret for TASKQUEUE_SECRET: the same for the application and its consumers, and nobody else."""
-    print(secrets.token_urlsafe(48))  # noqa: T201
+    print(secrets.token_urlsafe(48))
 
 
 @config_app.command(help_epilogue=_examples("taskqueue config show --origin", "taskqueue config show --json"))
@@ -350,7 +350,7 @@ def show(
     values = {name: chosen.public(name) for name in OPTIONS}
     if as_json:
         both = {name: {"value": value, "origin": chosen.origin(name)} for name, value in values.items()}
-        print(json.dumps(both if origin else values, indent=2))  # noqa: T201
+        print(json.dumps(both if origin else values, indent=2))
         return
     rows = [(name, _as_text(value), *([chosen.origin(name)] if origin else [])) for name, value in values.items()]
     write_table(("setting", "value", *(["origin"] if origin else [])), rows)
@@ -359,7 +359,7 @@ def show(
 def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write rows to standard output: a table on a terminal, else tab-separated lines without a head."""
     if not sys.stdout.isatty():
-        print(*("\t".join(row) for row in rows), sep="\n")  # noqa: T201
+        print(*("\t".join(row) for row in rows), sep="\n")
         return
     table = Table(*columns)
     for row in rows:

@@ -197,7 +197,7 @@ def stats(*, common: Common = NOTHING) -> None:
         for one in queue.consumers
     ]
     if consumers:
-        print()  # noqa: T201
+        print()
         write_table(("queue", "consumer", "host", "pid", "since", "holds"), consumers)
     for queue in found:
         if queue.slowed:
@@ -242,7 +242,7 @@ def retry(
     if common.as_json:
         write_json({"asked": asked, "queued": queued})
     else:
-        print(f"{queued} of {asked} task(s) queued again")  # noqa: T201
+        print(f"{queued} of {asked} task(s) queued again")
     return 0 if queued == asked else 1
 
 
@@ -266,10 +266,10 @@ def _confirmed(count: int) -> bool:
             f"retry: {count} failed task(s) would be queued again; nobody is here to confirm, so give --yes"
         )
     try:
-        print(f"Queue {count} failed task(s) again? [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"Queue {count} failed task(s) again? [y/N] ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
     except KeyboardInterrupt:
-        print(file=sys.stderr)  # noqa: T201
+        print(file=sys.stderr)
         return False
 
 
@@ -336,7 +336,7 @@ def acl(
     if common.as_json:
         write_json({"users": users})
         return
-    print(*(one["command"] for one in users), sep="\n")  # noqa: T201
+    print(*(one["command"] for one in users), sep="\n")
     complain("the passwords are new; each belongs into its user's URL: redis://USER:PASSWORD@host:port/db")
 
 
@@ -362,9 +362,9 @@ def _plain(value: Any) -> Any:
 
 def write_json(document: object) -> None:
     """Write one JSON document to standard output."""
-    print(json.dumps(document, indent=2))  # noqa: T201
+    print(json.dumps(document, indent=2))
 
 
 def complain(words: str) -> None:
     """Say something on standard error, where it is in nobody's way."""
-    print(f"taskqueue: {printable(words)}", file=sys.stderr)  # noqa: T201
+    print(f"taskqueue: {printable(words)}", file=sys.stderr)

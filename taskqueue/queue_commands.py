@@ -159,7 +159,7 @@ def purge(
     if common.as_json:
         write_json({"forgotten": forgotten})
     else:
-        print(f"{forgotten} task(s) forgotten")  # noqa: T201
+        print(f"{forgotten} task(s) forgotten")
     return 0
 
 
@@ -170,5 +170,5 @@ async def _all_stats(admin: Admin, names: Sequence[str]) -> list[QueueStats]:
 def _confirmed(count: int, names: Sequence[str]) -> bool:
     if not sys.stdin.isatty():
         raise UsageError(f"purge: {count} task(s) would be forgotten; nobody is here to confirm, so give --yes")
-    print(f"Forget {count} task(s) of {', '.join(names)}? [y/N] ", end="", file=sys.stderr, flush=True)  # noqa: T201
+    print(f"Forget {count} task(s) of {', '.join(names)}? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

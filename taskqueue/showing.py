@@ -47,7 +47,7 @@ def _write_life(task: TaskState, life: Sequence[Step]) -> None:
     names = ("id", "queue", "state", "method", "path", "label", "attempt", "delivery", "crashes")
     pairs = [(name, str(getattr(task, name) or "")) for name in names]
     write_pairs([*pairs, ("outcome", outcome(task.status, task.reason)), ("consumer", task.holder)])
-    print()  # noqa: T201
+    print()
     rows = [
         (
             moment(step.at) or "?",
@@ -85,7 +85,7 @@ def _content(name: str, content: bytes) -> dict[str, str]:
 
 
 def _write_request(task: Task | str) -> None:
-    print()  # noqa: T201
+    print()
     if isinstance(task, str):
         write_pairs([("request", task)])
         return
@@ -99,7 +99,7 @@ def _write_request(task: Task | str) -> None:
 
 
 def _write_response(response: Response) -> None:
-    print()  # noqa: T201
+    print()
     pairs = [("last response", str(response.status)), *_masked(response.headers)]
     write_pairs([*pairs, ("content", f"{len(response.content)} bytes" if response.content else "none")])
     _write_content(response.content)
@@ -108,6 +108,6 @@ def _write_response(response: Response) -> None:
 def _write_content(content: bytes) -> None:
     text = _content("text", content).get("text")
     for line in (text or "")[:SHOWN_BYTES].splitlines():
-        print(f"  {printable(line)}")  # noqa: T201
+        print(f"  {printable(line)}")
     if len(content) > SHOWN_BYTES or (content and text is None):
-        print("  ... --json shows all of it")  # noqa: T201
+        print("  ... --json shows all of it")

@@ -43,7 +43,7 @@ def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         Console().print(table)
         return
     for line in aligned([[column.upper() for column in columns], *clean]):
-        print(line)  # noqa: T201
+        print(line)
 
 
 def write_pairs(pairs: Sequence[tuple[str, str]]) -> None:
@@ -55,7 +55,7 @@ def write_pairs(pairs: Sequence[tuple[str, str]]) -> None:
         if sys.stdout.isatty():
             console.print(Text(f"{name:<{width}}  ", "bold").append(value, COLOURS.get(value, "not bold")))
         else:
-            print(f"{name:<{width}}  {value}")  # noqa: T201
+            print(f"{name:<{width}}  {value}")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

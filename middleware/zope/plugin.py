@@ -22,7 +22,7 @@ _INTERFACES: Final = (IExtractionPlugin, IAuthenticationPlugin, IChallengePlugin
 
 
 @implementer(*_INTERFACES)
-class TaskQueuePlugin(BasePlugin):  # type: ignore[misc]
+class TaskQueuePlugin(BasePlugin):  # type: ignore[misc]  # Zope has no types
     """Extracts who a delivery runs as, lets in whom its own folder knows, and sends no task to a login form."""
 
     meta_type = "Task Queue Plugin"
