@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Final
 
-from .broker import Broker, ConsumerInfo, Control, Ended, QueueStats
+from .broker import Broker
 from .errors import RecordError
+from .inspector import ConsumerInfo, Control, Ended, QueueStats
 from .keys import Keyring
 from .record import EXPIRES_AFTER
 from .seal import NONCE_BYTES, seal, unseal, unseal_response
@@ -193,6 +194,7 @@ class Admin:
     async def _walk(self, queue: str, state: StateName) -> AsyncIterator[TaskState]:
         stats = await self._inspector.stats(queue, deadline=_soon())
         count: int = getattr(stats, "reserved" if state in _HELD else state)
+        count += stats.ghosts if state == "queued" else 0
         # The store gives the line from its front, and the scheduled ones from the last due.
         backwards = state in ("queued", "scheduled")
         for start in range(0, count, PAGE):
@@ -212,7 +214,7 @@ class Admin:
 
     async def life(self, task: TaskState) -> list[Step]:
         """Return the life of a task in order."""
-        return story(task, await self._inspector.life(task.queue, task.id, deadline=_soon()))
+        return story(task, (await self._inspector.log(task.queue, task.id, deadline=_soon())).ended)
 
     async def request(self, task: TaskState, keyring: Keyring) -> Task | None:
         """Return the recorded request, None if it is stored no more; raises RecordError if it cannot be opened."""
@@ -221,7 +223,8 @@ class Admin:
 
     async def response(self, task: TaskState, keyring: Keyring) -> Response | None:
         """Return the last response to a failure of a task; None if none is kept, or it cannot be opened."""
-        sealed = await self._inspector.response(task.queue, task.id, deadline=_soon())
+        log = await self._inspector.log(task.queue, task.id, deadline=_soon())
+        sealed = log.fields.get("response")
         return None if sealed is None else unseal_response(keyring, task.queue, task.id, sealed)
 
     async def stats(self) -> list[QueueStats]:

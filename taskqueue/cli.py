@@ -24,10 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 from . import catalogue, commands, doctor, logs, queue_commands, relaying, settings
-from .broker import StoreInfo, masked, require_shared
+from .broker import masked, require_shared
 from .catalogue import FILE, OPTIONS, Row, Settings
 from .durability import kept
 from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError, UsageError
+from .inspector import StoreInfo
 from .producer import TaskQueue
 from .relay import Relay
 from .settings import WorkerPlace

@@ -96,7 +96,13 @@ class TaskQueueServer:
         self._stop_grace = stop_grace
         self._poll_max, self._absence, self._wake = poll_max, Absence(wait_broker), asyncio.Event()
         self._membership = Membership(
-            broker, name, lease=lease, patience=self._courier.patience, begins=self._courier.begins, wake=self._wake.set
+            broker,
+            name,
+            lease=lease,
+            patience=self._courier.patience,
+            begins=self._courier.begins,
+            wake=self._wake.set,
+            on_marked=self._cancel,
         )
         self._signs.beats = self._membership.beats
         self._lines: list[Line] = []
@@ -194,6 +200,13 @@ class TaskQueueServer:
     def _cancel_running(self) -> None:
         for job in tuple(self._running):
             job.cancel()
+
+    def _cancel(self, ids: Sequence[str]) -> None:
+        """End these now, as an operator has said: the broker knows as what."""
+        for job, reservation in tuple(self._running.items()):
+            if reservation.id in ids:
+                log.warning("task %s: cancelled while it ran, as an operator has said", reservation.id)
+                job.cancel()
 
     async def _turn(self, group: asyncio.TaskGroup) -> None:
         """Tell the broker what has ended, take what there is room for."""

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Sequence
 from itertools import islice
 
-from ..broker import ConsumerInfo, Ended, QueueStats, StoreInfo
+from ..inspector import ConsumerInfo, Ended, QueueStats, StoreInfo
 from ..task import StateName, TaskState
 from .local_store import Way
 from .memory import MemoryQueue

@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from taskqueue import doctor
-from taskqueue.broker import ConsumerInfo, Control, QueueStats, StoreInfo
+from taskqueue.inspector import ConsumerInfo, Control, QueueStats, StoreInfo
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.cli import app, run
 from taskqueue.doctor import Finding

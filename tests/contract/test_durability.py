@@ -12,7 +12,8 @@ import pytest
 
 import taskqueue
 from taskqueue import doctor
-from taskqueue.broker import Capacity, StoreInfo, connect
+from taskqueue.broker import Capacity, connect
+from taskqueue.inspector import StoreInfo
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import SCRIPTS
 from taskqueue.commit import PUSH_TASKS, commit
