@@ -59,6 +59,7 @@ def server_for(
         companions=beside,
         intake=intake,
         strategy=_strategy(chosen, queues),
+        keep=chosen.keep == "all",
     )
 
 

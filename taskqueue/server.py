@@ -55,7 +55,8 @@ class TaskQueueServer:
     delivery that fails its task; it has 10 s, and what it raises is logged. ``begins``: whether the application
     notes the start of each delivery in the broker (see ``replay_guard`` of its door); asked once it has been
     started. ``companions`` run from the start to the end; ``intake`` tells how many tasks may be taken (None: all),
-    and its signs show how it goes. ``strategy`` shares free slots among the queues (None: equally).
+    and its signs show how it goes. ``strategy`` shares free slots among the queues (None: equally). ``keep``: what was
+    asked and answered stays in the log of tasks that complete, too.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class TaskQueueServer:
         companions: Sequence[Callable[[], Awaitable[None]]] = (),
         intake: Intake | None = None,
         strategy: Strategy | None = None,
+        keep: bool = False,
     ) -> None:
         self.name: Final = name
         self.queues: Final = tuple(queues)
@@ -87,9 +89,17 @@ class TaskQueueServer:
         self._signs = self._intake.signs
         self._rules = rules or Rules()
         self._courier = Courier(
-            replayer, keyring, self._rules, timeout=timeout, failed=self._tell_failed, begin=broker.begin, begins=begins
+            replayer,
+            keyring,
+            self._rules,
+            timeout=timeout,
+            failed=self._tell_failed,
+            begin=broker.begin,
+            begins=begins,
+            keep=keep,
         )
         self._courier.on_ended = self._signs.ended
+        self._keep = keep
         self._on_failed, self._group = on_failed, asyncio.TaskGroup()
         self._companions = (self._listen, *companions)
         self._limit = concurrent_limit if callable(concurrent_limit) else lambda: concurrent_limit
@@ -248,7 +258,7 @@ class TaskQueueServer:
         try:
             await line.queue_due(self._broker, deadline, poll_max=self._poll_max)
             result = await self._broker.exchange(
-                line.lease, settlements, token=line.token, want=want, room=room, deadline=deadline
+                line.lease, settlements, token=line.token, want=want, room=room, keep=self._keep, deadline=deadline
             )
         except BrokerUnavailable as error:
             self._signs.unanswered()
