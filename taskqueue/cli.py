@@ -23,7 +23,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from . import catalogue, commands, doctor, logs, queue_commands, relaying, settings
+from . import act_commands, catalogue, commands, doctor, logs, queue_commands, relaying, settings
 from .broker import masked, require_shared
 from .catalogue import FILE, OPTIONS, Row, Settings
 from .durability import kept
@@ -90,6 +90,7 @@ config_app: Final = App(
 app.command(config_app)
 commands.register(app)
 queue_commands.register(app)
+act_commands.register(app)
 relaying.register(app)
 
 

@@ -47,6 +47,10 @@ class LocalInspector:
         """See Inspector."""
         return await self._way.call(queue, deadline, lambda line, at: line.retry(tasks, at=at))
 
+    async def scan(self, queue: str, cursor: int, *, deadline: float) -> tuple[int, list[TaskState]]:  # noqa: ARG002  all at once
+        """See Inspector."""
+        return 0, await self._way.call(queue, deadline, lambda line, _: list(line.states.values()))
+
     async def store(self, *, deadline: float) -> StoreInfo:  # noqa: ARG002  it always answers
         """See Inspector. The bytes are those of the records."""
         return StoreInfo(
