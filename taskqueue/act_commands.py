@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
+from . import loading
 from .acting import WITHDRAWN_FROM, Actor, Stuck, Tally
 from .admin import Admin, Filter
 from .broker import Withdrawal
@@ -41,7 +42,9 @@ def register(app: App) -> None:
 
 def acting(common: Common, work: Callable[[Actor, Admin], Awaitable[Result]]) -> Result:
     """Let somebody do something in the store, under the name of who runs this command."""
-    return common.ask(lambda admin: work(Actor(admin.broker, admin, _me()), admin))
+    hook = common.settings().on_event
+    on_event = loading.function("on_event", hook) if hook else None
+    return common.ask(lambda admin: work(Actor(admin, _me(), on_event=on_event), admin))
 
 
 def _me() -> str:

@@ -7,13 +7,15 @@ stands in each task's log.
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from .admin import PAGE, Admin, Filter
-from .broker import Broker, Withdrawal
+from .broker import Withdrawal
 from .errors import RecordError
+from .events import event_of
+from .hooks import OnEvent, tell_event
 from .keys import Keyring
 from .record import EXPIRES_AFTER
 from .seal import NONCE_BYTES, seal
@@ -70,29 +72,35 @@ class Stuck:
 class Actor:
     """Does these things, and says who did them. Raises BrokerUnavailable, ConfigError."""
 
-    def __init__(self, broker: Broker, admin: Admin, name: str) -> None:
-        """Take the broker, how to find tasks in it, and who acts."""
-        self._broker, self._admin, self._name = broker, admin, name
+    def __init__(self, admin: Admin, name: str, *, on_event: OnEvent | None = None) -> None:
+        """Take where the tasks are, who acts, and whom to tell."""
+        self._broker, self._admin, self._name, self._on_event = admin.broker, admin, name, on_event
+
+    async def _tell(self, task: TaskState, what: str, *, forced: bool = False) -> None:
+        if self._on_event is not None:
+            await tell_event(self._on_event, event_of(task, what, actor=self._name, forced=forced))
 
     async def withdraw(self, tasks: Sequence[TaskState], word: Withdrawal, *, force: bool) -> Tally:
         """Cancel or archive these tasks."""
         tally = Tally()
-        for queue in dict.fromkeys(task.queue for task in tasks):
-            ids = [task.id for task in tasks if task.queue == queue]
-            for start in range(0, len(ids), PAGE):
-                await self._withdraw(queue, ids[start : start + PAGE], word, tally, force=force)
+        for queue, batch in _batches(tasks):
+            await self._withdraw(queue, batch, word, tally, force=force)
         return tally
 
-    async def _withdraw(self, queue: str, ids: Sequence[str], word: Withdrawal, tally: Tally, *, force: bool) -> int:
+    async def _withdraw(
+        self, queue: str, tasks: Sequence[TaskState], word: Withdrawal, tally: Tally, *, force: bool
+    ) -> None:
+        ids = [task.id for task in tasks]
         answers = await self._broker.withdraw(queue, ids, word, actor=self._name, force=force, deadline=_soon())
-        for task_id, answer in zip(ids, answers, strict=True):
+        for task, answer in zip(tasks, answers, strict=True):
             if answer == word:
-                tally.done.append(task_id)
+                tally.done.append(task.id)
             elif answer == "marked":
-                tally.marked.append(task_id)
+                tally.marked.append(task.id)
             else:
-                tally.refused[task_id] = answer
-        return answers.count(word)
+                tally.refused[task.id] = answer
+            if answer in (word, "marked"):
+                await self._tell(task, word, forced=force)
 
     async def withdraw_all(
         self, word: Withdrawal, only: Filter, *, force: bool, progress: Progress = lambda _: None
@@ -107,13 +115,15 @@ class Actor:
                     progress(tally.count)
         return tally
 
-    async def _pages(self, queue: str, state: StateName, only: Filter, tally: Tally) -> AsyncIterator[Sequence[str]]:
-        """Yield ids in batches; what was done to the last batch is in the tally before the next is looked for."""
+    async def _pages(
+        self, queue: str, state: StateName, only: Filter, tally: Tally
+    ) -> AsyncIterator[Sequence[TaskState]]:
+        """Yield tasks in batches; what was done to the last batch is in the tally before the next is looked for."""
         if state in _IN_PLACE:
-            batch: list[str] = []
+            batch: list[TaskState] = []
             async for task in self._admin.walk(queue, state):
                 if only.takes(task):
-                    batch.append(task.id)
+                    batch.append(task)
                 if len(batch) == PAGE:
                     yield batch
                     batch = []
@@ -122,7 +132,7 @@ class Actor:
             return
         offset = 0
         while page := await self._admin.page(queue, state, limit=PAGE, offset=offset):
-            chosen, before = [task.id for task in page if only.takes(task)], len(tally.done)
+            chosen, before = [task for task in page if only.takes(task)], len(tally.done)
             if chosen:
                 yield chosen
             offset += len(page) - (len(tally.done) - before)
@@ -130,9 +140,11 @@ class Actor:
     async def hasten(self, tasks: Sequence[TaskState]) -> int:
         """Queue now, in front, what waits for its time; return how many were."""
         hastened = 0
-        for queue in dict.fromkeys(task.queue for task in tasks):
-            ids = [task.id for task in tasks if task.queue == queue]
+        for queue, batch in _batches(tasks):
+            ids = [task.id for task in batch]
             hastened += await self._broker.hasten(queue, ids, actor=self._name, deadline=_soon())
+            for task in batch:
+                await self._tell(task, "hastened")
         return hastened
 
     async def rerun(self, task: TaskState, keyring: Keyring) -> str | None:
@@ -150,16 +162,17 @@ class Actor:
         )
         sealed = seal(keyring, again, nonce=secrets.token_bytes(NONCE_BYTES))
         await self._broker.push(task.queue, [sealed], deadline=_soon())
+        await self._tell(task, "rerun")
         return again.id
 
     async def restart(self, tasks: Sequence[TaskState]) -> int:
         """Queue again what is lost; return how many were."""
         restarted = 0
-        for queue in dict.fromkeys(task.queue for task in tasks):
-            ids = [task.id for task in tasks if task.queue == queue]
-            for start in range(0, len(ids), PAGE):
-                batch = ids[start : start + PAGE]
-                restarted += await self._broker.restart(queue, batch, actor=self._name, deadline=_soon())
+        for queue, batch in _batches(tasks):
+            ids = [task.id for task in batch]
+            restarted += await self._broker.restart(queue, ids, actor=self._name, deadline=_soon())
+            for task in batch:
+                await self._tell(task, "restarted")
         return restarted
 
     async def stuck(
@@ -220,6 +233,14 @@ class Actor:
         except RecordError:
             return None  # Its consumer says so, and fails it.
         return request.timeout if request else None
+
+
+def _batches(tasks: Sequence[TaskState]) -> Iterator[tuple[str, Sequence[TaskState]]]:
+    """Yield these tasks queue by queue, so many at a time as one move takes."""
+    for queue in dict.fromkeys(task.queue for task in tasks):
+        chosen = [task for task in tasks if task.queue == queue]
+        for start in range(0, len(chosen), PAGE):
+            yield queue, chosen[start : start + PAGE]
 
 
 def _since(task: TaskState) -> float:

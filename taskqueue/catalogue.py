@@ -169,6 +169,13 @@ class Settings:
             parse=options.import_path,
         ),
     ] = None
+    on_event: Annotated[
+        str | None,
+        Option(
+            help="Function to call with each Event of a task: its deliveries' ends, and what commands do to it.",
+            parse=options.import_path,
+        ),
+    ] = None
     keep: Annotated[
         str,
         Option(

@@ -313,11 +313,8 @@ def open_broker(
 
 
 def _packed(task: SealedTask | None) -> bytes:
-    return b"" if task is None else bytes(msgpack.packb([_text(value) for value in task.values]))
-
-
-def _text(value: str | bytes | int) -> str | bytes:
-    return str(value) if isinstance(value, int) else value
+    # The unpacker in Redis is older than the binary type.
+    return b"" if task is None else bytes(msgpack.packb(task.values, use_bin_type=False))
 
 
 async def _all(calls: Sequence[Any]) -> list[Any]:
