@@ -51,10 +51,14 @@ class Events:
 
     async def watch(self) -> None:
         """Tell what happens, for ever; what is still to be told at the end is told then."""
+        telling: asyncio.Task[None] | None = None
         try:
             while True:
-                await tell_event(self._hook, await self._waiting.get())
+                telling = asyncio.create_task(tell_event(self._hook, await self._waiting.get()))
+                await asyncio.shield(telling)
         finally:
+            if telling is not None:
+                await telling
             while not self._waiting.empty():
                 await tell_event(self._hook, self._waiting.get_nowait())
             if self._lost:
