@@ -13,6 +13,7 @@ from .intake import Intake
 from .policy import Rules
 from .producer import TaskQueue
 from .replay import Replayer
+from .retention import Retention, retention_rules
 from .server import TaskQueueServer
 from .strategy import Strategy, Strict, Weighted
 
@@ -65,7 +66,7 @@ def server_for(
         companions=beside,
         intake=intake,
         strategy=_strategy(chosen, queues),
-        keep=chosen.keep == "all",
+        retention=Retention(chosen.keep == "all", retention_rules(chosen.retain)),
     )
 
 

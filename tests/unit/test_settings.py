@@ -73,6 +73,7 @@ def test_every_setting_can_come_from_a_variable_and_from_the_file(tmp_path: Path
         "on_failed": "tracking:note",
         "on_event": "tracking:event",
         "keep": "all",
+        "retain": "completed=2h,mail.failed=/5",
         "resolve": "orders:committed",
         "log_format": "JSON",
         "log_level": "Debug",
