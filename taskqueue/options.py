@@ -160,7 +160,7 @@ def texts(value: object) -> tuple[str, ...]:
 
 def retained(value: object) -> tuple[str, ...]:
     """Return what is said of how long tasks are kept, each understood."""
-    said = texts(value)
+    said = texts(value) if value else ()
     retention_rules(said)
     return said
 
