@@ -253,7 +253,7 @@ class RedisBroker(Acts):
         """See Broker."""
         arguments = [most, *(value for limit in limits for value in limit)]
         count, *with_files = await self.script("trim", queue, lambda: arguments, deadline=deadline)
-        return Trimmed(count, [task_id.decode() for task_id in with_files])
+        return Trimmed(count, tuple(task_id.decode() for task_id in with_files))
 
     async def command(self, name: str, *arguments: str | bytes | int, deadline: float) -> Any:
         """Carry out one plain command; its first argument is a key in most of them."""

@@ -1,7 +1,7 @@
 -- Queue again what is stuck: said to wait, but in no line; said to be held, but by nobody.
 -- KEYS[1] the queue's list
 -- ARGV[1] who does it; then ids
--- returns how many were; whatever is where its state says is left alone.
+-- returns how many were; whatever is where its state says is left alone. What was said of it before holds no more.
 local restarted = 0
 local function stuck(id, task)
   if task[STATE] == 'queued' then return not redis.call('LPOS', line(task[PRIORITY]), id) end
@@ -15,6 +15,7 @@ for i = 2, #ARGV do
   if task and stuck(id, task) and redis.call('HEXISTS', base .. ':records', id) == 1 then
     if task[STATE] == 'running' then task[CRASHES] = task[CRASHES] + 1 end
     act(id, 'restarted', ARGV[1])
+    redis.call('HDEL', base .. ':marks', id)
     enqueue(id, task)
     restarted = restarted + 1
   end
