@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from .admin import Admin
+from .asking import NOTHING, Common, complain, example, write_json
 from .broker import Control, QueueStats
-from .commands import NOTHING, Common, complain, write_json
 from .errors import UsageError
 from .tables import write_table
 from .target import check_queue_name
@@ -21,7 +21,7 @@ PURGED_AT_ONCE: Final = 500
 queues_app: Final = App(
     name="queues",
     help="The queues, and how they are run.",
-    help_epilogue="Examples:\n  taskqueue queues\n  taskqueue queues pause mail",
+    help_epilogue=example("taskqueue queues", "taskqueue queues pause mail"),
 )
 
 
@@ -36,7 +36,7 @@ def register(app: App) -> None:
 
 
 def _example(verb: str, words: str = "mail") -> str:
-    return f"Example:\n  taskqueue queues {verb} {words}"
+    return example(f"taskqueue queues {verb} {words}")
 
 
 def list_queues(*, common: Common = NOTHING) -> None:
