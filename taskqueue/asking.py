@@ -49,22 +49,32 @@ def flag(name: str) -> Parameter:
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Common:
-    """What every command takes."""
+class Store:
+    """Which store is meant, and how to answer."""
 
     url: Annotated[str | None, flag("url")] = None
     namespace: Annotated[str | None, flag("namespace")] = None
-    queues: Annotated[
-        list[str] | None,
-        Parameter(name="--queue", negative=(), help="Only this queue; may be repeated. [TASKQUEUE_QUEUES]"),
-    ] = None
     config: Annotated[str | None, Parameter(help=f"File to read instead of ./{FILE}. [{settings.CONFIG}]")] = None
     as_json: Annotated[bool, Parameter(name="--json", negative=(), help="One JSON document.")] = False
 
     def settings(self, **more: object) -> Settings:
         """Return the settings with these flags over them."""
-        flags = {"url": self.url, "namespace": self.namespace, "queues": self.queues, **more}
-        return settings.load(flags, config=self.config)
+        return settings.load({"url": self.url, "namespace": self.namespace, **more}, config=self.config)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Common(Store):
+    """What every command takes that looks at queues."""
+
+    queues: Annotated[
+        list[str] | None,
+        Parameter(name="--queue", negative=(), help="Only this queue; may be repeated. [TASKQUEUE_QUEUES]"),
+    ] = None
+
+    def settings(self, **more: object) -> Settings:
+        """Return the settings with these flags over them."""
+        return Store.settings(self, queues=self.queues, **more)
 
     def ask(self, question: Callable[[Admin], Awaitable[Result]]) -> Result:
         """Put a question to the store and return the answer."""

@@ -14,13 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
 from rich.console import Console
 
 from . import (
+    add_commands,
     catalogue,
     check_commands,
     commands,
@@ -32,6 +33,7 @@ from . import (
     settings,
     settings_commands,
     task_commands,
+    watch_commands,
 )
 from .asking import CONFIG_FLAG, example
 from .broker import StoreInfo, masked, require_shared
@@ -89,8 +91,28 @@ app: Final = App(
     help_format="plaintext",
     version=_version,
 )
-for module in (commands, task_commands, manual_commands, queue_commands, check_commands, settings_commands, relaying):
+for module in (
+    commands,
+    add_commands,
+    task_commands,
+    watch_commands,
+    queue_commands,
+    manual_commands,
+    check_commands,
+    settings_commands,
+    relaying,
+):
     module.register(app)
+
+
+@app.command(help_epilogue=example('eval "$(taskqueue completion bash)"', "taskqueue completion fish"))
+def completion(shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(help="Which one reads it.")], /) -> None:
+    """Print what lets a shell complete both programs; for its start-up file, zsh after compinit."""
+    for program in (app, server_app):
+        print(program.generate_completion(shell=shell))
+        if shell == "zsh":
+            (name,) = program.name
+            print(f"compdef _cyclopts_{name} {name}")
 
 
 def server_main() -> None:
@@ -199,7 +221,11 @@ def _keyword(row: Row, kind: Any) -> inspect.Parameter:
         written = _as_written if kind is str else _all_as_written
         parameter = Parameter(name=row.flag, negative=(), help=about, converter=written)
     return inspect.Parameter(
-        row.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, parameter]
+        row.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        # A flag that may also be None would seem to want a value, to what completes it.
+        annotation=Annotated[kind if kind is bool else kind | None, parameter],
     )
 
 

@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from .admin import Admin
+from .admin import Admin, in_use
 from .asking import NOTHING, Common, complain, example, write_json
 from .broker import Control, QueueStats
 from .errors import UsageError
@@ -97,7 +97,7 @@ def _say(names: Sequence[str], changes: Mapping[Control, int | None], common: Co
 
     stats, known = common.ask(work)
     for queue in stats:
-        if queue.queue not in known and not _in_use(queue):
+        if queue.queue not in known and not in_use(queue):
             complain(
                 f"warning: queue {queue.queue}: nobody uses it, and the settings name {', '.join(known)}; misspelt?"
             )
@@ -105,11 +105,6 @@ def _say(names: Sequence[str], changes: Mapping[Control, int | None], common: Co
         write_json({"queues": [{"queue": queue.queue, **_said(queue)} for queue in stats]})
         return
     write_table(("queue", "said"), [(queue.queue, _words(queue) or "nothing") for queue in stats])
-
-
-def _in_use(queue: QueueStats) -> bool:
-    held = (queue.queued, queue.scheduled, queue.prepared, queue.reserved, queue.failed, queue.completed)
-    return any(held) or bool(queue.consumers)
 
 
 def limit(

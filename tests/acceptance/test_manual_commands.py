@@ -119,7 +119,7 @@ def test_replay_runs_a_failed_task_elsewhere_and_changes_nothing(
     assert laptop.seen == [("POST", "year=2026", BODY)]
     (current,) = laptop.tasks
     assert current is not None
-    assert (current.id, current.manual, current.user_id) == (failed, True, "alice")
+    assert (current.id, current.manual, current.user_id, current.delivery) == (failed, True, "alice", 0)
     assert everything(any_server) == before != {}
     assert "with Cookie of the request" in ran.err
     assert COOKIE not in ran.out + ran.err
