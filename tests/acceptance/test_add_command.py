@@ -27,6 +27,7 @@ def recorded(server: RedisServer, queue: str, task_id: str) -> Task:
     return unseal(KEYRING, queue=queue, task_id=task_id, record=record)
 
 
+@pytest.mark.accept("TA45")
 def test_it_prints_the_id_of_what_is_queued(taskqueue: Any, any_server: RedisServer) -> None:
     ran = taskqueue("add", "/reports/build?a=1", "--param", "b=x=y", "--param", "b=ü")
     assert (ran.code, ran.err) == (0, "")
