@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 import cyclopts
@@ -23,13 +24,14 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from . import catalogue, commands, doctor, logs, queue_commands, relaying, settings
+from . import catalogue, commands, doctor, logs, queue_commands, relaying, route_commands, settings
 from .broker import StoreInfo, masked, require_shared
 from .catalogue import FILE, OPTIONS, Row, Settings
 from .durability import kept
 from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError, UsageError
 from .producer import TaskQueue
 from .relay import Relay
+from .routes import table_of, with_ruled
 from .settings import WorkerPlace
 
 log = logging.getLogger("taskqueue.cli")
@@ -89,6 +91,7 @@ config_app: Final = App(
 app.command(config_app)
 commands.register(app)
 queue_commands.register(app)
+route_commands.register(app)
 relaying.register(app)
 
 
@@ -224,11 +227,15 @@ server_app.default(serve)
 async def _server(chosen: Settings, place: WorkerPlace | None) -> tuple[Any, TaskQueue]:
     """Return the server for these settings, and its TaskQueue, which with an application is the application's."""
     from . import assembly, life, loading  # noqa: PLC0415  see _version
+    from .unserved import Unserved  # noqa: PLC0415  see _version
 
+    queues: Sequence[str]
+    own = chosen.origin("queues") == "flag" or chosen.limit is not None
     if chosen.app:
         application = await loading.load(chosen.app)
         tq = loading.task_queue()
         wanted = chosen.queues if chosen.origin("queues") == "flag" else None
+        await tq.try_routes(patience=GREETING)
         queues = assembly.narrowed(tq, wanted, where="--queue")
         replayer = loading.replayer_for(application, tq.keyring, concurrent_limit=chosen.concurrent_limit)
     else:
@@ -243,8 +250,13 @@ async def _server(chosen: Settings, place: WorkerPlace | None) -> tuple[Any, Tas
             namespace=chosen.namespace,
             durability=chosen.durability,
         )
+        if not own:
+            known = await tq.try_routes(patience=GREETING)
+            queues = with_ruled(queues, replace(known, file=table_of(chosen.routes)))
         replayer = HttpReplayer(chosen.required_target(), tq.keyring, connect_timeout=chosen.connect_timeout)
     around = life.around(chosen, tq.broker, queues, place)
+    if not own:
+        around["companions"] = [*around["companions"], Unserved(tq.broker, queues).watch]
     return assembly.server_for(chosen, tq, replayer, name=chosen.required_name(), queues=queues, **around), tq
 
 

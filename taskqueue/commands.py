@@ -23,13 +23,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress
 from . import doctor as checks
 from . import settings, showing
 from .acl import ROLES, USER, default_user, set_user
-from .admin import STATES, Admin, Filter, Step, outcome, unserved
-from .broker import ConsumerInfo, QueueStats, connect, kept_secret, require_shared
+from .admin import PATIENCE, STATES, Admin, Filter, Step, outcome, unserved
+from .broker import Broker, ConsumerInfo, QueueStats, connect, kept_secret, require_shared
 from .catalogue import FILE, ROWS, Settings
 from .doctor import Finding
 from .durability import durability
 from .errors import ConfigError, RecordError, UsageError
 from .keys import Keyring
+from .routes import Routes, table_of, with_ruled
+from .routing import kept_routes
 from .tables import COLOURS, aligned, moment, printable, span, timestamp, write_table
 from .target import Limits
 from .task import StateName, TaskState
@@ -75,7 +77,8 @@ class Common:
 
         async def work() -> Result:
             try:
-                return await question(Admin(broker, chosen.queues))
+                queues = self.queues and chosen.queues
+                return await question(Admin(broker, queues or await known_queues(broker, chosen)))
             finally:
                 await broker.aclose()
 
@@ -93,6 +96,17 @@ NOTHING: Final = Common()
 def _known_secrets(chosen: Settings) -> Sequence[str]:
     kept = kept_secret(chosen.url) if chosen.url and not chosen.secrets else None
     return chosen.secrets or ([kept] if kept else [])
+
+
+async def known_queues(broker: Broker, chosen: Settings) -> Sequence[str]:
+    """Return the queues that the settings name, and those that only a rule does."""
+    return with_ruled(chosen.queues, await known_routes(broker, chosen))
+
+
+async def known_routes(broker: Broker, chosen: Settings) -> Routes:
+    """Return the rules, those in the broker and those of the settings; raises BrokerUnavailable."""
+    kept = await kept_routes(broker, deadline=time.monotonic() + PATIENCE)
+    return Routes(table_of(kept), table_of(chosen.routes))
 
 
 def register(app: App) -> None:
@@ -154,10 +168,10 @@ def show(
     """Tell the whole life of one task in order."""
     keyring = (common.keyring() or Keyring([])) if full else None
 
-    async def look(admin: Admin) -> showing.Known | None:
+    async def look(admin: Admin) -> showing.Known | Sequence[str]:
         task = await admin.find(task_id)
         if task is None:
-            return None
+            return admin.queues
         known = showing.Known(task, await admin.life(task))
         if keyring is None:
             return known
@@ -169,8 +183,8 @@ def show(
         return known
 
     known = common.ask(look)
-    if known is None:
-        queues = ", ".join(common.settings().queues)
+    if not isinstance(known, showing.Known):
+        queues = ", ".join(known)
         complain(f"no task {task_id!r} in {queues}: never committed, forgotten since, or in another queue (--queue)")
         return 1
     if common.as_json:
@@ -301,7 +315,9 @@ async def _examine(target: str | None, common: Common) -> list[Finding]:
         broker = connect(chosen.required_url(), namespace=chosen.namespace)
         try:
             declared = durability(chosen.durability) if chosen.durability else None
-            findings += await checks.examine(broker, chosen.queues, declared=declared)
+            findings += await checks.examine(
+                broker, chosen.queues, declared=declared, routes=lambda: known_routes(broker, chosen)
+            )
         finally:
             await broker.aclose()
     if chosen.target is None:

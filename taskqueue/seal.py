@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from .errors import RecordError
 from .keys import Keyring, SubKeys
-from .task import Response, SealedTask, Task
+from .task import CHOSEN_SHIFT, Response, SealedTask, Task
 
 VERSION: Final = 1
 NONCE_BYTES: Final = 12
@@ -41,7 +41,10 @@ def seal(keyring: Keyring, task: Task, *, nonce: bytes) -> SealedTask:
     context = _context(task.queue, task.id)
     sealed = _cipher(keys, context).encrypt(nonce, task.encode(), context)
     record = b"".join((bytes((VERSION,)), bytes.fromhex(keys.key_id), nonce, sealed))
-    return SealedTask(task.id, task.queue, record, task.due, task.method, task.path, task.label, task.priority)
+    flags = task.chosen << CHOSEN_SHIFT
+    return SealedTask(
+        task.id, task.queue, record, task.due, task.method, task.path, task.label, task.priority, task.route, flags
+    )
 
 
 def seal_response(keyring: Keyring, queue: str, task_id: str, response: Response, *, nonce: bytes) -> bytes:

@@ -5,7 +5,8 @@ small, and is written by the broker alone.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, Final, Literal, TypeAlias
 
 import msgpack
@@ -20,9 +21,38 @@ StateName: TypeAlias = Literal[
 NORMAL_PRIORITY: Final = 4
 PRIORITIES: Final = range(10)
 
+# Where in the flags of a task stands who has chosen its queue.
+CHOSEN_SHIFT: Final = 2
+CHOSEN_MASK: Final = 7
+
 MAX_RECORD_BYTES: Final = 64 * 1024 * 1024
 # An array is given its room before its items are seen, at every level of nesting.
 MAX_ARRAY: Final = 16384
+
+
+class Chosen(IntEnum):
+    """Who has chosen a task's queue: the weakest first, each giving way to those after it."""
+
+    UNKNOWN = 0
+    DEFAULT = 1
+    FILE = 2
+    BROKER = 3
+    VIEW = 4
+    ADD = 5
+
+    def __str__(self) -> str:
+        """Return it for a person."""
+        return _CHOSEN_BY[self]
+
+
+_CHOSEN_BY: Final = {
+    Chosen.UNKNOWN: "",
+    Chosen.DEFAULT: "no rule: the default queue",
+    Chosen.FILE: "a rule in the file",
+    Chosen.BROKER: "a rule in the broker",
+    Chosen.VIEW: "the view's defaults",
+    Chosen.ADD: "add itself",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +62,7 @@ class Task:
     ``target`` is the canonical path and query; ``headers`` are (lower-case name, value) pairs, never framing and never
     ours; ``host`` and ``scheme`` are those the public used (may be empty: the consumer's target's then); times are
     milliseconds since 1970. ``timeout`` is in seconds; None means the consumer's default, as for ``retry_max_count``.
+    ``route`` is the pattern that its path has matched, "" for none; ``chosen`` who has chosen the queue.
     """
 
     id: str
@@ -50,6 +81,8 @@ class Task:
     timeout: float | None = None
     retry_max_count: int | None = None
     priority: int = NORMAL_PRIORITY
+    route: str = ""
+    chosen: Chosen = field(default=Chosen.UNKNOWN, compare=False)
 
     @property
     def path(self) -> str:
@@ -63,7 +96,7 @@ class Task:
         return len(self.target) + lines + len(self.body)
 
     def encode(self) -> bytes:
-        """Return the part of the task that is sealed, as msgpack; id, queue, due and priority travel beside it."""
+        """Return the part of the task that is sealed, as msgpack; what a broker may read travels beside it."""
         fields = (
             self.method,
             self.target,
@@ -144,6 +177,8 @@ class SealedTask:
     path: str
     label: str
     priority: int = NORMAL_PRIORITY
+    route: str = ""
+    flags: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +257,14 @@ class TaskState:
     path: str
     label: str
     priority: int = NORMAL_PRIORITY
+    route: str = ""
+    flags: int = 0
+
+    @property
+    def chosen(self) -> Chosen:
+        """Who has chosen its queue."""
+        number = self.flags >> CHOSEN_SHIFT & CHOSEN_MASK
+        return Chosen(number) if number <= Chosen.ADD else Chosen.UNKNOWN
 
 
 def total_bytes(tasks: Sequence[SealedTask]) -> int:

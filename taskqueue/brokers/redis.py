@@ -5,7 +5,7 @@ lines of other priorities, ``:p0`` to ``:p9`` (LISTs); ``:records`` (HASH id -> 
 (HASH id -> packed state), ``:reserved:<consumer>`` (LIST), ``:scheduled``, ``:prepared``, ``:failed``, ``:finished``
 (ZSETs id -> ms), ``:control`` (HASH), ``:log:<id>`` (HASH, one entry an ended delivery), ``:consumer:<name>`` (HASH:
 the lease), ``:consumers`` (SET of names), and the channel ``ns:{q}``. While a reset removes logs there is also
-``:emptied``, the former ``:state``.
+``:emptied``, the former ``:state``. Beside all queues stands ``ns:routes`` (HASH pattern -> packed rule).
 Every move is one script of ``taskqueue/lua``; this module only turns values into arguments and replies into values.
 """
 
@@ -266,6 +266,16 @@ class RedisBroker:
             if logs:
                 await self.command("UNLINK", *logs, deadline=deadline)
         await self.command("UNLINK", f"{key}:emptied", deadline=deadline)
+
+    async def routes(self, *, deadline: float) -> Mapping[str, bytes]:
+        """See Broker."""
+        flat = await self.command("HGETALL", f"{self._namespace}:routes", deadline=deadline)
+        return {path.decode(errors="replace"): rule for path, rule in zip(flat[::2], flat[1::2], strict=True)}
+
+    async def route(self, pattern: str, rule: bytes | None, *, deadline: float) -> None:
+        """See Broker."""
+        change = ("HDEL",) if rule is None else ("HSET", rule)
+        await self.command(change[0], f"{self._namespace}:routes", pattern, *change[1:], deadline=deadline)
 
     @asynccontextmanager
     async def hints(self, queues: Sequence[str]) -> AsyncIterator[AsyncIterator[str]]:
