@@ -112,7 +112,11 @@ class WebConsumer:
         told = ""
         while not self._stopping.is_set():
             try:
-                await self._renew()
+                await self._tq.try_routes()
+                if self._stopping.is_set():
+                    return
+                self._queues = narrowed(self._tq, self._wanted, where="consume: queues")
+                self._server = self._made()
                 await self._server.run()
             except TaskQueueError as error:
                 # What goes on for hours is said once; to be fenced is always news.
@@ -124,13 +128,6 @@ class WebConsumer:
             except Exception:
                 log.exception("the consumer of this web process has failed, and begins anew in %g s", PAUSE)
             await self._stopped(PAUSE)
-
-    async def _renew(self) -> None:
-        """Make the server, with the queues that rules name by now."""
-        await self._tq.try_routes()
-        self._queues = narrowed(self._tq, self._wanted, where="consume: queues")
-        if not self._stopping.is_set():
-            self._server = self._made()
 
     async def _stopped(self, seconds: float) -> bool:
         """Wait so long, or until it is to stop; tell whether it is."""
