@@ -9,6 +9,7 @@ import getpass
 import json
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Final, TypeVar
@@ -16,12 +17,14 @@ from typing import Annotated, Any, Final, TypeVar
 from cyclopts import Parameter
 
 from . import settings
-from .admin import Admin, Step
-from .broker import connect, kept_secret, require_shared
+from .admin import PATIENCE, Admin, Step
+from .broker import Broker, connect, kept_secret, require_shared
 from .catalogue import FILE, ROWS, Settings
 from .doctor import LOOK_INSIDE
 from .inspector import ConsumerInfo
 from .keys import Keyring
+from .routes import Routes, table_of, with_ruled
+from .routing import kept_routes
 from .tables import printable, timestamp
 from .task import TaskState
 
@@ -87,7 +90,8 @@ class Common(Store):
 
         async def work() -> Result:
             try:
-                return await question(Admin(broker, chosen.queues))
+                queues = self.queues and chosen.queues
+                return await question(Admin(broker, queues or await known_queues(broker, chosen)))
             finally:
                 await broker.aclose()
 
@@ -100,6 +104,17 @@ class Common(Store):
 
 
 NOTHING: Final = Common()
+
+
+async def known_queues(broker: Broker, chosen: Settings) -> Sequence[str]:
+    """Return the queues that the settings name, and those that only a rule does."""
+    return with_ruled(chosen.queues, await known_routes(broker, chosen))
+
+
+async def known_routes(broker: Broker, chosen: Settings) -> Routes:
+    """Return the rules, those in the broker and those of the settings; raises BrokerUnavailable."""
+    kept = await kept_routes(broker, deadline=time.monotonic() + PATIENCE)
+    return Routes(table_of(kept), table_of(chosen.routes))
 
 
 def who() -> str:

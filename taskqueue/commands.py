@@ -78,10 +78,10 @@ def show(
     """Tell the whole life of one task in order."""
     keyring = (common.keyring() or Keyring([])) if full else None
 
-    async def look(admin: Admin) -> showing.Known | None:
+    async def look(admin: Admin) -> showing.Known | Sequence[str]:
         task = await admin.find(task_id)
         if task is None:
-            return None
+            return admin.queues
         known = showing.Known(task, await admin.life(task))
         if keyring is None:
             return known
@@ -93,8 +93,8 @@ def show(
         return known
 
     known = common.ask(look)
-    if known is None:
-        queues = ", ".join(common.settings().queues)
+    if not isinstance(known, showing.Known):
+        queues = ", ".join(known)
         complain(f"no task {task_id!r} in {queues}: never committed, forgotten since, or in another queue (--queue)")
         return 1
     if common.as_json:

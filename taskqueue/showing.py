@@ -46,6 +46,7 @@ class Known:
 def _write_life(task: TaskState, life: Sequence[Step]) -> None:
     names = ("id", "queue", "state", "method", "path", "label", "attempt", "delivery", "crashes")
     pairs = [(name, str(getattr(task, name) or "")) for name in names]
+    pairs += [("route", task.route), ("queue chosen by", str(task.chosen))]
     write_pairs([*pairs, ("outcome", outcome(task.status, task.reason)), ("consumer", task.holder)])
     print()
     rows = [
