@@ -23,7 +23,7 @@ from taskqueue.routes import (
     unpacked,
 )
 from taskqueue.seal import seal
-from taskqueue.task import Chosen, TaskState
+from taskqueue.task import CHOSEN_SHIFT, Chosen, TaskState
 from tests.tasks import KEYRING, task
 
 
@@ -100,9 +100,9 @@ def test_who_has_chosen_travels_beside_the_record(who: Chosen) -> None:
     assert made.route == "/{x}"
     state = TaskState(*("t", "default", "queued"), *(0,) * 9, "", "", "GET", "/a", "", route="/{x}", flags=made.flags)
     assert state.chosen is who
-    with_other_flags = TaskState(*("t", "q", "queued"), *(0,) * 9, "", "", "GET", "/a", "", flags=made.flags | 3 | 64)
+    with_other_flags = TaskState(*("t", "q", "queued"), *(0,) * 9, "", "", "GET", "/a", "", flags=made.flags | 7 | 64)
     assert with_other_flags.chosen is who
-    nobody_knows = TaskState(*("t", "q", "queued"), *(0,) * 9, "", "", "GET", "/a", "", flags=7 << 2)
+    nobody_knows = TaskState(*("t", "q", "queued"), *(0,) * 9, "", "", "GET", "/a", "", flags=7 << CHOSEN_SHIFT)
     assert nobody_knows.chosen is Chosen.UNKNOWN
 
 
