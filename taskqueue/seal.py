@@ -13,8 +13,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from .errors import RecordError
-from .keys import Keyring, SubKeys
-from .task import CHOSEN_SHIFT, Response, SealedTask, Task
+from .keys import Keyring, SubKeys, owner_index
+from .task import CHILD, CHOSEN_SHIFT, MASTER, Response, SealedTask, Task
 
 VERSION: Final = 1
 NONCE_BYTES: Final = 12
@@ -41,31 +41,43 @@ def seal(keyring: Keyring, task: Task, *, nonce: bytes) -> SealedTask:
     context = _context(task.queue, task.id)
     sealed = _cipher(keys, context).encrypt(nonce, task.encode(), context)
     record = b"".join((bytes((VERSION,)), bytes.fromhex(keys.key_id), nonce, sealed))
-    flags = task.chosen << CHOSEN_SHIFT
-    return SealedTask(
-        task.id, task.queue, record, task.due, task.method, task.path, task.label, task.priority, task.route, flags
-    )
+    owner = "" if task.user_id is None else owner_index(keys, task.user_id)
+    flags = (CHILD if task.child else 0) + (MASTER if task.master_status else 0) + (task.chosen << CHOSEN_SHIFT)
+    shown = (task.method, task.path, task.label, task.priority, owner, task.route, task.parent, flags)
+    return SealedTask(task.id, task.queue, record, task.due, *shown)
 
 
-def seal_response(keyring: Keyring, queue: str, task_id: str, response: Response, *, nonce: bytes) -> bytes:
-    """Take the last response to a task and 12 random bytes; return it sealed, to be kept beside the task."""
+def seal_note(keyring: Keyring, queue: str, task_id: str, field: str, raw: bytes, *, nonce: bytes) -> bytes:
+    """Take what is to be kept in a task's log under this name, and 12 random bytes; return it sealed."""
     keys = keyring.current
-    context = _context(queue, task_id) + b"\0response"
-    raw = msgpack.packb((response.status, response.headers, response.content))
+    context = _context(queue, task_id) + b"\0" + field.encode()
     return b"".join(
         (bytes((VERSION,)), bytes.fromhex(keys.key_id), nonce, _cipher(keys, context).encrypt(nonce, raw, context))
     )
 
 
-def unseal_response(keyring: Keyring, queue: str, task_id: str, sealed: bytes) -> Response | None:
-    """Return a kept response; None if none of this process's secrets opens it, or it was altered."""
+def unseal_note(keyring: Keyring, queue: str, task_id: str, field: str, sealed: bytes) -> bytes | None:
+    """Return what was kept; None if none of this process's secrets opens it, or it was altered."""
     keys = keyring.find(sealed[1:5].hex())
     if len(sealed) < _HEAD or keys is None or sealed[0] != VERSION:
         return None
-    context = _context(queue, task_id) + b"\0response"
+    context = _context(queue, task_id) + b"\0" + field.encode()
     try:
-        raw = _cipher(keys, context).decrypt(sealed[5:_HEAD], sealed[_HEAD:], context)
+        return _cipher(keys, context).decrypt(sealed[5:_HEAD], sealed[_HEAD:], context)
     except InvalidTag:
+        return None
+
+
+def seal_response(keyring: Keyring, queue: str, task_id: str, response: Response, *, nonce: bytes) -> bytes:
+    """Take the last response to a task and 12 random bytes; return it sealed, to be kept beside the task."""
+    raw = msgpack.packb((response.status, response.headers, response.content))
+    return seal_note(keyring, queue, task_id, "response", raw, nonce=nonce)
+
+
+def unseal_response(keyring: Keyring, queue: str, task_id: str, sealed: bytes) -> Response | None:
+    """Return a kept response; None if none of this process's secrets opens it, or it was altered."""
+    raw = unseal_note(keyring, queue, task_id, "response", sealed)
+    if raw is None:
         return None
     status, headers, content = msgpack.unpackb(raw, use_list=False)
     return Response(status, headers, content)

@@ -14,7 +14,7 @@ from tests.model.values import Outcome, Step, Task, Value, grouped, next_epoch, 
 GIVEN_BACK_AT_ONCE: Final = 500
 MOVED_AT_ONCE: Final = 100
 SPOILT_AT_ONCE: Final = 100
-INDEXES: Final = (b"scheduled", b"prepared", b"failed", b"finished")
+INDEXES: Final = (b"scheduled", b"prepared", b"waiting", b"finished", b"failed", b"cancelled", b"archived")
 EXPIRES: Final = b"(expires)"
 HELD: Final = (b"reserved", b"running")
 NORMAL: Final = 4

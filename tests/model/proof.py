@@ -163,6 +163,9 @@ def as_queue(keys: dict[bytes, Any]) -> Queue:
         stored=sum(map(len, keys.get(b":records", {}).values())),
         weighed=int(keys.get(b":control", {}).get(b"bytes", 0)),
         logs=set(named.get(b"log", ())),
+        found={name.decode("latin-1"): set(index) for name, index in named.get(b"by", {}).items()},
+        marks=keys.get(b":marks", {}),
+        ghosts=int(keys.get(b":control", {}).get(b"ghosts", 0)),
         leases={name.decode() for name in named.get(b"consumer", ())},
         consumers={name.decode() for name in keys.get(b":consumers", ())},
     )

@@ -31,6 +31,12 @@ class Task(NamedTuple):
     path: Any = b""
     label: Any = b""
     priority: float = 4
+    owner: Any = b""
+    route: Any = b""
+    parent: Any = b""
+    flags: float = 0
+    open: float = 0
+    spoilt: float = 0
 
 
 class Step(NamedTuple):

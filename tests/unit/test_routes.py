@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from taskqueue import settings
+from taskqueue.catalogue import Settings
 from taskqueue.defaults import DefaultsByPath
 from taskqueue.errors import ConfigError, InvalidTask, UsageError
 from taskqueue.routes import (
@@ -22,7 +23,7 @@ from taskqueue.routes import (
     unpacked,
 )
 from taskqueue.seal import seal
-from taskqueue.task import Chosen, TaskState
+from taskqueue.task import CHOSEN_SHIFT, Chosen, TaskState
 from tests.tasks import KEYRING, task
 
 
@@ -99,9 +100,9 @@ def test_who_has_chosen_travels_beside_the_record(who: Chosen) -> None:
     assert made.route == "/{x}"
     state = TaskState(*("t", "default", "queued"), *(0,) * 9, "", "", "GET", "/a", "", route="/{x}", flags=made.flags)
     assert state.chosen is who
-    with_other_flags = TaskState(*("t", "q", "queued"), *(0,) * 9, "", "", "GET", "/a", "", flags=made.flags | 3 | 64)
+    with_other_flags = TaskState(*("t", "q", "queued"), *(0,) * 9, "", "", "GET", "/a", "", flags=made.flags | 7 | 128)
     assert with_other_flags.chosen is who
-    nobody_knows = TaskState(*("t", "q", "queued"), *(0,) * 9, "", "", "GET", "/a", "", flags=7 << 2)
+    nobody_knows = TaskState(*("t", "q", "queued"), *(0,) * 9, "", "", "GET", "/a", "", flags=7 << CHOSEN_SHIFT)
     assert nobody_knows.chosen is Chosen.UNKNOWN
 
 
@@ -151,7 +152,7 @@ def test_what_a_newer_release_says_is_passed_over() -> None:
 # As a person writes them.
 
 
-def load(folder: Path, text: str, name: str = "taskqueue.toml") -> settings.Settings:
+def load(folder: Path, text: str, name: str = "taskqueue.toml") -> Settings:
     (folder / name).write_text(text)
     return settings.load(environ={}, directory=folder)
 
