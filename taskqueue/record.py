@@ -96,10 +96,10 @@ def draft(
     scheme, host = (request.scheme, request.host) if request else frame.public
     due, expires = _when(delay, eta)
     target = target_of(url, params, frame.limits)
+    view = frame.defaults.of(target)
     running = request.task if request else None
     if child:
         queue = _queue_of_child(running, queue)
-    view = frame.defaults.of(target)
     chosen_queue, route, chosen = choose(target, own=queue, view=view, routes=frame.routes)
     defaults = NOTHING if view is None else view[1]
     task = Task(
@@ -120,11 +120,11 @@ def draft(
         retry_max_count=defaults.retry_max_count if retry_max_count is None else check_retries(retry_max_count),
         priority=_first(check_priority(priority), defaults.priority, NORMAL_PRIORITY),
         parent=running.id if running else "",
-        route=route,
         child=bool(child),
         master_status=bool(master_status),
         on_success="" if on_success is None else target_of(on_success, None, frame.limits),
         on_failure="" if on_failure is None else target_of(on_failure, None, frame.limits),
+        route=route,
         chosen=chosen,
     )
     later = request is not None and request.user_id_later is not None and user_id is CURRENT

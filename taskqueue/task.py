@@ -22,11 +22,11 @@ NORMAL_PRIORITY: Final = 4
 PRIORITIES: Final = range(10)
 
 # A task's flags: its parent waits for it; its own end is its own, whatever its children come to; it was taken out of
-# the line, and its id is still there. Above them stands who has chosen its queue.
+# the line, and its id is still there. Above these stands who has chosen its queue.
 CHILD: Final = 1
 MASTER: Final = 2
 GHOST: Final = 4
-CHOSEN_SHIFT: Final = 4
+CHOSEN_SHIFT: Final = 3
 CHOSEN_MASK: Final = 7
 
 MAX_RECORD_BYTES: Final = 64 * 1024 * 1024

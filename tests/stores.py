@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol
 
 from taskqueue.broker import UNLIMITED, Broker, Capacity, connect
 from taskqueue.brokers.local_store import clock, here
-from tests.invariants import Queue, assert_invariants, check_families, check_queue
+from tests.invariants import Queue, assert_invariants, check_queue
 from tests.model.local import dump
 from tests.model.proof import as_queue
 from tests.servers import RedisServer
@@ -100,7 +100,6 @@ class LocalStore:
         queues = {name: as_queue(places) for name, places in found.items() if places}
         for queue in queues.values():
             check_queue(queue)
-            check_families(queue)
         return queues
 
     def queue(self, name: str = "default") -> Queue:

@@ -63,14 +63,19 @@ class Acts(Ends):
         return hastened
 
     def restart(self, ids: Sequence[str], *, actor: str, at: int) -> int:
-        """Queue again what is stuck; return how many were. Whatever is where its state says is left alone."""
+        """Queue again what is stuck; return how many were. Whatever is where its state says is left alone.
+
+        What is marked has no holder that could obey: it ends here.
+        """
         restarted = 0
         for task_id in ids:
             task = self.states.get(task_id)
             if task is not None and self._is_stuck(task):
-                self._act(task_id, "restarted", actor, at)
-                self.marks.pop(task_id, None)
-                self._enqueue(replace(task, crashes=task.crashes + (task.state == "running")), at)
+                if task_id in self.marks:
+                    self._obey(task, at)
+                else:
+                    self._act(task_id, "restarted", actor, at)
+                    self._enqueue(replace(task, crashes=task.crashes + (task.state == "running")), at)
                 restarted += 1
         if restarted:
             self._hint()
@@ -97,7 +102,8 @@ class Acts(Ends):
                 self._act(task_id, "retried", actor, at)
                 self._take_out(task)
                 task = self._open_child(task, failed=task.state == "failed")
-                self._enqueue(replace(task, attempt=0, crashes=0, due=0, status=0, reason=""), at)
+                # Children that failed in its earlier life are no matter of this one.
+                self._enqueue(replace(task, attempt=0, crashes=0, due=0, status=0, reason="", spoilt=0), at)
                 queued += 1
         if queued:
             self._hint()

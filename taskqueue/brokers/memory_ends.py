@@ -38,6 +38,7 @@ class Ends(Tasks):
         """Queue what follows from an end, if anything does: it belongs to what was accepted, so no limit holds."""
         if task is not None and task.id not in self.states:
             self._enqueue(self._store(task, at), at)
+            self._hint()
 
     def _obey(self, task: TaskState, at: int) -> None:
         """Let a task under way end as what it is marked."""

@@ -7,7 +7,8 @@ lines of other priorities, ``:p0`` to ``:p9`` (LISTs); ``:records`` (HASH id -> 
 ``:by:route:<route>`` (ZSETs id -> ms when added), ``:control`` (HASH), ``:marks`` (HASH id -> what a task under way is
 to end as), ``:log:<id>`` (HASH: deliveries that ended, what was done to it, what it said of itself),
 ``:consumer:<name>`` (HASH: the lease), ``:consumers`` (SET of names), and the channel ``ns:{q}``. While a reset removes
-logs there is also ``:emptied``, the former ``:state``. Beside all queues stands ``ns:routes`` (HASH pattern -> rule).
+logs there is also ``:emptied``, the former ``:state``. Beside all queues stands ``ns:routes`` (HASH pattern -> packed
+rule).
 Every move is one script of ``taskqueue/lua``; this module only turns values into arguments and replies into values.
 """
 

@@ -7,6 +7,8 @@ the order stays.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Final
 
+import msgpack
+
 from taskqueue.broker import Capacity, Lease, Owner, Seen
 from taskqueue.brokers.memory import MemoryQueue
 from taskqueue.brokers.places import Admission, Consumer, TaskLog
@@ -14,21 +16,32 @@ from taskqueue.errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, 
 from taskqueue.identity import Identity
 from taskqueue.task import SealedTask, Settlement, TaskState, Verdict
 from tests.model.model import EXPIRES, Model, line_key
-from tests.model.values import Outcome, Step, Task, grouped, unpacked
+from tests.model.places import GHOST
+from tests.model.values import Outcome, Step, Task, grouped, has, unpacked
 
 _ANYBODY: Final = b"*"
 
 
 class InOneProcess(Model):
-    """The model where no reply is ever lost: a start has no token, a reset no second half, and a zero is no key."""
+    """The model where no reply is ever lost: a start has no token, a reset no second half, and a zero is no key.
+
+    Nor are there ghosts: out of a line in memory any task is taken at once.
+    """
 
     def begin(self, task_id: bytes, delivery: int, token: bytes) -> int:
         task = self._load(task_id)
         return 0 if task and task.state == b"running" else super().begin(task_id, delivery, b"")
 
-    def settle(self, consumer: bytes, epoch: bytes, slow: int, *endings: Any) -> list[bytes]:
+    def settle(self, consumer: bytes, epoch: bytes, slow: int, keep: int, *endings: Any) -> list[bytes]:
         # It is a settlement that says so.
-        return super().settle(consumer, epoch, slow if endings else 0, *endings)
+        return super().settle(consumer, epoch, slow if endings else 0, keep, *endings)
+
+    def _away(self, task_id: bytes, task: Task, word: bytes, actor: bytes) -> None:
+        super()._away(task_id, task, word, actor)
+        ghost = self._load(task_id)
+        if ghost and has(ghost, GHOST):
+            self._line(ghost).remove(task_id)
+            self.states[task_id] = self._lay(ghost)
 
     def reset(self) -> bytes:
         reply = super().reset()
@@ -227,8 +240,15 @@ def raws(values: Iterable[str]) -> list[bytes]:
 def sealed(values: Sequence[Any]) -> SealedTask:
     """Return a new task from what a script is told of it."""
     task_id, record, due, method, path, label, priority, owner, route, parent, flags = values
-    shown = (text(method), text(path), text(label), priority, text(owner), text(route), text(parent), flags)
-    return SealedTask(text(task_id), "default", record, due, *shown)
+    of_whom = (text(owner), text(route), text(parent))
+    shown = (text(method), text(path), text(label), int(priority), *of_whom, int(flags))
+    return SealedTask(text(task_id), "default", record, int(due), *shown)
+
+
+def packed_values(task: SealedTask) -> bytes:
+    """Return a task that is to follow as the walk tells a script of it."""
+    values = [value if isinstance(value, bytes) else raw(str(value)) for value in task.values]
+    return bytes(msgpack.packb(values, use_bin_type=False))
 
 
 def lease(consumer: bytes, epoch: bytes) -> Lease:
@@ -295,7 +315,7 @@ def lines(log: TaskLog) -> dict[bytes, Any]:
     }
     found |= {b"act:%d:%s" % (at, raw(what)): raw(actor) for (at, what), actor in log.acts.items()}
     found |= {raw(name): value for name, value in log.fields.items()}
-    found |= {raw(state): tuple(map(_value, task.values)) for state, task in log.following.items()}
+    found |= {raw(state): packed_values(task) for state, task in log.following.items()}
     if log.released:
         given_back = log.released
         found[b"released"] = (
@@ -303,7 +323,3 @@ def lines(log: TaskLog) -> dict[bytes, Any]:
             *(raw(given_back.reason), raw(given_back.actor)),
         )
     return found if log.record is None else found | {b"record": log.record}
-
-
-def _value(value: str | bytes | int) -> bytes | int:
-    return raw(value) if isinstance(value, str) else value

@@ -162,10 +162,10 @@ def as_queue(keys: dict[bytes, Any]) -> Queue:
         records=set(keys.get(b":records", ())),
         stored=sum(map(len, keys.get(b":records", {}).values())),
         weighed=int(keys.get(b":control", {}).get(b"bytes", 0)),
-        logs=set(named.get(b"log", ())),
-        found={name.decode("latin-1"): set(index) for name, index in named.get(b"by", {}).items()},
-        marks=keys.get(b":marks", {}),
         ghosts=int(keys.get(b":control", {}).get(b"ghosts", 0)),
+        by=named.get(b"by", {}),
+        marks=set(keys.get(b":marks", ())),
+        logs=set(named.get(b"log", ())),
         leases={name.decode() for name in named.get(b"consumer", ())},
         consumers={name.decode() for name in keys.get(b":consumers", ())},
     )
