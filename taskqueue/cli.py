@@ -115,8 +115,13 @@ for module in (
 @app.command(help_epilogue=example('eval "$(taskqueue completion bash)"', "taskqueue completion fish"))
 def completion(shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(help="Which one reads it.")], /) -> None:
     """Print what lets a shell complete both programs; for its start-up file, zsh after compinit."""
-    vars(serve)["__signature__"] = inspect.Signature(list(_server_parameters(completing=True)))
-    for program in (app, server_app):
+
+    def options(**_: object) -> None: ...
+
+    vars(options)["__signature__"] = inspect.Signature(list(_server_parameters(completing=True)))
+    server = App(name=server_app.name, help=server_app.help, help_format="plaintext", version=_version)
+    server.default(options)
+    for program in (app, server):
         print(program.generate_completion(shell=shell))
         if shell == "zsh":
             (name,) = program.name
