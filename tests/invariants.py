@@ -81,25 +81,33 @@ def _read(client: Any, key: bytes, queue: Queue, kind: str, name: str | None) ->
         line += client.lrange(key, 0, -1)
     elif kind in PLACES and name is None:
         queue.indexes[kind] = dict(client.zrange(key, 0, -1, withscores=True))
-    elif (kind, name) == ("state", None):
+    elif name is None:
+        _read_whole(client, key, queue, kind)
+    elif kind == "by":
+        queue.by[name.encode("utf-8", "surrogateescape")] = dict(client.zrange(key, 0, -1, withscores=True))
+    elif kind == "reserved":
+        queue.reserved[name] = client.lrange(key, 0, -1)
+    elif kind == "consumer":
+        queue.leases.add(name)
+    elif kind == "log":
+        queue.logs.add(name.encode("utf-8", "surrogateescape"))
+    else:
+        raise AssertionError(f"a key outside the schema: {key!r}")
+
+
+def _read_whole(client: Any, key: bytes, queue: Queue, kind: str) -> None:
+    """Read what there is one of in a queue."""
+    if kind == "state":
         queue.states = {task_id: msgpack.unpackb(raw) for task_id, raw in client.hgetall(key).items()}
-    elif (kind, name) == ("records", None):
+    elif kind == "records":
         records = client.hgetall(key)
         queue.records, queue.stored = set(records), sum(map(len, records.values()))
-    elif (kind, name) == ("control", None):
+    elif kind == "control":
         queue.weighed, queue.ghosts = (int(value or 0) for value in client.hmget(key, "bytes", "ghosts"))
-    elif (kind, name) == ("marks", None):
+    elif kind == "marks":
         queue.marks = set(client.hkeys(key))
-    elif kind == "by" and name:
-        queue.by[name.encode("utf-8", "surrogateescape")] = dict(client.zrange(key, 0, -1, withscores=True))
-    elif (kind, name) == ("consumers", None):
+    elif kind == "consumers":
         queue.consumers = {member.decode() for member in client.smembers(key)}
-    elif kind == "reserved" and name:
-        queue.reserved[name] = client.lrange(key, 0, -1)
-    elif kind == "consumer" and name:
-        queue.leases.add(name)
-    elif kind == "log" and name:
-        queue.logs.add(name.encode("utf-8", "surrogateescape"))
     else:
         raise AssertionError(f"a key outside the schema: {key!r}")
 

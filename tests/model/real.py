@@ -197,5 +197,7 @@ def _decoded(key: bytes, kind: bytes, value: Any, left: int) -> tuple[bytes, Any
     if part in (b":state", b":emptied"):
         return part, {task_id: task_of(raw) for task_id, raw in pairs.items()}
     if part.startswith(b":log:"):
-        return part, {name: unpacked(raw) if name.isdigit() or name == b"released" else raw for name, raw in pairs.items()}
+        return part, {
+            name: unpacked(raw) if name.isdigit() or name == b"released" else raw for name, raw in pairs.items()
+        }
     return part, pairs
