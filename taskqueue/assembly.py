@@ -7,11 +7,14 @@ from .broker import masked, replays_at_commit
 from .catalogue import Settings
 from .doubts import Doubts
 from .errors import ConfigError, UsageError
+from .events import Events
 from .hooks import OnFailed
 from .intake import Intake
 from .policy import Rules
 from .producer import TaskQueue
 from .replay import Replayer
+from .retention import Retention, retention_rules
+from .routes import with_ruled
 from .server import TaskQueueServer
 from .strategy import Strategy, Strict, Weighted
 
@@ -39,6 +42,11 @@ def server_for(
             " it; remove ?mode=sync, or the consumer"
         )
     beside = list(companions)
+    if chosen.on_event:
+        intake = intake or Intake(tq.broker, queues)
+        events = Events(loading.function("on_event", chosen.on_event), consumer=name)
+        intake.signs.on_ended.append(events.ended)
+        beside.append(events.watch)
     if chosen.resolve:
         beside.append(Doubts(tq.broker, queues, loading.function("resolve", chosen.resolve)).watch)
     return TaskQueueServer(
@@ -59,7 +67,7 @@ def server_for(
         companions=beside,
         intake=intake,
         strategy=_strategy(chosen, queues),
-        keep=chosen.keep == "all",
+        retention=Retention(chosen.keep == "all", retention_rules(chosen.retain)),
     )
 
 
@@ -94,8 +102,12 @@ def _strategy(chosen: Settings, queues: Sequence[str]) -> Strategy:
 
 
 def narrowed(tq: TaskQueue, wanted: Sequence[str] | None, *, where: str) -> Sequence[str]:
-    """Return those of the application's queues that are wanted, or all; raises UsageError for one it has not got."""
+    """Return those of the application's queues that are wanted, or all; raises UsageError for one it has not got.
+
+    With them count those that rules name, as far as they are known (see ``TaskQueue.read_routes``).
+    """
+    known = with_ruled(tq.queues, tq.routes)
     for name in wanted or ():
-        if name not in tq.queues:
-            raise UsageError(f"{where}: {name!r} is none of the application's queues: {', '.join(tq.queues)}")
-    return wanted or tq.queues
+        if name not in known:
+            raise UsageError(f"{where}: {name!r} is none of the application's queues: {', '.join(known)}")
+    return wanted or known

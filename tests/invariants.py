@@ -81,23 +81,9 @@ def _read(client: Any, key: bytes, queue: Queue, kind: str, name: str | None) ->
         line += client.lrange(key, 0, -1)
     elif kind in PLACES and name is None:
         queue.indexes[kind] = dict(client.zrange(key, 0, -1, withscores=True))
-    elif name is None:
-        _read_whole(client, key, queue, kind)
-    elif kind == "by":
-        queue.by[name.encode("utf-8", "surrogateescape")] = dict(client.zrange(key, 0, -1, withscores=True))
-    elif kind == "reserved":
-        queue.reserved[name] = client.lrange(key, 0, -1)
-    elif kind == "consumer":
-        queue.leases.add(name)
-    elif kind == "log":
-        queue.logs.add(name.encode("utf-8", "surrogateescape"))
-    else:
-        raise AssertionError(f"a key outside the schema: {key!r}")
-
-
-def _read_whole(client: Any, key: bytes, queue: Queue, kind: str) -> None:
-    """Read what there is one of in a queue."""
-    if kind == "state":
+    elif name:
+        _read_one_of_many(client, key, queue, kind, name)
+    elif kind == "state":
         queue.states = {task_id: msgpack.unpackb(raw) for task_id, raw in client.hgetall(key).items()}
     elif kind == "records":
         records = client.hgetall(key)
@@ -108,6 +94,19 @@ def _read_whole(client: Any, key: bytes, queue: Queue, kind: str) -> None:
         queue.marks = set(client.hkeys(key))
     elif kind == "consumers":
         queue.consumers = {member.decode() for member in client.smembers(key)}
+    else:
+        raise AssertionError(f"a key outside the schema: {key!r}")
+
+
+def _read_one_of_many(client: Any, key: bytes, queue: Queue, kind: str, name: str) -> None:
+    if kind == "by":
+        queue.by[name.encode("utf-8", "surrogateescape")] = dict(client.zrange(key, 0, -1, withscores=True))
+    elif kind == "reserved":
+        queue.reserved[name] = client.lrange(key, 0, -1)
+    elif kind == "consumer":
+        queue.leases.add(name)
+    elif kind == "log":
+        queue.logs.add(name.encode("utf-8", "surrogateescape"))
     else:
         raise AssertionError(f"a key outside the schema: {key!r}")
 
@@ -175,7 +174,12 @@ def _check_finding(queue: Queue) -> None:
         for by, place in BY.items():
             if state[place]:
                 expected.setdefault(f"{by}:{state[place]}", set()).add(task_id)
-    found = {name.decode(errors="replace"): set(ids) for name, ids in queue.by.items()}
+    # Nobody knows any more what those were found by whose state something else has written over.
+    spoilt = {task_id for task_id, state in queue.states.items() if state[10] == "format"}
+    found: dict[str, set[bytes]] = {}
+    for name, ids in queue.by.items():
+        if known := {*ids} - (spoilt - expected.get(name.decode(errors="replace"), set())):
+            found[name.decode(errors="replace")] = known
     assert found == expected, "what tasks are found by is not what they have"
 
 
