@@ -52,11 +52,11 @@ _LOOKING: Final = (
 )
 
 ROLES: Final = {
-    "producer": Role("whoever adds tasks outside the application", _STORING, ("llen", "wait"), _STORED),
+    "producer": Role("whoever adds tasks outside the application", _STORING, ("llen", "wait", "hgetall"), _STORED),
     "door": Role(
         "the application, which adds tasks and lets deliveries in",
         (*_STORING, "begin", "note"),
-        ("llen", "wait"),
+        ("llen", "wait", "hgetall"),
         _RUN,
     ),
     # With what its metrics count.
@@ -68,9 +68,9 @@ ROLES: Final = {
     ),
     "reader": Role("taskqueue list, show, stats and doctor", (), _LOOKING, channels=False),
     "operator": Role(
-        "what operators do to tasks and queues (taskqueue retry, cancel, queues ...), and TaskQueue.reset",
+        "what operators do (taskqueue retry, cancel, queues, route ...), and TaskQueue.reset",
         ("retry", "withdraw", "hasten", "restart", "reset", "control", "purge"),
-        (*_LOOKING, "hscan"),
+        (*_LOOKING, "hscan", "hset", "hdel"),
     ),
 }
 
@@ -84,6 +84,7 @@ def set_user(role: Role, user: str, password: str, *, namespace: str, queues: Se
     """Return the ACL SETUSER command that makes this user, whatever it could do before; no queues: all queues."""
     bases = [f"{namespace}:{{{queue}}}" for queue in queues or ["*"]]
     keys = [f"~{base}{ending}" for base in bases for ending in (role.keys or ("", ":*"))]
+    keys.append(f"~{namespace}:routes")
     channels = [f"&{base}{ending}" for base in bases for ending in ("", ":copied")] if role.channels else []
     rights = [f"+{command}" for command in role.rights()]
     return " ".join(["ACL SETUSER", user, "reset", "on", f">{password}", *keys, *channels, *rights])

@@ -10,8 +10,8 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from .admin import Admin
-from .commands import NOTHING, Common, complain, write_json
+from .admin import Admin, in_use
+from .asking import NOTHING, Common, complain, example, write_json
 from .errors import UsageError
 from .inspector import Control, QueueStats
 from .tables import write_table
@@ -25,7 +25,7 @@ DRAIN_LOOK: Final = 0.2
 queues_app: Final = App(
     name="queues",
     help="The queues, and how they are run.",
-    help_epilogue="Examples:\n  taskqueue queues\n  taskqueue queues pause mail",
+    help_epilogue=example("taskqueue queues", "taskqueue queues pause mail"),
 )
 
 
@@ -41,7 +41,7 @@ def register(app: App) -> None:
 
 
 def _example(verb: str, words: str = "mail") -> str:
-    return f"Example:\n  taskqueue queues {verb} {words}"
+    return example(f"taskqueue queues {verb} {words}")
 
 
 def list_queues(*, common: Common = NOTHING) -> None:
@@ -102,7 +102,7 @@ def _say(names: Sequence[str], changes: Mapping[Control, int | None], common: Co
 
     stats, known = common.ask(work)
     for queue in stats:
-        if queue.queue not in known and not _in_use(queue):
+        if queue.queue not in known and not in_use(queue):
             complain(
                 f"warning: queue {queue.queue}: nobody uses it, and the settings name {', '.join(known)}; misspelt?"
             )
@@ -112,11 +112,6 @@ def _say(names: Sequence[str], changes: Mapping[Control, int | None], common: Co
         write_json({"queues": [{"queue": queue.queue, **_said(queue)} for queue in stats]})
         return
     write_table(("queue", "said"), [(queue.queue, _words(queue) or "nothing") for queue in stats])
-
-
-def _in_use(queue: QueueStats) -> bool:
-    held = (queue.queued, queue.scheduled, queue.prepared, queue.reserved, queue.failed, queue.completed)
-    return any(held) or bool(queue.consumers)
 
 
 def limit(
