@@ -23,7 +23,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from . import catalogue, commands, doctor, logs, queue_commands, relaying, settings
+from . import catalogue, commands, doctor, logs, query_commands, queue_commands, relaying, settings
 from .broker import masked, require_shared
 from .catalogue import FILE, OPTIONS, Row, Settings
 from .durability import kept
@@ -88,6 +88,7 @@ config_app: Final = App(
     name="config", help="The settings, and who chose them.", help_epilogue=_examples("taskqueue config show --origin")
 )
 app.command(config_app)
+query_commands.register(app)
 commands.register(app)
 queue_commands.register(app)
 relaying.register(app)

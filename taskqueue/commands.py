@@ -1,17 +1,13 @@
-"""``taskqueue list | show | stats | retry | doctor | acl``: what a person asks, and how it is answered.
+"""``taskqueue retry | doctor | acl``: what a person asks, and how it is answered.
 
 Tables on a terminal, aligned text in a pipe, one JSON document with ``--json``, in which times are RFC 3339 in UTC.
-Nothing but the answer goes to standard output; warnings and progress go to standard error. What is known of tasks
-without their secret is shown to everybody who may read the store; a request itself only with ``--full`` and the secret,
-and Cookie and Authorization never.
+Nothing but the answer goes to standard output; warnings and progress go to standard error.
 """
 
 import asyncio
 import json
 import secrets
-import socket
 import sys
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Final, TypeVar
@@ -21,19 +17,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
 from . import doctor as checks
-from . import settings, showing
+from . import settings
 from .acl import ROLES, USER, default_user, set_user
-from .admin import STATES, Admin, Filter, Step, outcome, unserved
+from .admin import Admin, Filter
 from .broker import connect, kept_secret, require_shared
 from .catalogue import FILE, ROWS, Settings
 from .doctor import Finding
 from .durability import durability
-from .errors import ConfigError, RecordError, UsageError
-from .inspector import ConsumerInfo, QueueStats
+from .errors import ConfigError, UsageError
+from .inspector import ConsumerInfo
 from .keys import Keyring
-from .tables import COLOURS, aligned, moment, printable, span, timestamp, write_table
+from .story import Step
+from .tables import COLOURS, aligned, printable, timestamp
 from .target import Limits
-from .task import StateName, TaskState
+from .task import TaskState
 
 Result = TypeVar("Result")
 
@@ -98,118 +95,9 @@ def _known_secrets(chosen: Settings) -> Sequence[str]:
 
 def register(app: App) -> None:
     """Add these commands to ``taskqueue``."""
-    app.command(list_tasks, name="list", help_epilogue="Example:\n  taskqueue list --state failed --path '/reports/*'")
-    app.command(show, help_epilogue="Example:\n  taskqueue show 2f1c4a0e-6b0e-4d0b-9a53-0a8e4f1d7c11")
-    app.command(stats, help_epilogue="Example:\n  taskqueue stats --json")
     app.command(retry, help_epilogue="Example:\n  taskqueue retry --reason exhausted --path '/reports/*'")
     app.command(doctor, help_epilogue="Example:\n  taskqueue doctor --target http://127.0.0.1:8000")
     app.command(acl, help_epilogue="Example:\n  taskqueue acl --role consumer --user instance1")
-
-
-def list_tasks(
-    *,
-    state: Annotated[str | None, Parameter(help=f"Only this state: {', '.join(STATES)}.")] = None,
-    path: Annotated[str | None, Parameter(help="Only this path; * stands for anything, as in '/reports/*'.")] = None,
-    limit: Annotated[int, Parameter(help="At most so many.")] = 20,
-    common: Common = NOTHING,
-) -> None:
-    """List tasks, what changed last first; with --state scheduled what is due first."""
-    if limit < 1:
-        raise UsageError(f"--limit: {limit} must be 1 or more")
-    states, only = _states(state), Filter(path=path)
-    tasks = common.ask(lambda admin: admin.tasks(states, only=only, limit=limit))
-    if common.as_json:
-        write_json({"tasks": _plain(tasks)})
-        return
-    columns = ("id", "state", "queue", "method", "path", "label", "attempt", "age", "outcome")
-    now = time.time()
-    rows = [
-        (
-            *(task.id, task.state, task.queue, task.method, task.path, task.label, str(task.attempt)),
-            span(now - task.added / 1000),
-            outcome(task.status, task.reason),
-        )
-        for task in tasks
-    ]
-    write_table(columns, rows)
-
-
-def _states(name: str | None) -> Sequence[StateName]:
-    if name is None:
-        return STATES
-    chosen: list[StateName] = [state for state in STATES if state == name]
-    if not chosen:
-        raise UsageError(f"--state: {name!r} is none; the states are {', '.join(STATES)}")
-    return chosen
-
-
-def show(
-    task_id: Annotated[str, Parameter(help="The id that add returned.")],
-    /,
-    *,
-    full: Annotated[
-        bool, Parameter(negative=(), help="With the request and the last response, for which the secret is needed.")
-    ] = (False),
-    common: Common = NOTHING,
-) -> int:
-    """Tell the whole life of one task in order."""
-    keyring = (common.keyring() or Keyring([])) if full else None
-
-    async def look(admin: Admin) -> showing.Known | None:
-        task = await admin.find(task_id)
-        if task is None:
-            return None
-        known = showing.Known(task, await admin.life(task))
-        if keyring is None:
-            return known
-        try:
-            known.request = await admin.request(task, keyring) or "no longer stored: a completed task's is removed"
-        except RecordError as error:
-            known.request = str(error)
-        known.response = await admin.response(task, keyring)
-        return known
-
-    known = common.ask(look)
-    if known is None:
-        queues = ", ".join(common.settings().queues)
-        complain(f"no task {task_id!r} in {queues}: never committed, forgotten since, or in another queue (--queue)")
-        return 1
-    if common.as_json:
-        write_json({"task": _plain(known.task), "life": _plain(known.life), **known.secret()})
-    else:
-        known.write()
-    return 0
-
-
-def stats(*, common: Common = NOTHING) -> None:
-    """Count the tasks of each queue, and name its consumers."""
-    found = common.ask(lambda admin: admin.stats())
-    host = socket.gethostname()
-    warnings = [words for queue in found if (words := unserved(queue, host=host, runs=checks.running))]
-    if common.as_json:
-        write_json({"queues": _plain(found), "warnings": warnings})
-        return
-    counts = ("queued", "scheduled", "prepared", "reserved", "failed", "completed")
-    rows = [(queue.queue, *(str(getattr(queue, name)) for name in counts), _waited(queue)) for queue in found]
-    write_table(("queue", *counts, "oldest"), rows)
-    consumers = [
-        (queue.queue, one.name, one.host, str(one.pid), moment(one.claimed), str(one.holds))
-        for queue in found
-        for one in queue.consumers
-    ]
-    if consumers:
-        print()
-        write_table(("queue", "consumer", "host", "pid", "since", "holds"), consumers)
-    for queue in found:
-        if queue.slowed:
-            left = span(queue.slowed / 1000)
-            complain(f"queue {queue.queue}: the application has asked for patience (Retry-After), for {left} more")
-    for words in warnings:
-        complain(f"warning: {words}")
-
-
-def _waited(queue: QueueStats) -> str:
-    return span(queue.oldest / 1000) if queue.queued else ""
 
 
 def retry(
@@ -282,7 +170,7 @@ def doctor(
     """Look for what keeps tasks from running; exit code 1 if there is an error."""
     findings = asyncio.run(_examine(target, common))
     if common.as_json:
-        write_json({"findings": _plain(findings)})
+        write_json({"findings": as_json(findings)})
     else:
         _write_findings(findings)
     return 1 if any(finding.level == "error" for finding in findings) else 0
@@ -350,15 +238,15 @@ def _write_findings(findings: Sequence[Finding]) -> None:
             console.print(f"{'':<9}remedy: {printable(finding.remedy)}")
 
 
-def _plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """Return one of our values as JSON takes it, times as RFC 3339."""
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [as_json(item) for item in value]
     if not is_dataclass(value):
         return value
     times = _TIMES.get(type(value), ())
     named = ((field.name, getattr(value, field.name)) for field in fields(value))
-    return {name: timestamp(item) if name in times else _plain(item) for name, item in named}
+    return {name: timestamp(item) if name in times else as_json(item) for name, item in named}
 
 
 def write_json(document: object) -> None:

@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError
 
 from taskqueue import doctor
 from taskqueue.acl import ROLES, Role
-from taskqueue.admin import STATES, Admin, Filter
+from taskqueue.admin import Admin, Filter
 from taskqueue.broker import Lease, Seen
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import PARTS
@@ -163,10 +163,11 @@ class TestWholeJobs:
         await self._fail_one(users)
         async with users.broker("reader") as broker:
             admin = Admin(broker, ["default"])
-            for state in STATES:
-                await admin.tasks([state], only=Filter(), limit=10)
+            await admin.tasks(Query())
+            for field, operator, value in (("changed", ">", 1), ("owner", "=", "x"), ("label", "=", ""), ("id", "=", "i")):
+                await admin.tasks(Query(terms=(Term(field, operator, (value,)),)))
             (found,) = await admin.failed(Filter())
-            assert await admin.life(found)
+            await admin.log(found)
             assert await admin.request(found, KEYRING) is not None
             assert [stats.failed for stats in await admin.stats()] == [1]
             assert users.refused() == []
