@@ -15,9 +15,11 @@ from .keys import Keyring
 from .query import Query, Term
 from .record import EXPIRES_AFTER
 from .seal import NONCE_BYTES, seal, unseal
-from .task import Task, TaskState
+from .task import StateName, Task, TaskState
 
+PAGE: Final = 500
 BATCH: Final = 100
+COUNTED: Final = 5000
 BATCH_BYTES: Final = 4 * 1024 * 1024
 _LIFETIME_MS: Final = round(EXPIRES_AFTER.total_seconds() * 1000)
 # A producer's clock and the store's may differ; a record that might have expired is looked at.
@@ -38,17 +40,26 @@ def unserved(stats: QueueStats, *, host: str, runs: Callable[[int], bool]) -> st
     return f"queue {stats.queue}: {stats.queued} task(s) wait and nobody consumes; {why}"
 
 
+def in_use(stats: QueueStats) -> bool:
+    """Tell whether a queue has tasks, or a consumer."""
+    held = (stats.queued, stats.scheduled, stats.prepared, stats.reserved, stats.failed, stats.completed)
+    return any(held) or bool(stats.consumers)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which failed tasks are meant; ``path`` may have ``*`` in it, as in ``/reports/*``. None means any."""
+    """Which tasks are meant; ``path`` may have ``*`` in it, as in ``/reports/*``. None means any."""
 
     reason: str | None = None
     path: str | None = None
+    label: str | None = None
+    route: str | None = None
 
     def takes(self, task: TaskState) -> bool:
         """Tell whether this task is meant."""
-        if self.reason is not None and task.reason != self.reason:
-            return False
+        for wanted, has in ((self.reason, task.reason), (self.label, task.label), (self.route, task.route)):
+            if wanted is not None and wanted != has:
+                return False
         return self.path is None or fnmatchcase(task.path, self.path)
 
 
@@ -58,18 +69,37 @@ class Admin:
     def __init__(self, broker: Broker, queues: Sequence[str]) -> None:
         """Take the broker, and the queues that are looked at."""
         self.queues: Final = tuple(queues)
+        self.broker: Final = broker
         self._broker, self._inspector = broker, broker.inspector
+
+    def of(self, queues: Sequence[str]) -> "Admin":
+        """Return how to look at these queues of the same store."""
+        return Admin(self._broker, queues)
 
     async def tasks(self, query: Query, *, hidden: Hidden | None = None) -> Found:
         """Return a page of the tasks that a query means, without those that are hidden."""
-        return await self._finder(hidden).find(query)
+        return await Finder(self._broker, self.queues, hidden=hidden).find(query)
 
     def each(self, query: Query, *, hidden: Hidden | None = None) -> AsyncIterator[TaskState]:
         """Yield every task that a query means, in no order and whatever its page, without those that are hidden."""
-        return self._finder(hidden).each(query)
+        return Finder(self._broker, self.queues, hidden=hidden).each(query)
 
-    def _finder(self, hidden: Hidden | None) -> Finder:
-        return Finder(self._broker, self.queues, hidden=hidden)
+    async def page(self, queue: str, state: StateName, *, limit: int, offset: int) -> list[TaskState]:
+        """Return tasks of one state, see Inspector."""
+        return await self._inspector.tasks(queue, state, limit=limit, offset=offset, deadline=soon())
+
+    async def scan(self, queue: str) -> AsyncIterator[Sequence[TaskState]]:
+        """Yield all that a queue knows of, in batches and in no order; of what changes meanwhile some may be missed."""
+        cursor = 0
+        while True:
+            cursor, tasks = await self._inspector.scan(queue, cursor, deadline=soon())
+            yield tasks
+            if not cursor:
+                return
+
+    def walk(self, queue: str, state: StateName) -> AsyncIterator[TaskState]:
+        """Yield the tasks of one state, the latest first; what moves on meanwhile may not be told."""
+        return self.of([queue]).each(Query(terms=(Term("state", "=", (state,)),)))
 
     async def find(self, task_id: str) -> TaskState | None:
         """Return where the task with this id is, or None if no queue knows it."""
@@ -96,6 +126,29 @@ class Admin:
         """Count in one queue, whichever."""
         return await self._inspector.stats(queue, deadline=soon())
 
+    async def used_queues(self) -> list[str]:
+        """Return the name of every queue that has tasks or had a consumer. Looks through the whole store."""
+        return await self._inspector.queues(deadline=soon())
+
+    async def latest(self, queue: str, state: StateName) -> int:
+        """Return when the last task came into this state (ms), 0 if none is kept; for states that have an index."""
+        page = await self._inspector.tasks(queue, state, limit=1, offset=0, deadline=soon())
+        return max((task.changed for task in page), default=0)
+
+    async def ended_since(self, queue: str, state: StateName, mark: int) -> tuple[int, int]:
+        """Return how many tasks came into this state after ``mark`` (ms), and when the last one did.
+
+        For states that have an index; counts no further than 5000.
+        """
+        count, newest = 0, mark
+        for offset in range(0, COUNTED, PAGE):
+            page = await self._inspector.tasks(queue, state, limit=PAGE, offset=offset, deadline=soon())
+            later = [task.changed for task in page if task.changed > mark]
+            count, newest = count + len(later), max([newest, *later])
+            if len(later) < PAGE:
+                break
+        return count, newest
+
     async def control(self, queue: str, changes: Mapping[Control, int | None]) -> None:
         """Say how a queue is to be run; None takes a word back."""
         await self._broker.control(queue, changes, deadline=soon())
@@ -106,15 +159,20 @@ class Admin:
 
     async def failed(self, only: Filter) -> list[TaskState]:
         """Return all failed tasks that the filter takes, those that failed first in front."""
-        query = Query(terms=(Term("state", "=", ("failed",)),))
-        found = [task async for task in self.each(query) if only.takes(task)]
-        # Of those that failed within the same ms, as they came into the index.
-        return sorted(found[::-1], key=lambda task: task.changed)
+        latest = {task.id: task for queue in self.queues async for task in self.walk(queue, "failed")}
+        found = [task for task in latest.values() if only.takes(task)]
+        found.reverse()
+        return sorted(found, key=lambda task: task.changed)
 
     async def retry(
-        self, tasks: Sequence[TaskState], keyring: Keyring | None, *, progress: Callable[[int], None] = lambda _: None
+        self,
+        tasks: Sequence[TaskState],
+        keyring: Keyring | None,
+        *,
+        actor: str = "",
+        progress: Callable[[int], None] = lambda _: None,
     ) -> int:
-        """Queue these failed tasks again, in this order; return how many were.
+        """Queue these failed or cancelled tasks again, in this order; return how many were.
 
         Those that have moved on meanwhile, or whose record is gone, are left alone. A record that has expired gets a
         new term, for which the secret is needed. ``progress`` is told how many have been dealt with.
@@ -127,12 +185,12 @@ class Admin:
                 batch.append((task.id, b"" if keyring is None else await self._renewed(task, keyring)))
                 size += len(batch[-1][1])
                 if len(batch) == BATCH or size >= BATCH_BYTES:
-                    queued += await self._inspector.retry(queue, batch, deadline=soon())
+                    queued += await self._inspector.retry(queue, batch, actor=actor, deadline=soon())
                     done += len(batch)
                     progress(done)
                     batch, size = [], 0
             if batch:
-                queued += await self._inspector.retry(queue, batch, deadline=soon())
+                queued += await self._inspector.retry(queue, batch, actor=actor, deadline=soon())
                 done += len(batch)
                 progress(done)
         return queued

@@ -169,6 +169,13 @@ class Settings:
             parse=options.import_path,
         ),
     ] = None
+    on_event: Annotated[
+        str | None,
+        Option(
+            help="Function to call with each Event of a task: its deliveries' ends, and what commands do to it.",
+            parse=options.import_path,
+        ),
+    ] = None
     keep: Annotated[
         str,
         Option(
@@ -177,6 +184,14 @@ class Settings:
             parse=Choice("failed", "all"),
         ),
     ] = "failed"
+    retain: Annotated[
+        tuple[str, ...],
+        Option(
+            help="How long and how many tasks that have ended are kept, as completed=24h/10000, failed=30d/10000, or"
+            " mail.completed=7d for one queue; states: completed, failed, cancelled, archived.",
+            parse=options.retained,
+        ),
+    ] = ()
     resolve: Annotated[
         str | None, Option(help="Function that knows whether a task in doubt is to run.", parse=options.import_path)
     ] = None

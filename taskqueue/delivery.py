@@ -16,7 +16,7 @@ from .keys import Keyring
 from .policy import BROKEN, Answered, Broken, NotSent, Outcome, Rules, Unreadable, decide, warning
 from .replay import Delivery, Replayer
 from .seal import NONCE_BYTES, seal_response, unseal
-from .signs import Ending
+from .signs import EndedTask, Ending
 from .task import Reservation, Response, Settlement, Task, Verdict
 
 log = logging.getLogger("taskqueue.server")
@@ -125,7 +125,7 @@ class Courier:
             log.log(LEVELS["fail"], "%s: %s", verdict.kind, task, extra=_ids(reservation))
             if verdict.kind == "fail":
                 self._failed(failed_task(reservation, None, verdict))
-            self._note(reservation, verdict, None, None)
+            self._note(reservation, None, verdict, None, None)
             return replace(verdict, delay=PARKED), None
         retries = self._rules.retry_max_count if task.retry_max_count is None else task.retry_max_count
         started = time.monotonic()
@@ -142,7 +142,7 @@ class Courier:
         self._learn(outcome, verdict)
         seconds = time.monotonic() - started
         waited = max(0.0, time.time() - seconds - task.created / 1000)
-        self._note(reservation, verdict, waited, seconds if outcome is not None else None)
+        self._note(reservation, task, verdict, waited, seconds if outcome is not None else None)
         self._tell(task, reservation, outcome, verdict, seconds, waited)
         if verdict.kind == "fail":
             self._failed(failed_task(reservation, task, verdict))
@@ -179,9 +179,13 @@ class Courier:
             log.debug("task %s: whether it had begun is unknown: %s", reservation.id, error)
             return False
 
-    def _note(self, reservation: Reservation, verdict: Verdict, waited: float | None, ran: float | None) -> None:
+    def _note(
+        self, reservation: Reservation, task: Task | None, verdict: Verdict, waited: float | None, ran: float | None
+    ) -> None:
         first = reservation.attempt == 1
-        self.on_ended(Ending(reservation.queue, verdict.kind, verdict.reason, first, waited, ran))
+        shown = (task.method, task.path, task.label, task.route) if task else ("", "", "", "")
+        ended = EndedTask(reservation.id, *shown, verdict.status, reservation.attempt)
+        self.on_ended(Ending(reservation.queue, verdict.kind, verdict.reason, first, waited, ran, ended))
 
     def _decide(self, outcome: Outcome, reservation: Reservation, task: Task | None) -> Verdict:
         rules = self._rules

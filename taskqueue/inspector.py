@@ -185,6 +185,10 @@ class Inspector(Protocol):
         """Queue failed or cancelled tasks again, each (id, new record or b"" to keep the old); return how many were."""
         ...
 
+    async def scan(self, queue: str, cursor: int, *, deadline: float) -> tuple[int, list[TaskState]]:
+        """Return some of all tasks, and where to go on: from 0 until it is 0 again. One may come twice."""
+        ...
+
     async def store(self, *, deadline: float) -> StoreInfo:
         """Return what the store says of itself."""
         ...

@@ -2,7 +2,7 @@
 
 A term is ``FIELD OPERATOR VALUE``, as in ``state IN failed, cancelled``, ``path LIKE /reports/%`` or ``added > 2h``;
 several are joined by AND. A value with blanks in it stands in quotes. In a pattern ``%`` stands for anything, ``_`` for
-any one character and a backslash takes that from them. A time is ``2h`` (that long ago; ``s min h d``), ``+2h`` (in the
+any one character and a backslash takes that from them. A time is ``2h`` (that long ago; ``s m h d``), ``+2h`` (in the
 future) or a date as in ISO 8601, of the local time zone unless it names one; a time that has not come is in no term.
 """
 
@@ -168,8 +168,8 @@ class Query:
 
 # What people write.
 
-_UNITS: Final = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
-_AGO: Final = re.compile(r"(\+?)(\d+(?:\.\d+)?) ?(s|min|h|d)")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_AGO: Final = re.compile(r"(\+?)(\d+(?:\.\d+)?) ?([smhd])")
 _FIELD: Final = re.compile(r"\s*([A-Za-z_]+)")
 _OPERATOR: Final = re.compile(r"\s*(!=|<=|>=|=|<|>|(?:NOT\s+)?(?:LIKE|IN)\b)", re.IGNORECASE)
 _QUOTED: Final = r"'([^']*)'|\"([^\"]*)\""
@@ -187,7 +187,7 @@ def moment_of(text: str, *, now: int) -> int:
         return round(datetime.fromisoformat(text).timestamp() * 1000)
     except (ValueError, OverflowError, OSError):
         raise UsageError(
-            f"{text!r} is no time: 90s, 5min, 2h or 7d ago, +2h in the future, or a date as in 2026-01-31 or"
+            f"{text!r} is no time: 90s, 5m, 2h or 7d ago, +2h in the future, or a date as in 2026-01-31 or"
             " 2026-01-31T12:00"
         ) from None
 

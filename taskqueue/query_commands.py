@@ -17,7 +17,7 @@ from cyclopts import App, Parameter
 from . import doctor as checks
 from . import figures, showing
 from .admin import Admin, unserved
-from .commands import NOTHING, Common, as_json, complain, write_json
+from .asking import NOTHING, Common, as_json, complain, example, write_json
 from .errors import RecordError, UsageError
 from .finding import MOST_SORTED
 from .inspector import QueueStats
@@ -59,9 +59,7 @@ _MORE_COLUMNS: Final = ("age", "outcome")
 def register(app: App) -> None:
     """Add these commands to ``taskqueue``."""
     for name, command in (("list", list_tasks), ("show", show), ("log", log), ("stats", stats), ("times", times)):
-        lines = [f"  taskqueue {example}" for example in _EXAMPLES[name]]
-        head = "Example:" if len(lines) == 1 else "Examples:"
-        app.command(command, name=name, help_epilogue="\n".join([head, *lines]))
+        app.command(command, name=name, help_epilogue=example(*(f"taskqueue {line}" for line in _EXAMPLES[name])))
 
 
 @Parameter(name="*")
@@ -82,7 +80,7 @@ class Meant:
     route: Annotated[str | None, Parameter(help="Only of this route.")] = None
     path: Annotated[str | None, Parameter(help="Only this path; * stands for anything, as in '/reports/*'.")] = None
     since: Annotated[
-        str | None, Parameter(help="Only what has changed since: 90s, 5min, 2h or 7d ago, or a date as in 2026-01-31.")
+        str | None, Parameter(help="Only what has changed since: 90s, 5m, 2h or 7d ago, or a date as in 2026-01-31.")
     ] = None
     until: Annotated[str | None, Parameter(help="Only what has not changed any more after that.")] = None
 

@@ -130,9 +130,7 @@ def _queue_of_child(parent: CurrentTask | None, queue: str | None) -> str:
     if parent is None:
         raise InvalidTask("child: only a running task can have one; leave it out here")
     if queue is not None and queue != parent.queue:
-        raise InvalidTask(
-            f"child: it must be in its parent's queue, {parent.queue!r}, not in {queue!r}; leave queue= out"
-        )
+        raise InvalidTask(f"child: its queue must be its parent's, {parent.queue!r}, not {queue!r}; leave queue= out")
     return parent.queue
 
 

@@ -51,7 +51,9 @@ class CurrentTask:
     """The task whose delivery is the running request.
 
     ``user`` is what the door's ``load_user`` returned (None without one); ``attempt`` counts from 1 and is the last one
-    when it equals ``max_attempts``; ``enqueued_at`` and ``deadline`` are milliseconds since 1970.
+    when it equals ``max_attempts``; ``enqueued_at`` and ``deadline`` are milliseconds since 1970. ``manual``: a person
+    has made this delivery by hand (``taskqueue curl``, ``taskqueue replay``) and the queue knows nothing of it: its
+    number is 0, and how it ends changes nothing for the task.
     """
 
     id: str
@@ -63,6 +65,7 @@ class CurrentTask:
     max_attempts: int
     enqueued_at: int
     deadline: int
+    manual: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ class Step:
 
     ``at`` is ms of the broker's clock, None where that is not kept; ``what`` is a state, or ``added``, ``due``,
     ``begun``, ``retry``, ``released``, or what somebody did (see Act); ``seconds`` have passed since the last step of
-    which the time is known; ``actor`` did it: a consumer, an operator, the task that added this one, "" if nobody tells.
+    which the time is known; ``actor`` did it: consumer, operator, the task that added this one; "" if nobody tells.
     """
 
     at: int | None

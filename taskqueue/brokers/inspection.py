@@ -212,6 +212,14 @@ class RedisInspector:
         arguments = [actor, *(value for task in tasks for value in task)]
         return int(await self._broker.script("retry", queue, lambda: arguments, deadline=deadline))
 
+    async def scan(self, queue: str, cursor: int, *, deadline: float) -> tuple[int, list[TaskState]]:
+        """See Inspector."""
+        key = f"{self._broker.key(queue)}:state"
+        following, flat = await self._broker.command("HSCAN", key, cursor, "COUNT", 500, deadline=deadline)
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        readable = [(task_id, raw) for task_id, raw in pairs if _fields(raw) is not None]
+        return int(following), [state_of(queue, task_id.decode(errors="replace"), raw) for task_id, raw in readable]
+
     async def store(self, *, deadline: float) -> StoreInfo:
         """See Inspector."""
         info, clock = await self._ask(("INFO",), ("TIME",), deadline=deadline)

@@ -253,7 +253,7 @@ class RedisBroker(Acts):
         """See Broker."""
         arguments = [most, *(value for limit in limits for value in limit)]
         count, *with_files = await self.script("trim", queue, lambda: arguments, deadline=deadline)
-        return Trimmed(count, [task_id.decode() for task_id in with_files])
+        return Trimmed(count, tuple(task_id.decode() for task_id in with_files))
 
     async def command(self, name: str, *arguments: str | bytes | int, deadline: float) -> Any:
         """Carry out one plain command; its first argument is a key in most of them."""
@@ -313,11 +313,8 @@ def open_broker(
 
 
 def _packed(task: SealedTask | None) -> bytes:
-    return b"" if task is None else bytes(msgpack.packb([_text(value) for value in task.values]))
-
-
-def _text(value: str | bytes | int) -> str | bytes:
-    return str(value) if isinstance(value, int) else value
+    # The unpacker in Redis is older than the binary type.
+    return b"" if task is None else bytes(msgpack.packb(task.values, use_bin_type=False))
 
 
 async def _all(calls: Sequence[Any]) -> list[Any]:

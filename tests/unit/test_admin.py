@@ -18,6 +18,7 @@ from taskqueue.task import Settlement, Verdict
 from tests.stores import Inspectable
 from tests.tasks import KEYRING, opaque, sealed, task
 
+
 def soon() -> float:
     return time.monotonic() + 10
 
