@@ -43,7 +43,8 @@ _STORED: Final = ("", ":p?", ":records", ":state", ":scheduled", ":prepared", ":
 _RUNNING: Final = ("info", "hmget", "subscribe", "zrevrange")
 _COUNTING: Final = ("llen", "hgetall", "lindex", "smembers", "zcard")
 _LOOKING: Final = (
-    *("hget", "hgetall", "hmget", "info", "lindex", "llen", "lrange", "scan", "smembers", "zcard", "zrevrange"),
+    *("hget", "hgetall", "hmget", "info", "lindex", "llen", "lrange", "scan", "smembers"),
+    *("zcard", "zrevrange", "zrevrangebyscore"),
 )
 
 ROLES: Final = {
@@ -58,7 +59,7 @@ ROLES: Final = {
         (*_STORING, "begin", *_CONSUMING),
         ("wait", *_RUNNING, *_COUNTING),
     ),
-    "reader": Role("taskqueue list, show, stats and doctor", (), _LOOKING, channels=False),
+    "reader": Role("taskqueue list, show, log, times, stats and doctor", (), _LOOKING, channels=False),
     "operator": Role(
         "taskqueue retry and queues, and TaskQueue.reset", ("retry", "reset", "control", "purge"), (*_LOOKING, "hscan")
     ),

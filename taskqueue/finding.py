@@ -201,7 +201,7 @@ class _Reader:
         self._inspector, self._source, self._size = inspector, source, size
         self._since, self._until = query.bounds(source.field) if source.field else (None, None)
         self._edge: set[str] = set()  # what has been read of the time at which the last page ended
-        self._offset = self._done = skip
+        self._offset, self._done, self._ended = skip, 0, False
         self._count = source.count + source.ghosts
         turned = source.field is not None and source.ordered and not query.sort.descending
         self._by_time = source.field is not None and not turned and not skip
@@ -222,10 +222,8 @@ class _Reader:
         return []
 
     async def _earlier(self) -> list[TaskState]:
-        while self._done < self._count:
+        while not self._ended:
             page = await self._ask(self._size, self._offset)
-            if not page:
-                break
             # The times of ghosts are put off (see trim.lua), so they tell nothing of where they stood.
             last = min((self._source.when(task) for task in page if not task.flags & GHOST), default=self._until)
             fresh = [task for task in page if task.id not in self._edge]
@@ -236,6 +234,8 @@ class _Reader:
                 self._until, self._offset = last, 0
                 self._edge = {task.id for task in page if self._source.when(task) == last}
             self._done += len(fresh)
+            # A page may be short because something has moved on.
+            self._ended = not page or (len(page) < self._size and self._done >= self._count)
             if fresh:
                 return fresh
         return []

@@ -169,7 +169,7 @@ class Query:
 # What people write.
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_AGO: Final = re.compile(r"(\+?)(\d+(?:\.\d+)?) ?([smhd])")
+_AGO: Final = re.compile(r"(\+?)(\d{1,6}(?:\.\d{1,3})?) ?([smhd])")
 _FIELD: Final = re.compile(r"\s*([A-Za-z_]+)")
 _OPERATOR: Final = re.compile(r"\s*(!=|<=|>=|=|<|>|(?:NOT\s+)?(?:LIKE|IN)\b)", re.IGNORECASE)
 _QUOTED: Final = r"'([^']*)'|\"([^\"]*)\""
