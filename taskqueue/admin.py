@@ -14,6 +14,8 @@ from .inspector import ConsumerInfo, Control, Log, QueueStats
 from .keys import Keyring
 from .query import Query, Term
 from .record import EXPIRES_AFTER
+from .routes import Route, Table, table_of
+from .routing import kept_routes
 from .seal import NONCE_BYTES, seal, unseal
 from .task import StateName, Task, TaskState
 
@@ -152,6 +154,16 @@ class Admin:
     async def control(self, queue: str, changes: Mapping[Control, int | None]) -> None:
         """Say how a queue is to be run; None takes a word back."""
         await self._broker.control(queue, changes, deadline=soon())
+
+    async def routes(self) -> Table[Route]:
+        """Return the rules in the broker, by path in order."""
+        return table_of(await kept_routes(self._broker, deadline=soon()))
+
+    async def route(self, path: str, rule: Route | None) -> bool:
+        """Keep this rule in the broker for a path, or with None none; tell whether there was one."""
+        kept = path in await self._broker.routes(deadline=soon())
+        await self._broker.route(path, None if rule is None else rule.pack(), deadline=soon())
+        return kept
 
     async def purge(self, queue: str, *, most: int) -> int:
         """Forget up to so many tasks that wait; return how many: repeat until none was."""

@@ -17,11 +17,14 @@ from cyclopts import Parameter
 
 from . import settings
 from .admin import Admin
-from .broker import connect, kept_secret, require_shared
+from .broker import Broker, connect, kept_secret, require_shared
 from .catalogue import FILE, ROWS, Settings
 from .doctor import LOOK_INSIDE
+from .finding import soon
 from .inspector import ConsumerInfo
 from .keys import Keyring
+from .routes import Routes, table_of, with_ruled
+from .routing import kept_routes
 from .story import Step
 from .tables import printable, timestamp
 from .task import TaskState
@@ -88,7 +91,8 @@ class Common(Store):
 
         async def work() -> Result:
             try:
-                return await question(Admin(broker, chosen.queues))
+                queues = self.queues and chosen.queues
+                return await question(Admin(broker, queues or await known_queues(broker, chosen)))
             finally:
                 await broker.aclose()
 
@@ -101,6 +105,17 @@ class Common(Store):
 
 
 NOTHING: Final = Common()
+
+
+async def known_queues(broker: Broker, chosen: Settings) -> Sequence[str]:
+    """Return the queues that the settings name, and those that only a rule does."""
+    return with_ruled(chosen.queues, await known_routes(broker, chosen))
+
+
+async def known_routes(broker: Broker, chosen: Settings) -> Routes:
+    """Return the rules, those in the broker and those of the settings; raises BrokerUnavailable."""
+    kept = await kept_routes(broker, deadline=soon())
+    return Routes(table_of(kept), table_of(chosen.routes))
 
 
 def who() -> str:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final, NamedTuple, get_type_hints
 
 from . import options
+from . import routes as rules
 from .errors import ConfigError, UsageError
 from .options import Choice, Option, Seconds, Whole
 
@@ -103,6 +104,17 @@ class Settings:
             flag="--queue",
         ),
     ] = DEFAULT_QUEUES
+    routes: Annotated[
+        tuple[rules.Route, ...],
+        Option(
+            help="Rules by path: tables [[route]] with path and queue, category or hidden; as a variable,"
+            " /reports/*=slow,/mail/*=mail.",
+            parse=rules.from_settings,
+            shown=rules.shown,
+            flag=None,
+            key="route",
+        ),
+    ] = ()
     strategy: Annotated[
         str,
         Option(

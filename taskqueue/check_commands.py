@@ -11,7 +11,7 @@ from rich.console import Console
 
 from . import doctor as checks
 from .acl import ROLES, USER, default_user, set_user
-from .asking import NOTHING, Common, as_json, complain, example, flag, known_secrets, write_json
+from .asking import NOTHING, Common, as_json, complain, example, flag, known_routes, known_secrets, write_json
 from .broker import connect
 from .doctor import Finding
 from .durability import durability
@@ -55,7 +55,9 @@ async def _examine(target: str | None, common: Common) -> list[Finding]:
         broker = connect(chosen.required_url(), namespace=chosen.namespace)
         try:
             declared = durability(chosen.durability) if chosen.durability else None
-            findings += await checks.examine(broker, chosen.queues, declared=declared)
+            findings += await checks.examine(
+                broker, chosen.queues, declared=declared, routes=lambda: known_routes(broker, chosen)
+            )
         finally:
             await broker.aclose()
     if chosen.target is None:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
 import cyclopts
@@ -31,6 +32,7 @@ from . import (
     query_commands,
     queue_commands,
     relaying,
+    route_commands,
     settings,
     settings_commands,
     task_commands,
@@ -44,6 +46,7 @@ from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, NameInU
 from .inspector import StoreInfo
 from .producer import TaskQueue
 from .relay import Relay
+from .routes import table_of, with_ruled
 from .settings import WorkerPlace
 
 log = logging.getLogger("taskqueue.cli")
@@ -100,6 +103,7 @@ for module in (
     act_commands,
     watch_commands,
     queue_commands,
+    route_commands,
     manual_commands,
     check_commands,
     settings_commands,
@@ -249,11 +253,15 @@ server_app.default(serve)
 async def _server(chosen: Settings, place: WorkerPlace | None) -> tuple[Any, TaskQueue]:
     """Return the server for these settings, and its TaskQueue, which with an application is the application's."""
     from . import assembly, life, loading  # noqa: PLC0415  see _version
+    from .unserved import Unserved  # noqa: PLC0415  see _version
 
+    queues: Sequence[str]
+    own = chosen.origin("queues") == "flag" or chosen.limit is not None
     if chosen.app:
         application = await loading.load(chosen.app)
         tq = loading.task_queue()
         wanted = chosen.queues if chosen.origin("queues") == "flag" else None
+        await tq.try_routes(patience=GREETING)
         queues = assembly.narrowed(tq, wanted, where="--queue")
         replayer = loading.replayer_for(application, tq.keyring, concurrent_limit=chosen.concurrent_limit)
     else:
@@ -268,8 +276,13 @@ async def _server(chosen: Settings, place: WorkerPlace | None) -> tuple[Any, Tas
             namespace=chosen.namespace,
             durability=chosen.durability,
         )
+        if not own:
+            known = await tq.try_routes(patience=GREETING)
+            queues = with_ruled(queues, replace(known, file=table_of(chosen.routes)))
         replayer = HttpReplayer(chosen.required_target(), tq.keyring, connect_timeout=chosen.connect_timeout)
     around = life.around(chosen, tq.broker, queues, place)
+    if not own:
+        around["companions"] = [*around["companions"], Unserved(tq.broker, queues).watch]
     return assembly.server_for(chosen, tq, replayer, name=chosen.required_name(), queues=queues, **around), tq
 
 

@@ -217,10 +217,10 @@ def show(
     """Tell what is known of one task, and its whole life in order."""
     keyring = (common.keyring() or Keyring([])) if full else None
 
-    async def look(admin: Admin) -> showing.Known | None:
+    async def look(admin: Admin) -> showing.Known | Sequence[str]:
         task = await admin.find(task_id)
         if task is None:
-            return None
+            return admin.queues
         kept = await admin.log(task)
         known = showing.Known(task, kept, story(task, kept))
         if keyring is None:
@@ -235,8 +235,8 @@ def show(
         return known
 
     known = common.ask(look)
-    if known is None:
-        return _unknown(task_id, common)
+    if not isinstance(known, showing.Known):
+        return _unknown(task_id, known)
     if common.as_json:
         write_json({"task": _as_json(known.task, None), "life": as_json(known.life), **known.secret()})
     else:
@@ -244,25 +244,25 @@ def show(
     return 0
 
 
-def _unknown(task_id: str, common: Common) -> int:
-    queues = ", ".join(common.settings().queues)
-    complain(f"no task {task_id!r} in {queues}: never committed, forgotten since, or in another queue (--queue)")
+def _unknown(task_id: str, queues: Sequence[str]) -> int:
+    names = ", ".join(queues)
+    complain(f"no task {task_id!r} in {names}: never committed, forgotten since, or in another queue (--queue)")
     return 1
 
 
 def log(task_id: Annotated[str, Parameter(help="The id that add returned.")], /, *, common: Common = NOTHING) -> int:
     """Tell every change of one task's state in order: when, by whom, and what came of it."""
 
-    async def look(admin: Admin) -> showing.Known | None:
+    async def look(admin: Admin) -> showing.Known | Sequence[str]:
         task = await admin.find(task_id)
         if task is None:
-            return None
+            return admin.queues
         kept = await admin.log(task)
         return showing.Known(task, kept, story(task, kept))
 
     known = common.ask(look)
-    if known is None:
-        return _unknown(task_id, common)
+    if not isinstance(known, showing.Known):
+        return _unknown(task_id, known)
     if common.as_json:
         write_json({"id": task_id, "queue": known.task.queue, "log": as_json(known.life)})
     else:

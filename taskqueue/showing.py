@@ -87,6 +87,7 @@ def _write_known(task: TaskState, log: Log, *, sealed: bool) -> None:
             *given("id", "queue", "state"),
             ("stage", STAGE_LABELS[STAGE_OF[task.state]]),
             *given("method", "path", "label", "route"),
+            ("queue chosen by", str(task.chosen)),
             ("priority", str(task.priority)),
             *given("owner"),
             ("parent", task.parent + (", which waits for it" if task.flags & CHILD else "")),

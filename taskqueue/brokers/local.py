@@ -214,6 +214,14 @@ class LocalBroker:
         """See Broker."""
         await self._call(queue, deadline, lambda line, _: line.reset())
 
+    async def routes(self, *, deadline: float) -> Mapping[str, bytes]:  # noqa: ARG002  it always answers
+        """See Broker."""
+        return self._way.store.routes
+
+    async def route(self, pattern: str, rule: bytes | None, *, deadline: float) -> None:  # noqa: ARG002  as routes
+        """See Broker."""
+        self._way.store.keep_route(pattern, rule)
+
     @property
     def trouble(self) -> str | None:
         """See Broker. This store is always there."""

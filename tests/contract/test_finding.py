@@ -218,7 +218,7 @@ async def test_a_task_that_moves_while_others_are_read_is_told_once(
     await shop.push(*(made(number) for number in range(8)))
     taken = await shop.take(8)
     await shop.end(taken[:6], LOST)
-    seen = []
+    seen: list[str] = []
     async for task in shop.admin.each(Query(terms=(Term("state", "=", ("failed",)),))):
         if not seen:
             await shop.end(taken[6:], LOST)
