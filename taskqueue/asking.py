@@ -23,6 +23,7 @@ from .doctor import LOOK_INSIDE
 from .finding import soon
 from .inspector import ConsumerInfo
 from .keys import Keyring
+from .query import STAGE_LABELS, STAGE_OF, ran
 from .routes import Routes, table_of, with_ruled
 from .routing import kept_routes
 from .story import Step
@@ -137,7 +138,14 @@ def as_json(value: Any) -> Any:
         return value
     times = _TIMES.get(type(value), ())
     named = ((field.name, getattr(value, field.name)) for field in fields(value))
-    return {name: timestamp(item) if name in times else as_json(item) for name, item in named}
+    document = {name: timestamp(item) if name in times else as_json(item) for name, item in named}
+    return document | _meaning(value) if isinstance(value, TaskState) else document
+
+
+def _meaning(task: TaskState) -> dict[str, Any]:
+    """Return what a task's state means, and for how long it ran."""
+    stage = STAGE_OF[task.state]
+    return {"stage": stage, "stage_label": STAGE_LABELS[stage], "seconds": ran(task)}
 
 
 def write_json(document: object) -> None:

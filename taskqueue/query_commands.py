@@ -192,8 +192,7 @@ def _cell(task: TaskState, column: str) -> str:
 
 
 def _as_json(task: TaskState, columns: Sequence[str] | None) -> dict[str, Any]:
-    stage = STAGE_OF[task.state]
-    whole = {**as_json(task), "stage": stage, "stage_label": STAGE_LABELS[stage], "seconds": ran(task)}
+    whole: dict[str, Any] = as_json(task)
     if columns is None:
         return whole
     whole |= {"age": round(time.time() - task.added / 1000, 3), "outcome": outcome(task.status, task.reason)}
@@ -238,7 +237,7 @@ def show(
     if not isinstance(known, showing.Known):
         return _unknown(task_id, known)
     if common.as_json:
-        write_json({"task": _as_json(known.task, None), "life": as_json(known.life), **known.secret()})
+        write_json({"task": as_json(known.task), "life": as_json(known.life), **known.secret()})
     else:
         known.write()
     return 0
