@@ -228,26 +228,21 @@ def _term(text: str, at: int, *, now: int, owners: Callable[[str], Sequence[str]
     name = _FIELD.match(text, at)
     if name is None:
         raise UsageError(f"{text!r}: FIELD OPERATOR VALUE is expected, as in: state IN failed, cancelled")
-    field = checked_field(name[1].lower())
+    field = name[1].lower()
     found = _OPERATOR.match(text, name.end())
     if found is None:
         raise UsageError(f"{text!r}: after {field} one of = != < <= > >= LIKE, NOT LIKE, IN, NOT IN is expected")
     word = cast("Operator", " ".join(found[1].upper().split()))
     written, end = _items(text, found.end()) if word.endswith("IN") else _one(text, found.end())
     try:
-        return _made(field, word, written, now=now, owners=owners), end
+        return term_of(field, word, *written, now=now, owners=owners), end
     except UsageError as error:
         raise UsageError(f"{text!r}: {error}") from error
 
 
 def term_of(field: str, word: Operator, *written: str, now: int, owners: Callable[[str], Sequence[str]]) -> Term:
     """Return the term with these values, as a person writes them; raises UsageError."""
-    return _made(checked_field(field), word, written, now=now, owners=owners)
-
-
-def _made(
-    field: str, word: Operator, written: Sequence[str], *, now: int, owners: Callable[[str], Sequence[str]]
-) -> Term:
+    checked_field(field)
     if field not in (*_TEXTS, "parent") and word.endswith("LIKE"):
         raise UsageError(f"{field} is no text, so LIKE cannot be asked of it; = != < <= > >= IN, NOT IN can")
     if field == "owner":

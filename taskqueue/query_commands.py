@@ -131,7 +131,10 @@ def list_tasks(
     state: Annotated[str | None, Parameter(help=f"Only this state: {', '.join(STATES)}.")] = None,
     meant: Meant = ANY,
     sort: Annotated[
-        str | None, Parameter(help="By this field, with - before it the greatest first. (default: -changed)")
+        str | None,
+        Parameter(
+            allow_leading_hyphen=True, help="By this field, with - before it the greatest first. (default: -changed)"
+        ),
     ] = None,
     limit: Annotated[int, Parameter(help="At most so many.")] = 20,
     offset: Annotated[int, Parameter(help="Without the first so many.")] = 0,
