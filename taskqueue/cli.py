@@ -26,10 +26,10 @@ from . import (
     add_commands,
     catalogue,
     check_commands,
-    commands,
     doctor,
     logs,
     manual_commands,
+    query_commands,
     queue_commands,
     relaying,
     route_commands,
@@ -97,7 +97,7 @@ app: Final = App(
     version=_version,
 )
 for module in (
-    commands,
+    query_commands,
     add_commands,
     task_commands,
     act_commands,

@@ -11,7 +11,10 @@ _NAMES: Final = (
 )
 _MORE_NAMES: Final = "local STATUS, REASON, HOLDER, TOKEN, METHOD, PATH, LABEL, PRIORITY = 10, 11, 12, 13, {}, 17"
 _UNREAD: Final = "it stands there for the reader: no script uses the name of what is only set by new()"
-_UNKNOWN: Final = "fail(id, task or {{'{}', 0, 0, 0, at, 0, 0, 0, at, 0, '{}', '', '', '', '', '', NORMAL, '', '', '', 0, 0, 0}}, 'format')"
+_UNKNOWN: Final = (
+    "fail(id, task or {{'{}', 0, 0, 0, at, 0, 0, 0, at, 0, '{}', '', '', '', '', '', NORMAL, '', '', '', 0, 0, 0}},"
+    " 'format')"
+)
 _SAVED: Final = "state and reason are set in any case, before it is saved"
 _FIRST: Final = "elseif task[DELIVERY] {} {} then"
 _NO_EARLIER: Final = "a first delivery has no earlier one that could have left a response"
