@@ -6,16 +6,20 @@ from .errors import (
     BrokerUnavailable,
     CommitUncertain,
     ConfigError,
+    InvalidReport,
     InvalidTask,
+    NotInTask,
     NoTransaction,
     TaskQueueError,
     UnknownQueue,
 )
 from .producer import TaskQueue, add, current_task, transaction
+from .reporting import Report
 from .request import CURRENT, CurrentTask
 from .target import Limits
 from .task import Task, TaskState
 from .tasklog import TaskLogFilter
+from .telling import progress, report
 from .testing import capture
 
 __all__ = [
@@ -26,9 +30,12 @@ __all__ = [
     "ConfigError",
     "Consume",
     "CurrentTask",
+    "InvalidReport",
     "InvalidTask",
     "Limits",
     "NoTransaction",
+    "NotInTask",
+    "Report",
     "Task",
     "TaskLogFilter",
     "TaskQueue",
@@ -38,5 +45,7 @@ __all__ = [
     "add",
     "capture",
     "current_task",
+    "progress",
+    "report",
     "transaction",
 ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal, Protocol, TypeAlias
 
+from .notes import Notes
 from .signature import Proof
 
 
@@ -50,8 +51,9 @@ class Body(Protocol):
 class CurrentTask:
     """The task whose delivery is the running request.
 
-    ``user`` is what the door's ``load_user`` returned (None without one); ``attempt`` counts from 1 and is the last one
-    when it equals ``max_attempts``; ``enqueued_at`` and ``deadline`` are milliseconds since 1970.
+    ``user`` is what the door's ``load_user`` returned (None without one); ``parent`` is the id of the task that has
+    added this one, None if no task has; ``attempt`` counts from 1 and is the last one when it equals
+    ``max_attempts``; ``enqueued_at`` and ``deadline`` are milliseconds since 1970.
     """
 
     id: str
@@ -63,6 +65,7 @@ class CurrentTask:
     max_attempts: int
     enqueued_at: int
     deadline: int
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,7 @@ class CurrentRequest:
 
     ``headers`` are as received; ``user_id`` is asked when a task is added, and ``user_id_later``, for frameworks that
     can only await it, once at commit; ``credentials`` tells whether Cookie and Authorization are copied into tasks.
+    ``task`` and ``notes``, what that says of itself, are None in all but deliveries.
     """
 
     headers: Sequence[tuple[str, str]]
@@ -81,6 +85,7 @@ class CurrentRequest:
     user_id_later: Callable[[], Awaitable[str | None]] | None = None
     credentials: bool = True
     task: CurrentTask | None = None
+    notes: Notes | None = None
 
 
 HANDOVER: Final = "taskqueue.handover"
@@ -92,9 +97,10 @@ class Handover:
     """A delivery made inside one process: an object that no request from outside can carry, so proof enough.
 
     The door notes on it what over HTTP a receipt says: ``admitted``, it let the delivery in; ``logged_in``, as the
-    task's user.
+    task's user; ``reported``, the type that counts for the task's report, empty if there is none.
     """
 
     proof: Proof
     admitted: bool = False
     logged_in: bool = False
+    reported: str = ""

@@ -46,26 +46,37 @@ def seal(keyring: Keyring, task: Task, *, nonce: bytes) -> SealedTask:
 
 def seal_response(keyring: Keyring, queue: str, task_id: str, response: Response, *, nonce: bytes) -> bytes:
     """Take the last response to a task and 12 random bytes; return it sealed, to be kept beside the task."""
-    keys = keyring.current
-    context = _context(queue, task_id) + b"\0response"
-    raw = msgpack.packb((response.status, response.headers, response.content))
-    return b"".join(
-        (bytes((VERSION,)), bytes.fromhex(keys.key_id), nonce, _cipher(keys, context).encrypt(nonce, raw, context))
-    )
+    raw = bytes(msgpack.packb((response.status, response.headers, response.content)))
+    return seal_note(keyring, queue, task_id, "response", raw, nonce=nonce)
 
 
 def unseal_response(keyring: Keyring, queue: str, task_id: str, sealed: bytes) -> Response | None:
     """Return a kept response; None if none of this process's secrets opens it, or it was altered."""
-    keys = keyring.find(sealed[1:5].hex())
-    if len(sealed) < _HEAD or keys is None or sealed[0] != VERSION:
-        return None
-    context = _context(queue, task_id) + b"\0response"
-    try:
-        raw = _cipher(keys, context).decrypt(sealed[5:_HEAD], sealed[_HEAD:], context)
-    except InvalidTag:
+    raw = unseal_note(keyring, queue, task_id, "response", sealed)
+    if raw is None:
         return None
     status, headers, content = msgpack.unpackb(raw, use_list=False)
     return Response(status, headers, content)
+
+
+def seal_note(keyring: Keyring, queue: str, task_id: str, field: str, raw: bytes, *, nonce: bytes) -> bytes:
+    """Take what is to be kept of a task under this name, and 12 random bytes; return it sealed."""
+    keys = keyring.current
+    context = b"%s\0%s" % (_context(queue, task_id), field.encode())
+    sealed = _cipher(keys, context).encrypt(nonce, raw, context)
+    return b"".join((bytes((VERSION,)), bytes.fromhex(keys.key_id), nonce, sealed))
+
+
+def unseal_note(keyring: Keyring, queue: str, task_id: str, field: str, sealed: bytes) -> bytes | None:
+    """Return what was kept; None if none of this process's secrets opens it, or it was altered or moved."""
+    keys = keyring.find(sealed[1:5].hex())
+    if len(sealed) < _HEAD or keys is None or sealed[0] != VERSION:
+        return None
+    context = b"%s\0%s" % (_context(queue, task_id), field.encode())
+    try:
+        return _cipher(keys, context).decrypt(sealed[5:_HEAD], sealed[_HEAD:], context)
+    except InvalidTag:
+        return None
 
 
 def unseal(keyring: Keyring, *, queue: str, task_id: str, record: bytes) -> Task:

@@ -17,8 +17,9 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
+from ...admission import OURS, Admission
 from ...answers import Answer, answer_to_uncaught, not_committed
-from ...door import OURS, Admission, Arrival, Door, LoadUser, UserId
+from ...door import Arrival, Door, LoadUser, UserId
 from ...errors import ConfigError
 from ...middleware.asgi import arrived as asgi_arrival
 from ...middleware.django import configuration
@@ -105,8 +106,10 @@ class TaskQueueMiddleware:
         visit = self._visit(request, arrival, admission)
         with visit.under_way():
             response: HttpResponseBase = self.get_response(request)
-        if visit.succeeded(response):
-            with visit.committing():
+        with visit.committing():
+            if admission is not None:
+                admission.keep_sync()
+            if visit.succeeded(response):
                 visit.fetch()
                 visit.transaction.commit_sync()
         return visit.left(response)
@@ -122,8 +125,10 @@ class TaskQueueMiddleware:
         visit = self._visit(request, arrival, admission)
         with visit.under_way():
             response: HttpResponseBase = await self.get_response(request)
-        if visit.succeeded(response):
-            with visit.committing():
+        with visit.committing():
+            if admission is not None:
+                await admission.keep()
+            if visit.succeeded(response):
                 visit.fetch()
                 await visit.transaction.commit()
         return visit.left(response)
@@ -244,7 +249,7 @@ class _Visit:
             self._forget_body()
         for name in OURS:
             del response[name]
-        for name, value in () if self._admission is None else self._admission.headers:
+        for name, value in () if self._admission is None else self._admission.headers():
             response[name] = value
         return response
 
@@ -267,6 +272,8 @@ class _Visit:
                     break
                 yield piece
             with _logging(transaction):
+                if self._admission is not None:
+                    self._admission.keep_sync()
                 transaction.commit_sync()
 
     async def _stream_async(self, transaction: Transaction, pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
@@ -279,6 +286,8 @@ class _Visit:
                     break
                 yield piece
             with _logging(transaction):
+                if self._admission is not None:
+                    await self._admission.keep()
                 await transaction.commit()
 
     @contextmanager

@@ -19,4 +19,6 @@ PART_6_QUEUES: Final = frozenset(("TA05", "TA06", "TA07", "MY08", "MY09", "MY10"
 
 PART_6_LIFE: Final = frozenset(("TA13", "TA14", "TA46", "MY20"))
 
-OWED: Final = PART_1 | PART_2 | PART_3 | PART_4 | PART_5 | PART_6_QUEUES | PART_6_LIFE
+PART_6_NOTES: Final = frozenset(("TA18", "TA19", "TA20", "TA55"))
+
+OWED: Final = PART_1 | PART_2 | PART_3 | PART_4 | PART_5 | PART_6_QUEUES | PART_6_LIFE | PART_6_NOTES
