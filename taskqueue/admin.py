@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Final
 
-from .broker import Broker, ConsumerInfo, Control, Ended, QueueStats
+from .broker import Broker
 from .errors import RecordError
+from .inspector import ConsumerInfo, Control, Ended, QueueStats
 from .keys import Keyring
 from .record import EXPIRES_AFTER
 from .seal import NONCE_BYTES, seal, unseal, unseal_response
@@ -25,8 +26,11 @@ STATES: Final[tuple[StateName, ...]] = (
     "prepared",
     "reserved",
     "running",
+    "waiting",
     "completed",
     "failed",
+    "cancelled",
+    "archived",
 )
 PAGE: Final = 500
 BATCH: Final = 100
@@ -150,15 +154,18 @@ def unserved(stats: QueueStats, *, host: str, runs: Callable[[int], bool]) -> st
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which failed tasks are meant; ``path`` may have ``*`` in it, as in ``/reports/*``. None means any."""
+    """Which tasks are meant; ``path`` may have ``*`` in it, as in ``/reports/*``. None means any."""
 
     reason: str | None = None
     path: str | None = None
+    label: str | None = None
+    route: str | None = None
 
     def takes(self, task: TaskState) -> bool:
         """Tell whether this task is meant."""
-        if self.reason is not None and task.reason != self.reason:
-            return False
+        for wanted, has in ((self.reason, task.reason), (self.label, task.label), (self.route, task.route)):
+            if wanted is not None and wanted != has:
+                return False
         return self.path is None or fnmatchcase(task.path, self.path)
 
 
@@ -168,6 +175,7 @@ class Admin:
     def __init__(self, broker: Broker, queues: Sequence[str]) -> None:
         """Take the broker, and the queues that are looked at."""
         self.queues: Final = tuple(queues)
+        self.broker: Final = broker
         self._broker, self._inspector = broker, broker.inspector
 
     async def tasks(
@@ -179,7 +187,7 @@ class Admin:
         for queue in self.queues:
             for state in states:
                 count = 0
-                async for task in self._walk(queue, state):
+                async for task in self.walk(queue, state):
                     # What is held is in no order, and never much.
                     if count >= limit and state not in _HELD:
                         break
@@ -190,9 +198,24 @@ class Admin:
             return sorted(found.values(), key=lambda task: task.due)[:limit]
         return sorted(found.values(), key=lambda task: task.changed, reverse=True)[:limit]
 
-    async def _walk(self, queue: str, state: StateName) -> AsyncIterator[TaskState]:
+    async def page(self, queue: str, state: StateName, *, limit: int, offset: int) -> list[TaskState]:
+        """Return tasks of one state, see Inspector."""
+        return await self._inspector.tasks(queue, state, limit=limit, offset=offset, deadline=_soon())
+
+    async def scan(self, queue: str) -> AsyncIterator[Sequence[TaskState]]:
+        """Yield all that a queue knows of, in batches and in no order; of what changes meanwhile some may be missed."""
+        cursor = 0
+        while True:
+            cursor, tasks = await self._inspector.scan(queue, cursor, deadline=_soon())
+            yield tasks
+            if not cursor:
+                return
+
+    async def walk(self, queue: str, state: StateName) -> AsyncIterator[TaskState]:
+        """Yield the tasks of one state, the latest first; what moves on meanwhile may be told twice, or not at all."""
         stats = await self._inspector.stats(queue, deadline=_soon())
         count: int = getattr(stats, "reserved" if state in _HELD else state)
+        count += stats.ghosts if state == "queued" else 0
         # The store gives the line from its front, and the scheduled ones from the last due.
         backwards = state in ("queued", "scheduled")
         for start in range(0, count, PAGE):
@@ -212,7 +235,7 @@ class Admin:
 
     async def life(self, task: TaskState) -> list[Step]:
         """Return the life of a task in order."""
-        return story(task, await self._inspector.life(task.queue, task.id, deadline=_soon()))
+        return story(task, (await self._inspector.log(task.queue, task.id, deadline=_soon())).ended)
 
     async def request(self, task: TaskState, keyring: Keyring) -> Task | None:
         """Return the recorded request, None if it is stored no more; raises RecordError if it cannot be opened."""
@@ -221,7 +244,8 @@ class Admin:
 
     async def response(self, task: TaskState, keyring: Keyring) -> Response | None:
         """Return the last response to a failure of a task; None if none is kept, or it cannot be opened."""
-        sealed = await self._inspector.response(task.queue, task.id, deadline=_soon())
+        log = await self._inspector.log(task.queue, task.id, deadline=_soon())
+        sealed = log.fields.get("response")
         return None if sealed is None else unseal_response(keyring, task.queue, task.id, sealed)
 
     async def stats(self) -> list[QueueStats]:
@@ -242,7 +266,7 @@ class Admin:
 
     async def failed(self, only: Filter) -> list[TaskState]:
         """Return all failed tasks that the filter takes, those that failed first in front."""
-        latest = {task.id: task for queue in self.queues async for task in self._walk(queue, "failed")}
+        latest = {task.id: task for queue in self.queues async for task in self.walk(queue, "failed")}
         found = [task for task in latest.values() if only.takes(task)]
         found.reverse()
         return sorted(found, key=lambda task: task.changed)

@@ -7,6 +7,7 @@ from .broker import masked, replays_at_commit
 from .catalogue import Settings
 from .doubts import Doubts
 from .errors import ConfigError, UsageError
+from .events import Events
 from .hooks import OnFailed
 from .intake import Intake
 from .policy import Rules
@@ -39,6 +40,11 @@ def server_for(
             " it; remove ?mode=sync, or the consumer"
         )
     beside = list(companions)
+    if chosen.on_event:
+        intake = intake or Intake(tq.broker, queues)
+        events = Events(loading.function("on_event", chosen.on_event), consumer=name)
+        intake.signs.on_ended.append(events.ended)
+        beside.append(events.watch)
     if chosen.resolve:
         beside.append(Doubts(tq.broker, queues, loading.function("resolve", chosen.resolve)).watch)
     return TaskQueueServer(
@@ -59,6 +65,7 @@ def server_for(
         companions=beside,
         intake=intake,
         strategy=_strategy(chosen, queues),
+        keep=chosen.keep == "all",
     )
 
 

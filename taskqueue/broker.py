@@ -9,14 +9,15 @@ import importlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal, Protocol, TypeAlias
 from urllib.parse import urlsplit
 
 from .durability import Durability
 from .errors import ConfigError
 from .identity import Identity
-from .task import Reservation, SealedTask, Settlement, StateName, TaskState
+from .inspector import Control, Inspector
+from .task import Reservation, SealedTask, Settlement, TaskState
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,8 @@ CALL_DEADLINE: Final = 2.0
 # What is prepared for so long without promote or discard is set aside as in-doubt.
 IN_DOUBT_AFTER_MS: Final = 60_000
 
-Control: TypeAlias = Literal["paused", "closed", "disabled", "limit"]
-"""What an operator may say of a queue from any machine.
-
-``paused``: nothing is given out, until it is resumed; ``closed``: no new task is taken, so that it drains;
-``disabled``: nothing is given out, and no consumer starts on it; ``limit``: so many tasks, over all consumers, may be
-held at a time.
-"""
+Withdrawal: TypeAlias = Literal["cancelled", "archived"]
+"""Two ways in which somebody ends a task: it is not to run, or it is not to be seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +70,19 @@ class Owner:
         return not self.epoch
 
 
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a consumer is told when it beats: the others, and which of its tasks somebody wants ended (see withdraw)."""
+
+    others: Sequence[Seen]
+    marked: Sequence[str] = ()
+
+
 class Pulse(Protocol):
     """A consumer's heartbeat, on a connection of its own. Synchronous, for a thread."""
 
-    def beat(self, lease: Lease) -> list[Seen]:
-        """Show that the consumer lives, and return the others; raises Fenced or BrokerUnavailable."""
+    def beat(self, lease: Lease) -> Beat:
+        """Show that the consumer lives, and hear what there is to hear; raises Fenced or BrokerUnavailable."""
         ...
 
     def close(self) -> None:
@@ -92,6 +96,14 @@ class Exchange:
 
     reservations: Sequence[Reservation]
     stale: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """How many tasks were forgotten, and which of them have files that nobody can ask for any more."""
+
+    count: int
+    with_files: Sequence[str] = ()
 
 
 class Broker(Protocol):
@@ -122,6 +134,12 @@ class Broker(Protocol):
 
     async def begin(self, queue: str, task_id: str, delivery: int, *, deadline: float) -> bool:
         """Note that this delivery starts to run; False if it has already, or is no longer the task's latest."""
+        ...
+
+    async def note(
+        self, queue: str, task_id: str, delivery: int, fields: Mapping[str, bytes], *, deadline: float
+    ) -> bool:
+        """Keep these fields in the task's log, sealed by the caller; False if this delivery is not under way."""
         ...
 
     async def owner(self, queue: str, consumer: str, *, deadline: float) -> Owner:
@@ -156,11 +174,20 @@ class Broker(Protocol):
         ...
 
     async def exchange(
-        self, lease: Lease, settlements: Sequence[Settlement], *, token: str, want: int, room: int, deadline: float
+        self,
+        lease: Lease,
+        settlements: Sequence[Settlement],
+        *,
+        token: str,
+        want: int,
+        room: int,
+        keep: bool = False,
+        deadline: float,
     ) -> Exchange:
         """Settle these deliveries and reserve up to ``want`` tasks (``room`` bytes, one task at least if want > 0).
 
-        The same ``token`` brings the same reservations again. Raises Fenced if the name was taken over.
+        The same ``token`` brings the same reservations again. ``keep``: the requests of tasks that complete stay in
+        their logs. Raises Fenced if the name was taken over.
         """
         ...
 
@@ -171,7 +198,7 @@ class Broker(Protocol):
         """
         ...
 
-    async def trim(self, queue: str, limits: Sequence[tuple[str, int, int]], *, most: int, deadline: float) -> int:
+    async def trim(self, queue: str, limits: Sequence[tuple[str, int, int]], *, most: int, deadline: float) -> Trimmed:
         """Forget what was kept long enough: at most ``most`` tasks, by (index, ms kept, number kept)."""
         ...
 
@@ -191,6 +218,25 @@ class Broker(Protocol):
         """Say how a queue is to be run (see Control); None takes a word back. Consumers are told at once."""
         ...
 
+    async def withdraw(
+        self, queue: str, ids: Sequence[str], word: Withdrawal, *, actor: str, force: bool, deadline: float
+    ) -> list[str]:
+        """Cancel or archive tasks; return for each ``word`` if that was done, or what kept it from being done.
+
+        That is ``unknown``, or its state: what is under way is left alone unless ``force``, and then it is ``marked``:
+        its holder obeys at its next beat, and whatever it comes to before, the word is its end. What has ended can only
+        be archived. ``actor``: who does it, kept in the log.
+        """
+        ...
+
+    async def hasten(self, queue: str, ids: Sequence[str], *, actor: str, deadline: float) -> int:
+        """Queue now, in front, what waits for its time; return how many were."""
+        ...
+
+    async def restart(self, queue: str, ids: Sequence[str], *, actor: str, deadline: float) -> int:
+        """Queue again what is stuck: in no line, or held by nobody; return how many were."""
+        ...
+
     async def purge(self, queue: str, *, most: int, deadline: float) -> int:
         """Forget up to ``most`` tasks that wait, delayed ones too; return how many: repeat until none was."""
         ...
@@ -205,7 +251,7 @@ class Broker(Protocol):
         ...
 
     @property
-    def inspector(self) -> "Inspector":
+    def inspector(self) -> Inspector:
         """How to look into this store."""
         ...
 
@@ -216,111 +262,6 @@ class Broker(Protocol):
 
 # From the colon behind the user to the last "@", whatever stands there unquoted; or redis-py's parameter.
 _PASSWORD: Final = re.compile(r"(://[^:/@?#]*:).*(?=@)|([?&](?:sentinel_)?password=)[^&#]*")
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumerInfo:
-    """A consumer that has claimed a queue: where it runs, how many tasks it holds, and ``beat``, which grows."""
-
-    name: str
-    host: str
-    pid: int
-    claimed: int
-    holds: int
-    beat: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class QueueStats:
-    """How many tasks of a queue are where.
-
-    ``oldest`` is how many ms the first in line has waited; ``slowed`` for how many ms more none will be given out,
-    because the application has asked for patience (Retry-After). ``control``: what an operator has said, see Control.
-    """
-
-    queue: str
-    queued: int
-    scheduled: int
-    prepared: int
-    reserved: int
-    failed: int
-    completed: int
-    oldest: int
-    slowed: int
-    consumers: Sequence[ConsumerInfo]
-    control: Mapping[Control, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a delivery ended that did not complete: times in ms of the broker's clock, ``begun`` 0 if it had not."""
-
-    delivery: int
-    attempt: int
-    reserved: int
-    begun: int
-    ended: int
-    status: int
-    reason: str
-    consumer: str
-    verdict: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoreInfo:
-    """What the store says of itself: ``appendonly``, ``fsync`` and ``eviction`` are None if it does not tell.
-
-    ``fsync`` is its ``appendfsync``; ``primary``: it takes writes, and ``replicas`` are connected to it. ``max_bytes``
-    0 means no limit; ``clock_offset`` is its clock minus ours, in seconds; ``volatile``: it ends with this process.
-    """
-
-    product: str
-    version: str
-    appendonly: bool | None
-    eviction: str | None
-    used_bytes: int
-    max_bytes: int
-    clock_offset: float
-    fsync: str | None = None
-    primary: bool = True
-    replicas: int = 0
-    volatile: bool = False
-
-
-class Inspector(Protocol):
-    """Looking into a store: for people and tools, never needed to run a task. Raises as Broker does."""
-
-    async def stats(self, queue: str, *, deadline: float) -> QueueStats:
-        """Count."""
-        ...
-
-    async def tasks(self, queue: str, state: StateName, *, limit: int, offset: int, deadline: float) -> list[TaskState]:
-        """Return tasks of one state: those in line in their order, all others the newest first."""
-        ...
-
-    async def life(self, queue: str, task_id: str, *, deadline: float) -> list[Ended]:
-        """Return the deliveries of a task that ended with a retry or a failure, in order."""
-        ...
-
-    async def record(self, queue: str, task_id: str, *, deadline: float) -> bytes | None:
-        """Return a task's sealed record, or None once it is gone."""
-        ...
-
-    async def response(self, queue: str, task_id: str, *, deadline: float) -> bytes | None:
-        """Return the sealed last response to a task that failed or is retried, or None if none is kept."""
-        ...
-
-    async def retry(self, queue: str, tasks: Sequence[tuple[str, bytes]], *, deadline: float) -> int:
-        """Queue these failed tasks again; (id, new record or b"" to keep the old). Return how many were."""
-        ...
-
-    async def store(self, *, deadline: float) -> StoreInfo:
-        """Return what the store says of itself."""
-        ...
-
-    async def queues(self, *, deadline: float) -> list[str]:
-        """Return the name of every queue that has tasks or had a consumer, sorted. Looks through the whole store."""
-        ...
 
 
 _BROKERS: Final = {

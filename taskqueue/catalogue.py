@@ -169,6 +169,21 @@ class Settings:
             parse=options.import_path,
         ),
     ] = None
+    on_event: Annotated[
+        str | None,
+        Option(
+            help="Function to call with each Event of a task: its deliveries' ends, and what commands do to it.",
+            parse=options.import_path,
+        ),
+    ] = None
+    keep: Annotated[
+        str,
+        Option(
+            help="Whose requests and answers stay in the log: failed (of tasks that failed), or all (of those that"
+            " completed too, until they are trimmed, so that they can be looked at and run again).",
+            parse=Choice("failed", "all"),
+        ),
+    ] = "failed"
     resolve: Annotated[
         str | None, Option(help="Function that knows whether a task in doubt is to run.", parse=options.import_path)
     ] = None

@@ -23,11 +23,12 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from . import catalogue, commands, doctor, logs, queue_commands, relaying, settings
-from .broker import StoreInfo, masked, require_shared
+from . import act_commands, catalogue, commands, doctor, logs, queue_commands, relaying, settings
+from .broker import masked, require_shared
 from .catalogue import FILE, OPTIONS, Row, Settings
 from .durability import kept
 from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError, UsageError
+from .inspector import StoreInfo
 from .producer import TaskQueue
 from .relay import Relay
 from .settings import WorkerPlace
@@ -89,6 +90,7 @@ config_app: Final = App(
 app.command(config_app)
 commands.register(app)
 queue_commands.register(app)
+act_commands.register(app)
 relaying.register(app)
 
 

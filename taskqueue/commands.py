@@ -24,11 +24,12 @@ from . import doctor as checks
 from . import settings, showing
 from .acl import ROLES, USER, default_user, set_user
 from .admin import STATES, Admin, Filter, Step, outcome, unserved
-from .broker import ConsumerInfo, QueueStats, connect, kept_secret, require_shared
+from .broker import connect, kept_secret, require_shared
 from .catalogue import FILE, ROWS, Settings
 from .doctor import Finding
 from .durability import durability
 from .errors import ConfigError, RecordError, UsageError
+from .inspector import ConsumerInfo, QueueStats
 from .keys import Keyring
 from .tables import COLOURS, aligned, moment, printable, span, timestamp, write_table
 from .target import Limits

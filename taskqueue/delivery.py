@@ -10,12 +10,13 @@ from typing import Final, Protocol
 
 from .broker import CALL_DEADLINE
 from .errors import BrokerUnavailable, RecordError
+from .following import following
 from .hooks import FailedTask, failed_task
 from .keys import Keyring
 from .policy import BROKEN, Answered, Broken, NotSent, Outcome, Rules, Unreadable, decide, warning
 from .replay import Delivery, Replayer
 from .seal import NONCE_BYTES, seal_response, unseal
-from .signs import Ending
+from .signs import EndedTask, Ending
 from .task import Reservation, Response, Settlement, Task, Verdict
 
 log = logging.getLogger("taskqueue.server")
@@ -54,15 +55,17 @@ class Courier:
         failed: Callable[[FailedTask], None],
         begin: Begin,
         begins: Callable[[], bool],
+        keep: bool = False,
     ) -> None:
         """Take the way to the application.
 
         ``timeout`` is in seconds, for tasks that name none; ``failed`` is told of each delivery that fails its task;
-        ``begin`` is the broker's, ``begins`` whether the application, if it has a door, calls it for each delivery.
+        ``begin`` is the broker's, ``begins`` whether the application, if it has a door, calls it for each delivery;
+        ``keep``: answers to tasks that complete are kept too.
         """
         self._begin, self._door_begins = begin, begins
         self._replayer, self._keyring, self._rules, self._timeout = replayer, keyring, rules, timeout
-        self._failed = failed
+        self._failed, self._keep = failed, keep
         self._target_known = False
         self._longest = timeout
         self.target_down: str | None = None
@@ -84,12 +87,31 @@ class Courier:
         opened = self._opened(reservation, record)
         del record  # While the task runs, its body is enough to keep.
         verdict, outcome = await self._judged(reservation, opened)
-        response = b""
-        if verdict.kind in ("retry", "fail") and isinstance(outcome, Answered):
-            kept = Response(outcome.status, outcome.headers, outcome.content)
-            nonce = os.urandom(NONCE_BYTES)
-            response = seal_response(self._keyring, reservation.queue, reservation.id, kept, nonce=nonce)
-        return Settlement(reservation.id, reservation.delivery, verdict, response)
+        response = self._kept_response(reservation, verdict, outcome)
+        settlement = Settlement(reservation.id, reservation.delivery, verdict, response)
+        if isinstance(opened, Task) and (opened.on_success or opened.on_failure):
+            return self._followed(settlement, opened)
+        return settlement
+
+    def _kept_response(self, reservation: Reservation, verdict: Verdict, outcome: Outcome | None) -> bytes:
+        """Return the answer sealed, to be kept: of a failure, or of every task if everything is kept."""
+        wanted = verdict.kind in ("retry", "fail") or (self._keep and verdict.kind == "complete")
+        if not (wanted and isinstance(outcome, Answered)):
+            return b""
+        kept = Response(outcome.status, outcome.headers, outcome.content)
+        nonce = os.urandom(NONCE_BYTES)
+        return seal_response(self._keyring, reservation.queue, reservation.id, kept, nonce=nonce)
+
+    def _followed(self, settlement: Settlement, task: Task) -> Settlement:
+        """Return the settlement with what follows from it."""
+        verdict, now = settlement.verdict, time.time_ns() // 1_000_000
+        if verdict.kind not in ("complete", "fail"):
+            return settlement
+        success = None
+        if verdict.kind == "complete":
+            success = following(self._keyring, task, settlement.delivery, verdict, "on_success", now=now)
+        failure = following(self._keyring, task, settlement.delivery, verdict, "on_failure", now=now)
+        return replace(settlement, on_success=success, on_failure=failure)
 
     def _opened(self, reservation: Reservation, record: bytes) -> Task | RecordError:
         try:
@@ -103,7 +125,7 @@ class Courier:
             log.log(LEVELS["fail"], "%s: %s", verdict.kind, task, extra=_ids(reservation))
             if verdict.kind == "fail":
                 self._failed(failed_task(reservation, None, verdict))
-            self._note(reservation, verdict, None, None)
+            self._note(reservation, None, verdict, None, None)
             return replace(verdict, delay=PARKED), None
         retries = self._rules.retry_max_count if task.retry_max_count is None else task.retry_max_count
         started = time.monotonic()
@@ -120,7 +142,7 @@ class Courier:
         self._learn(outcome, verdict)
         seconds = time.monotonic() - started
         waited = max(0.0, time.time() - seconds - task.created / 1000)
-        self._note(reservation, verdict, waited, seconds if outcome is not None else None)
+        self._note(reservation, task, verdict, waited, seconds if outcome is not None else None)
         self._tell(task, reservation, outcome, verdict, seconds, waited)
         if verdict.kind == "fail":
             self._failed(failed_task(reservation, task, verdict))
@@ -157,9 +179,13 @@ class Courier:
             log.debug("task %s: whether it had begun is unknown: %s", reservation.id, error)
             return False
 
-    def _note(self, reservation: Reservation, verdict: Verdict, waited: float | None, ran: float | None) -> None:
+    def _note(
+        self, reservation: Reservation, task: Task | None, verdict: Verdict, waited: float | None, ran: float | None
+    ) -> None:
         first = reservation.attempt == 1
-        self.on_ended(Ending(reservation.queue, verdict.kind, verdict.reason, first, waited, ran))
+        shown = (task.method, task.path, task.label, task.route) if task else ("", "", "", "")
+        ended = EndedTask(reservation.id, *shown, verdict.status, reservation.attempt)
+        self.on_ended(Ending(reservation.queue, verdict.kind, verdict.reason, first, waited, ran, ended))
 
     def _decide(self, outcome: Outcome, reservation: Reservation, task: Task | None) -> Verdict:
         rules = self._rules

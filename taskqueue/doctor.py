@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from .admin import gone
-from .broker import Broker, ConsumerInfo, Control, Inspector, QueueStats, StoreInfo, connect, require_shared
+from .broker import Broker, connect, require_shared
 from .catalogue import Settings
 from .durability import Durability, kept
 from .durability import Level as Kept
 from .errors import BrokerUnavailable, ConfigError
+from .inspector import ConsumerInfo, Control, Inspector, QueueStats, StoreInfo
 from .keys import Keyring
 from .task import TaskState
 

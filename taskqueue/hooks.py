@@ -39,6 +39,33 @@ class FailedTask:
 OnFailed: TypeAlias = Callable[[FailedTask], object]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that has happened to a task.
+
+    ``what``: a delivery has ``completed`` or ``failed``, is to be followed by another (``retry``), or was given back
+    (``released``); or somebody has ``cancelled``, ``archived``, ``hastened`` or ``restarted`` it, or had it ``rerun``.
+    ``actor`` is the consumer, or who ran the command; ``forced`` tells that it was under way when it was cancelled or
+    archived, or may have been. ``status`` and ``reason`` are of the last outcome.
+    """
+
+    what: str
+    id: str
+    queue: str
+    method: str
+    path: str
+    label: str
+    route: str
+    status: int
+    reason: str
+    attempt: int
+    actor: str
+    forced: bool = False
+
+
+OnEvent: TypeAlias = Callable[[Event], object]
+
+
 def failed_task(reservation: Reservation, task: Task | None, verdict: Verdict) -> FailedTask:
     """Return what is told of a delivery that ended so; ``task`` is None if its record could not be opened."""
     return FailedTask(
@@ -62,6 +89,14 @@ async def called(hook: Callable[[Subject], object], subject: Subject) -> object:
         else:
             answer = await asyncio.to_thread(hook, subject)
         return await answer if inspect.isawaitable(answer) else answer
+
+
+async def tell_event(hook: OnEvent, event: Event) -> None:
+    """Call a hook; whatever it raises is logged and changes nothing for the task."""
+    try:
+        await called(hook, event)
+    except Exception:
+        log.exception("on_event raised for task %s (%s)", event.id, event.what, extra={"task_id": event.id})
 
 
 async def tell(hook: OnFailed, failed: FailedTask) -> None:

@@ -13,7 +13,13 @@ from .task import Settlement
 log = logging.getLogger("taskqueue.server")
 
 # (index, ms kept, number kept): whichever comes first.
-KEEP: Final = (("finished", 24 * 3600 * 1000, 10_000), ("failed", 30 * 24 * 3600 * 1000, 10_000))
+_DAY: Final = 24 * 3600 * 1000
+KEEP: Final = (
+    ("finished", _DAY, 10_000),
+    ("failed", 30 * _DAY, 10_000),
+    ("cancelled", _DAY, 10_000),
+    ("archived", 30 * _DAY, 10_000),
+)
 # So many settlements from one clearing out of what was kept long enough to the next; there is one at the start.
 TRIM_EVERY: Final = 100
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from . import stacks
-from .broker import Lease, Pulse, Seen
+from .broker import Beat, Lease, Pulse, Seen
 from .errors import Fenced, TaskQueueError
 
 log = logging.getLogger("taskqueue.server")
@@ -64,16 +64,16 @@ class Heart:
         *,
         lease: float,
         patience: Callable[[], float],
-        on_seen: Callable[[str, Sequence[Seen], float], None],
+        on_beat: Callable[[str, Beat, float], None],
         on_fenced: Callable[[Lease, Fenced], None],
     ) -> None:
         """Take how to beat; ``patience``: seconds that a task may take, and with a lease more the event loop to turn.
 
-        ``on_seen`` (queue, the other consumers, when) and ``on_fenced`` are called in the running event loop.
+        ``on_beat`` (queue, what it brought, when) and ``on_fenced`` are called in the running event loop.
         """
         self._pulse, self._lease, self._interval = pulse, lease, beat_interval(lease)
         self._patience = patience
-        self._on_seen, self._on_fenced = on_seen, on_fenced
+        self._on_beat, self._on_fenced = on_beat, on_fenced
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread: int | None = None
         self._leases: Mapping[str, Lease] = {}
@@ -120,14 +120,14 @@ class Heart:
 
     def _beat(self, lease: Lease) -> None:
         try:
-            seen = self._pulse.beat(lease)
+            beat = self._pulse.beat(lease)
         except Fenced as error:
             self._tell(self._on_fenced, lease, error)
         except TaskQueueError as error:
             log.debug("no beat: %s", error)
         else:
             # The time of the look, not of its telling: a busy loop must not seem to have looked seldom.
-            self._tell(self._on_seen, lease.queue, seen, time.monotonic())
+            self._tell(self._on_beat, lease.queue, beat, time.monotonic())
 
     def _tell(self, function: Callable[..., None], *arguments: object) -> None:
         def told() -> None:

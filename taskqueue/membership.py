@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from .broker import CALL_DEADLINE, Broker, Lease, Owner, Seen
+from .broker import CALL_DEADLINE, Beat, Broker, Lease, Owner, Seen
 from .errors import BrokerUnavailable, Fenced, NameInUse
 from .identity import own
 from .liveness import Heart, Watch
@@ -34,14 +34,15 @@ class Membership:
         patience: Callable[[], float],
         begins: Callable[[], bool],
         wake: Callable[[], None],
+        on_marked: Callable[[Sequence[str]], None],
     ) -> None:
         """Take the name to consume under; seconds: ``lease``, ``patience`` (see Heart).
 
         ``begins`` tells, when the name is taken, whether the application notes the start of each delivery. ``wake``
-        is called when there is news.
+        is called when there is news, ``on_marked`` with the ids of tasks of its own that somebody wants ended now.
         """
         self._broker, self._name, self._begins, self._wake = broker, name, begins, wake
-        self._lease = lease
+        self._lease, self._on_marked = lease, on_marked
         self._watches: dict[str, Watch] = {}
         self._dead: dict[tuple[str, str], Seen] = {}
         self._fenced: Fenced | None = None
@@ -52,7 +53,7 @@ class Membership:
             broker.pulse(timeout=min(lease / 2, BEAT_DEADLINE)),
             lease=lease,
             patience=patience,
-            on_seen=self._on_seen,
+            on_beat=self._on_beat,
             on_fenced=self._on_fenced,
         )
 
@@ -111,9 +112,11 @@ class Membership:
         log.warning("queue %s: the last owner of %s has gone silent: taking the name over", queue, self._name)
         return again
 
-    def _on_seen(self, queue: str, others: Sequence[Seen], now: float) -> None:
+    def _on_beat(self, queue: str, beat: Beat, now: float) -> None:
         self.beats[queue] = now
-        for one in self._watches[queue].look(others, now=now):
+        if beat.marked:
+            self._on_marked(beat.marked)
+        for one in self._watches[queue].look(beat.others, now=now):
             self._dead[queue, one.consumer] = one
             self._wake()
 

@@ -14,8 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from .broker import Broker, QueueStats
+from .broker import Broker
 from .errors import BrokerUnavailable, ConfigError
+from .inspector import QueueStats
 from .signs import Ending, Signs
 
 log = logging.getLogger("taskqueue.server")

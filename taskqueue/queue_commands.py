@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from .admin import Admin
-from .broker import Control, QueueStats
 from .commands import NOTHING, Common, complain, write_json
 from .errors import UsageError
+from .inspector import Control, QueueStats
 from .tables import write_table
 from .target import check_queue_name
 

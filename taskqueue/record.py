@@ -12,7 +12,7 @@ from typing import Final, TypedDict
 from .defaults import DefaultsByPath, check_priority, check_retries, check_timeout
 from .errors import BodyUnavailable, InvalidTask, UnknownQueue
 from .headers import caller_headers, check_size, copied_headers, merge_headers
-from .request import CURRENT, UNSET, Current, CurrentRequest, Unset
+from .request import CURRENT, UNSET, Current, CurrentRequest, CurrentTask, Unset
 from .target import Limits, check_body, check_label, check_method, check_user_id, json_body, target_of
 from .task import NORMAL_PRIORITY, Task
 
@@ -35,6 +35,10 @@ class Options(TypedDict, total=False):
     timeout: float | None
     retry_max_count: int | None
     priority: int | None
+    child: bool
+    master_status: bool
+    on_success: object | None
+    on_failure: object | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,10 @@ def draft(
     timeout: float | None = None,
     retry_max_count: int | None = None,
     priority: int | None = None,
+    child: bool = False,
+    master_status: bool = False,
+    on_success: object | None = None,
+    on_failure: object | None = None,
 ) -> Draft:
     """Take what ``add`` takes and return the task; raises InvalidTask, UnknownQueue or BodyUnavailable."""
     request = frame.request
@@ -87,6 +95,9 @@ def draft(
     due, expires = _when(delay, eta)
     target = target_of(url, params, frame.limits)
     defaults = frame.defaults.of(target)
+    running = request.task if request else None
+    if child:
+        queue = _queue_of_child(running, queue)
     task = Task(
         id=str(uuid.uuid4()),
         queue=queue_name(defaults.queue if queue is None else queue, frame.queues),
@@ -104,9 +115,23 @@ def draft(
         timeout=defaults.timeout if timeout is None else check_timeout(timeout),
         retry_max_count=defaults.retry_max_count if retry_max_count is None else check_retries(retry_max_count),
         priority=_first(check_priority(priority), defaults.priority, NORMAL_PRIORITY),
+        parent=running.id if running else "",
+        child=bool(child),
+        master_status=bool(master_status),
+        on_success="" if on_success is None else target_of(on_success, None, frame.limits),
+        on_failure="" if on_failure is None else target_of(on_failure, None, frame.limits),
     )
     later = request is not None and request.user_id_later is not None and user_id is CURRENT
     return Draft(task, copies_body, later)
+
+
+def _queue_of_child(parent: CurrentTask | None, queue: str | None) -> str:
+    """Return the queue of a task that another waits for: one move ends the last child and its parent."""
+    if parent is None:
+        raise InvalidTask("child: only a running task can have one; leave it out here")
+    if queue is not None and queue != parent.queue:
+        raise InvalidTask(f"child: its queue must be its parent's, {parent.queue!r}, not {queue!r}; leave queue= out")
+    return parent.queue
 
 
 def _content(

@@ -13,8 +13,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from .errors import RecordError
-from .keys import Keyring, SubKeys
-from .task import Response, SealedTask, Task
+from .keys import Keyring, SubKeys, owner_index
+from .task import CHILD, MASTER, Response, SealedTask, Task
 
 VERSION: Final = 1
 NONCE_BYTES: Final = 12
@@ -41,12 +41,36 @@ def seal(keyring: Keyring, task: Task, *, nonce: bytes) -> SealedTask:
     context = _context(task.queue, task.id)
     sealed = _cipher(keys, context).encrypt(nonce, task.encode(), context)
     record = b"".join((bytes((VERSION,)), bytes.fromhex(keys.key_id), nonce, sealed))
-    return SealedTask(task.id, task.queue, record, task.due, task.method, task.path, task.label, task.priority)
+    owner = "" if task.user_id is None else owner_index(keys, task.user_id)
+    flags = (CHILD if task.child else 0) + (MASTER if task.master_status else 0)
+    shown = (task.method, task.path, task.label, task.priority, owner, task.route, task.parent, flags)
+    return SealedTask(task.id, task.queue, record, task.due, *shown)
+
+
+def seal_note(keyring: Keyring, queue: str, task_id: str, field: str, raw: bytes, *, nonce: bytes) -> bytes:
+    """Take what is to be kept in a task's log under this name, and 12 random bytes; return it sealed."""
+    keys = keyring.current
+    context = _context(queue, task_id) + b"\0" + field.encode()
+    return b"".join(
+        (bytes((VERSION,)), bytes.fromhex(keys.key_id), nonce, _cipher(keys, context).encrypt(nonce, raw, context))
+    )
+
+
+def unseal_note(keyring: Keyring, queue: str, task_id: str, field: str, sealed: bytes) -> bytes | None:
+    """Return what was kept; None if none of this process's secrets opens it, or it was altered."""
+    keys = keyring.find(sealed[1:5].hex())
+    if len(sealed) < _HEAD or keys is None or sealed[0] != VERSION:
+        return None
+    context = _context(queue, task_id) + b"\0" + field.encode()
+    try:
+        return _cipher(keys, context).decrypt(sealed[5:_HEAD], sealed[_HEAD:], context)
+    except InvalidTag:
+        return None
 
 
 def seal_response(keyring: Keyring, queue: str, task_id: str, response: Response, *, nonce: bytes) -> bytes:
     """Take the last response to a task and 12 random bytes; return it sealed, to be kept beside the task."""
-    raw = bytes(msgpack.packb((response.status, response.headers, response.content)))
+    raw = msgpack.packb((response.status, response.headers, response.content))
     return seal_note(keyring, queue, task_id, "response", raw, nonce=nonce)
 
 
@@ -57,26 +81,6 @@ def unseal_response(keyring: Keyring, queue: str, task_id: str, sealed: bytes) -
         return None
     status, headers, content = msgpack.unpackb(raw, use_list=False)
     return Response(status, headers, content)
-
-
-def seal_note(keyring: Keyring, queue: str, task_id: str, field: str, raw: bytes, *, nonce: bytes) -> bytes:
-    """Take what is to be kept of a task under this name, and 12 random bytes; return it sealed."""
-    keys = keyring.current
-    context = b"%s\0%s" % (_context(queue, task_id), field.encode())
-    sealed = _cipher(keys, context).encrypt(nonce, raw, context)
-    return b"".join((bytes((VERSION,)), bytes.fromhex(keys.key_id), nonce, sealed))
-
-
-def unseal_note(keyring: Keyring, queue: str, task_id: str, field: str, sealed: bytes) -> bytes | None:
-    """Return what was kept; None if none of this process's secrets opens it, or it was altered or moved."""
-    keys = keyring.find(sealed[1:5].hex())
-    if len(sealed) < _HEAD or keys is None or sealed[0] != VERSION:
-        return None
-    context = b"%s\0%s" % (_context(queue, task_id), field.encode())
-    try:
-        return _cipher(keys, context).decrypt(sealed[5:_HEAD], sealed[_HEAD:], context)
-    except InvalidTag:
-        return None
 
 
 def unseal(keyring: Keyring, *, queue: str, task_id: str, record: bytes) -> Task:

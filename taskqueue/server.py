@@ -55,7 +55,8 @@ class TaskQueueServer:
     delivery that fails its task; it has 10 s, and what it raises is logged. ``begins``: whether the application
     notes the start of each delivery in the broker (see ``replay_guard`` of its door); asked once it has been
     started. ``companions`` run from the start to the end; ``intake`` tells how many tasks may be taken (None: all),
-    and its signs show how it goes. ``strategy`` shares free slots among the queues (None: equally).
+    and its signs show how it goes. ``strategy`` shares free slots among the queues (None: equally). ``keep``: what was
+    asked and answered stays in the log of tasks that complete, too.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class TaskQueueServer:
         companions: Sequence[Callable[[], Awaitable[None]]] = (),
         intake: Intake | None = None,
         strategy: Strategy | None = None,
+        keep: bool = False,
     ) -> None:
         self.name: Final = name
         self.queues: Final = tuple(queues)
@@ -87,16 +89,30 @@ class TaskQueueServer:
         self._signs = self._intake.signs
         self._rules = rules or Rules()
         self._courier = Courier(
-            replayer, keyring, self._rules, timeout=timeout, failed=self._tell_failed, begin=broker.begin, begins=begins
+            replayer,
+            keyring,
+            self._rules,
+            timeout=timeout,
+            failed=self._tell_failed,
+            begin=broker.begin,
+            begins=begins,
+            keep=keep,
         )
         self._courier.on_ended = self._signs.ended
+        self._keep = keep
         self._on_failed, self._group = on_failed, asyncio.TaskGroup()
         self._companions = (self._listen, *companions)
         self._limit = concurrent_limit if callable(concurrent_limit) else lambda: concurrent_limit
         self._stop_grace = stop_grace
         self._poll_max, self._absence, self._wake = poll_max, Absence(wait_broker), asyncio.Event()
         self._membership = Membership(
-            broker, name, lease=lease, patience=self._courier.patience, begins=self._courier.begins, wake=self._wake.set
+            broker,
+            name,
+            lease=lease,
+            patience=self._courier.patience,
+            begins=self._courier.begins,
+            wake=self._wake.set,
+            on_marked=self._cancel,
         )
         self._signs.beats = self._membership.beats
         self._lines: list[Line] = []
@@ -195,6 +211,13 @@ class TaskQueueServer:
         for job in tuple(self._running):
             job.cancel()
 
+    def _cancel(self, ids: Sequence[str]) -> None:
+        """End these now, as an operator has said: the broker knows as what."""
+        for job, reservation in tuple(self._running.items()):
+            if reservation.id in ids:
+                log.warning("task %s: cancelled while it ran, as an operator has said", reservation.id)
+                job.cancel()
+
     async def _turn(self, group: asyncio.TaskGroup) -> None:
         """Tell the broker what has ended, take what there is room for."""
         self._wake.clear()
@@ -235,7 +258,7 @@ class TaskQueueServer:
         try:
             await line.queue_due(self._broker, deadline, poll_max=self._poll_max)
             result = await self._broker.exchange(
-                line.lease, settlements, token=line.token, want=want, room=room, deadline=deadline
+                line.lease, settlements, token=line.token, want=want, room=room, keep=self._keep, deadline=deadline
             )
         except BrokerUnavailable as error:
             self._signs.unanswered()

@@ -13,10 +13,23 @@ SHORTEST_POLL: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
+class EndedTask:
+    """The task of a delivery that has ended; of a record that cannot be opened all but id and numbers is empty."""
+
+    id: str
+    method: str
+    path: str
+    label: str
+    route: str
+    status: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """How a delivery ended: seconds that the task had waited since it was added, and that it ran; None if it did not.
 
-    ``kind`` and ``reason`` are the verdict's.
+    ``kind`` and ``reason`` are the verdict's; ``task`` says of which task, where somebody wants to know.
     """
 
     queue: str
@@ -25,6 +38,7 @@ class Ending:
     first: bool
     waited: float | None
     ran: float | None
+    task: EndedTask | None = None
 
 
 class Signs:

@@ -20,6 +20,12 @@ StateName: TypeAlias = Literal[
 NORMAL_PRIORITY: Final = 4
 PRIORITIES: Final = range(10)
 
+# A task's flags: its parent waits for it; its own end is its own, whatever its children come to; it was taken out of
+# the line, and its id is still there.
+CHILD: Final = 1
+MASTER: Final = 2
+GHOST: Final = 4
+
 MAX_RECORD_BYTES: Final = 64 * 1024 * 1024
 # An array is given its room before its items are seen, at every level of nesting.
 MAX_ARRAY: Final = 16384
@@ -32,6 +38,9 @@ class Task:
     ``target`` is the canonical path and query; ``headers`` are (lower-case name, value) pairs, never framing and never
     ours; ``host`` and ``scheme`` are those the public used (may be empty: the consumer's target's then); times are
     milliseconds since 1970. ``timeout`` is in seconds; None means the consumer's default, as for ``retry_max_count``.
+    ``parent`` is the task whose delivery has added this one, and waits for it if this is its ``child``;
+    ``master_status``: what becomes of children of its own does not change its end. ``route``: the pattern of its path
+    that somebody has named. ``on_success`` and ``on_failure`` are targets of tasks that follow from its end.
     """
 
     id: str
@@ -50,6 +59,12 @@ class Task:
     timeout: float | None = None
     retry_max_count: int | None = None
     priority: int = NORMAL_PRIORITY
+    parent: str = ""
+    route: str = ""
+    child: bool = False
+    master_status: bool = False
+    on_success: str = ""
+    on_failure: str = ""
 
     @property
     def path(self) -> str:
@@ -77,6 +92,12 @@ class Task:
             self.label,
             self.timeout,
             self.retry_max_count,
+            self.parent,
+            self.route,
+            self.child,
+            self.master_status,
+            self.on_success,
+            self.on_failure,
         )
         return bytes(msgpack.packb(fields))
 
@@ -96,16 +117,16 @@ class Task:
         except ValueError as error:
             kind = type(error).__name__
             raise RecordError("format", f"task {task_id}: the record is not msgpack ({kind})") from error
-        if not (isinstance(fields, tuple) and len(fields) == len(_FIELD_TYPES)):
+        if not (isinstance(fields, tuple) and len(fields) in (_FIELDS_ONCE, len(_FIELD_TYPES))):
             raise RecordError("format", f"task {task_id}: the record has not the fields of a task")
         # msgpack makes values of exactly these types; so a bool is no number here.
-        for (name, kinds), value in zip(_FIELD_TYPES.items(), fields, strict=True):
+        for (name, kinds), value in zip(_FIELD_TYPES.items(), fields, strict=False):
             if type(value) not in kinds:
                 raise RecordError("format", f"task {task_id}: {name} in the record is a {type(value).__name__}")
         for pair in fields[4]:
             if not (type(pair) is tuple and len(pair) == 2 and type(pair[0]) is type(pair[1]) is str):
                 raise RecordError("format", f"task {task_id}: headers in the record are not pairs of text")
-        named: dict[str, Any] = dict(zip(_FIELD_TYPES, fields, strict=True))
+        named: dict[str, Any] = dict(zip(_FIELD_TYPES, fields, strict=False))
         return cls(id=task_id, queue=queue, **named)
 
 
@@ -122,7 +143,15 @@ _FIELD_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "label": (str,),
     "timeout": (int, float, type(None)),
     "retry_max_count": (int, type(None)),
+    "parent": (str,),
+    "route": (str,),
+    "child": (bool,),
+    "master_status": (bool,),
+    "on_success": (str,),
+    "on_failure": (str,),
 }
+# Records of before there were parents and routes.
+_FIELDS_ONCE: Final = 12
 
 
 def _refuse_extension(code: int, _data: bytes) -> object:
@@ -134,6 +163,7 @@ class SealedTask:
     """A task as a broker stores it: the sealed record, and the few things that may be read without the secret.
 
     ``due`` is in ms since 1970; 0 means at once, a negative number a delay in ms that counts from the commit.
+    ``owner`` is the index of its user (see ``keys.owner_index``), "" for nobody; ``flags`` a sum of CHILD and MASTER.
     """
 
     id: str
@@ -144,6 +174,27 @@ class SealedTask:
     path: str
     label: str
     priority: int = NORMAL_PRIORITY
+    owner: str = ""
+    route: str = ""
+    parent: str = ""
+    flags: int = 0
+
+    @property
+    def values(self) -> tuple[str | bytes | int, ...]:
+        """What a store is told of it, in this order."""
+        return (
+            self.id,
+            self.record,
+            self.due,
+            self.method,
+            self.path,
+            self.label,
+            self.priority,
+            self.owner,
+            self.route,
+            self.parent,
+            self.flags,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +239,18 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """The end of one delivery, as told to the broker; ``response`` is the last one, sealed, kept with a failure."""
+    """The end of one delivery, as told to the broker.
+
+    ``response`` is the last one, sealed, to be kept. ``on_success`` and ``on_failure`` are the tasks that are queued
+    when this one has completed or failed.
+    """
 
     id: str
     delivery: int
     verdict: Verdict
     response: bytes = b""
+    on_success: SealedTask | None = None
+    on_failure: SealedTask | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +258,8 @@ class TaskState:
     """Where a task is and what has happened to it; times are milliseconds of the broker's clock, 0 if not yet.
 
     ``reserved`` and ``begun`` are of the latest delivery; ``status`` and ``reason`` of the latest outcome; ``holder``
-    is the consumer that has it, or had it last.
+    is the consumer that has it, or had it last. ``open`` counts its children that have not ended, ``spoilt`` those that
+    have failed; else as in SealedTask.
     """
 
     id: str
@@ -222,6 +280,12 @@ class TaskState:
     path: str
     label: str
     priority: int = NORMAL_PRIORITY
+    owner: str = ""
+    route: str = ""
+    parent: str = ""
+    flags: int = 0
+    open: int = 0
+    spoilt: int = 0
 
 
 def total_bytes(tasks: Sequence[SealedTask]) -> int:

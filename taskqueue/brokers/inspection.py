@@ -5,13 +5,13 @@ Everything here is for people and tools. It reads ranges and single keys; only `
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, get_args
 
 import msgpack
 
-from ..broker import ConsumerInfo, Control, Ended, QueueStats, StoreInfo
 from ..errors import BrokerUnavailable, ConfigError
+from ..inspector import Act, By, ConsumerInfo, Control, Ended, Log, QueueStats, Released, StoreInfo
 from ..task import NORMAL_PRIORITY, PRIORITIES, StateName, TaskState
 from .link import Arguments
 
@@ -20,10 +20,22 @@ INDEXES: Final[dict[StateName, str]] = {
     "prepared": ":prepared",
     "failed": ":failed",
     "completed": ":finished",
+    "waiting": ":waiting",
+    "cancelled": ":cancelled",
+    "archived": ":archived",
 }
 CONTROLS: Final[tuple[Control, ...]] = get_args(Control)
-# The last response in a task's log; its other fields are deliveries.
-RESPONSE: Final = b"response"
+# Fields of a task's log that are not what the task, or the application, has said.
+_RECORD: Final = b"record"
+_RELEASED: Final = b"released"
+_ACT: Final = b"act:"
+# What follows from the end of a task that still waits for its children.
+_FOLLOWING: Final = (b"completed", b"failed")
+# Where a packed state holds what tasks are found by.
+_BY: Final[Mapping[By, int]] = {"owner": 17, "label": 15, "route": 18}
+
+
+STATE_FIELDS: Final = 23
 
 
 class Store(Protocol):
@@ -58,26 +70,26 @@ class RedisInspector:
         """See Inspector."""
         key = self._broker.key(queue)
         counts: list[tuple[str | int, ...]] = [("ZCARD", key + suffix) for suffix in INDEXES.values()]
-        scheduled, prepared, failed, completed, clock, control, names, *queued = await self._ask(
-            *(*counts, ("TIME",), ("HGETALL", f"{key}:control"), ("SMEMBERS", f"{key}:consumers")),
+        clock, control, names, *counted = await self._ask(
+            *(("TIME",), ("HGETALL", f"{key}:control"), ("SMEMBERS", f"{key}:consumers"), *counts),
             *(("LLEN", line) for line in lines(key)),
             deadline=deadline,
         )
         said = {name.decode(): value for name, value in zip(control[::2], control[1::2], strict=True)}
         consumers = [await self._consumer(key, name.decode(), deadline=deadline) for name in sorted(names)]
         now = int(clock[0]) * 1000 + int(clock[1]) // 1000
+        ghosts, in_line = int(said.get("ghosts", 0)), sum(counted[len(INDEXES) :])
+        indexed: dict[str, int] = dict(zip(INDEXES, counted, strict=False))
         return QueueStats(
             queue=queue,
-            queued=sum(queued),
-            scheduled=scheduled,
-            prepared=prepared,
+            queued=max(0, in_line - ghosts),
             reserved=sum(consumer.holds for consumer in consumers),
-            failed=failed,
-            completed=completed,
-            oldest=await self._oldest(queue, now, deadline=deadline) if sum(queued) else 0,
+            **indexed,
+            oldest=await self._oldest(queue, now, deadline=deadline) if in_line > ghosts else 0,
             slowed=max(0, int(said.get("slowed", 0)) - now),
             consumers=consumers,
             control={name: int(said[name]) for name in CONTROLS if name in said},
+            ghosts=ghosts,
         )
 
     async def _oldest(self, queue: str, now: int, *, deadline: float) -> int:
@@ -98,32 +110,77 @@ class RedisInspector:
         host, pid, claimed, beat = fields
         return ConsumerInfo(name, (host or b"").decode(), int(pid or 0), int(claimed or 0), holds, int(beat or 0))
 
-    async def tasks(self, queue: str, state: StateName, *, limit: int, offset: int, deadline: float) -> list[TaskState]:
+    async def tasks(
+        self,
+        queue: str,
+        state: StateName,
+        *,
+        limit: int,
+        offset: int,
+        since: int | None = None,
+        until: int | None = None,
+        deadline: float,
+    ) -> list[TaskState]:
         """See Inspector."""
-        ids = await self._ids(queue, state, limit=limit, offset=offset, deadline=deadline)
+        if state in INDEXES:
+            key = self._broker.key(queue) + INDEXES[state]
+            ids = await self._latest(key, limit, offset, since, until, deadline=deadline)
+        else:
+            ids = await self._ids(queue, state, limit=limit, offset=offset, deadline=deadline)
+        # What is held is one list for both states, and any task may have moved on between the two questions.
+        return [task for task in await self._states(queue, ids, deadline=deadline) if task.state == state]
+
+    async def _states(self, queue: str, ids: Sequence[bytes], *, deadline: float) -> list[TaskState]:
         if not ids:
             return []
-        key = f"{self._broker.key(queue)}:state"
-        packed = await self._broker.command("HMGET", key, *ids, deadline=deadline)
-        found = [state_of(queue, task_id.decode(), raw) for task_id, raw in zip(ids, packed, strict=True) if raw]
-        # What is held is one list for both states, and any task may have moved on between the two questions.
-        return [task for task in found if task.state == state]
+        packed = await self._broker.command("HMGET", f"{self._broker.key(queue)}:state", *ids, deadline=deadline)
+        return [state_of(queue, task_id.decode(), raw) for task_id, raw in zip(ids, packed, strict=True) if raw]
+
+    async def _latest(
+        self, index: str, limit: int, offset: int, since: int | None, until: int | None, *, deadline: float
+    ) -> list[bytes]:
+        """Return ids of a sorted set, the latest first; ranges by score cost as little as those by rank."""
+        if since is None and until is None:
+            last = offset + limit - 1
+            return list(await self._broker.command("ZREVRANGE", index, offset, last, deadline=deadline))
+        highest, lowest = "+inf" if until is None else until, "-inf" if since is None else since
+        return list(
+            await self._broker.command(
+                *("ZREVRANGEBYSCORE", index, highest, lowest, "LIMIT", offset, limit), deadline=deadline
+            )
+        )
+
+    async def index(
+        self,
+        queue: str,
+        by: By,
+        value: str,
+        *,
+        limit: int,
+        offset: int,
+        since: int | None = None,
+        until: int | None = None,
+        deadline: float,
+    ) -> list[TaskState]:
+        """See Inspector."""
+        key = f"{self._broker.key(queue)}:by:{by}:{value}"
+        ids = await self._latest(key, limit, offset, since, until, deadline=deadline)
+        return await self._states(queue, ids, deadline=deadline)
+
+    async def count(self, queue: str, by: By, value: str, *, deadline: float) -> int:
+        """See Inspector."""
+        return int(await self._broker.command("ZCARD", f"{self._broker.key(queue)}:by:{by}:{value}", deadline=deadline))
 
     async def _ids(self, queue: str, state: StateName, *, limit: int, offset: int, deadline: float) -> list[Any]:
         key = self._broker.key(queue)
-        last = offset + limit - 1
         if state == "queued":
             return await self._waiting(key, limit=limit, offset=offset, deadline=deadline)
-        if state in ("reserved", "running"):
-            names = await self._broker.command("SMEMBERS", f"{key}:consumers", deadline=deadline)
-            lists: list[tuple[str | int, ...]] = [
-                ("LRANGE", f"{key}:reserved:{name.decode()}", 0, last) for name in sorted(names)
-            ]
-            held = [task_id for ids in await self._ask(*lists, deadline=deadline) for task_id in ids]
-            return held[offset : offset + limit]
-        if state in INDEXES:
-            return list(await self._broker.command("ZREVRANGE", key + INDEXES[state], offset, last, deadline=deadline))
-        return []
+        names = await self._broker.command("SMEMBERS", f"{key}:consumers", deadline=deadline)
+        lists: list[tuple[str | int, ...]] = [
+            ("LRANGE", f"{key}:reserved:{name.decode()}", 0, offset + limit - 1) for name in sorted(names)
+        ]
+        held = [task_id for ids in await self._ask(*lists, deadline=deadline) for task_id in ids]
+        return held[offset : offset + limit]
 
     async def _waiting(self, key: str, *, limit: int, offset: int, deadline: float) -> list[Any]:
         """Return ids in the order in which they are given out: line after line, the highest priority first."""
@@ -137,32 +194,31 @@ class RedisInspector:
             offset = max(0, offset - count)
         return found
 
-    async def life(self, queue: str, task_id: str, *, deadline: float) -> list[Ended]:
+    async def log(self, queue: str, task_id: str, *, deadline: float) -> Log:
         """See Inspector."""
         flat = await self._broker.command("HGETALL", f"{self._broker.key(queue)}:log:{task_id}", deadline=deadline)
-        lines = []
-        for delivery, raw in zip(flat[::2], flat[1::2], strict=True):
-            if delivery == RESPONSE:
-                continue
-            attempt, reserved, begun, ended, status, reason, consumer, verdict = msgpack.unpackb(raw)
-            lines.append(Ended(int(delivery), attempt, reserved, begun, ended, status, reason, consumer, verdict))
-        return sorted(lines, key=lambda line: line.delivery)
+        return log_of(dict(zip(flat[::2], flat[1::2], strict=True)))
 
     async def record(self, queue: str, task_id: str, *, deadline: float) -> bytes | None:
         """See Inspector."""
-        raw = await self._broker.command("HGET", f"{self._broker.key(queue)}:records", task_id, deadline=deadline)
-        return None if raw is None else bytes(raw)
+        key = self._broker.key(queue)
+        found: list[bytes | None] = await self._ask(
+            ("HGET", f"{key}:records", task_id), ("HGET", f"{key}:log:{task_id}", "record"), deadline=deadline
+        )
+        return next((record for record in found if record is not None), None)
 
-    async def response(self, queue: str, task_id: str, *, deadline: float) -> bytes | None:
+    async def retry(self, queue: str, tasks: Sequence[tuple[str, bytes]], *, actor: str = "", deadline: float) -> int:
         """See Inspector."""
-        key = f"{self._broker.key(queue)}:log:{task_id}"
-        raw = await self._broker.command("HGET", key, RESPONSE, deadline=deadline)
-        return None if raw is None else bytes(raw)
-
-    async def retry(self, queue: str, tasks: Sequence[tuple[str, bytes]], *, deadline: float) -> int:
-        """See Inspector."""
-        arguments = [value for task in tasks for value in task]
+        arguments = [actor, *(value for task in tasks for value in task)]
         return int(await self._broker.script("retry", queue, lambda: arguments, deadline=deadline))
+
+    async def scan(self, queue: str, cursor: int, *, deadline: float) -> tuple[int, list[TaskState]]:
+        """See Inspector."""
+        key = f"{self._broker.key(queue)}:state"
+        following, flat = await self._broker.command("HSCAN", key, cursor, "COUNT", 500, deadline=deadline)
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        readable = [(task_id, raw) for task_id, raw in pairs if _fields(raw) is not None]
+        return int(following), [state_of(queue, task_id.decode(errors="replace"), raw) for task_id, raw in readable]
 
     async def store(self, *, deadline: float) -> StoreInfo:
         """See Inspector."""
@@ -214,16 +270,50 @@ def info_lines(info: bytes) -> dict[str, str]:
     return dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
 
 
+def log_of(fields: Mapping[bytes, bytes]) -> Log:
+    """Return what stands in a task's log."""
+    ended: list[Ended] = []
+    acts: list[Act] = []
+    released: Released | None = None
+    said: dict[str, bytes] = {}
+    for name, value in fields.items():
+        if name.isdigit():
+            attempt, reserved, begun, at, status, reason, consumer, verdict = msgpack.unpackb(value)
+            ended.append(Ended(int(name), attempt, reserved, begun, at, status, reason, consumer, verdict))
+        elif name.startswith(_ACT):
+            _, at, what = name.decode().split(":", 2)
+            acts.append(Act(int(at), what, value.decode(errors="replace")))
+        elif name == _RELEASED:
+            released = Released(*msgpack.unpackb(value))
+        elif name != _RECORD and name not in _FOLLOWING:
+            said[name.decode(errors="replace")] = value
+    return Log(sorted(ended, key=lambda line: line.delivery), sorted(acts, key=lambda line: line.at), released, said)
+
+
+def found_by(key: str, states: Iterable[tuple[bytes, bytes]]) -> dict[str, list[bytes]]:
+    """Return by which owner, label and route these tasks are found: the index's key, and their ids."""
+    indexes: dict[str, list[bytes]] = {}
+    for task_id, raw in states:
+        fields = _fields(raw)
+        for by, place in _BY.items():
+            if fields and fields[place]:
+                indexes.setdefault(f"{key}:by:{by}:{fields[place]}", []).append(task_id)
+    return indexes
+
+
+def _fields(raw: bytes) -> list[Any] | None:
+    """Return the fields of a packed state; None if something else wrote it."""
+    try:
+        fields = msgpack.unpackb(raw)
+    except ValueError:
+        return None
+    return fields if isinstance(fields, list) and len(fields) == STATE_FIELDS else None
+
+
 def state_of(queue: str, task_id: str, raw: bytes) -> TaskState:
     """Return a task's state from its packed form; raises BrokerUnavailable if something else wrote it."""
-    try:
-        state, delivery, attempt, crashes, added, due, reserved, begun, changed, status, reason, holder, _, *shown = (
-            msgpack.unpackb(raw)
-        )
-        method, path, label, priority = shown
-    except (ValueError, TypeError) as error:
-        raise BrokerUnavailable(f"task {task_id}: its state in redis is not readable") from error
-    return TaskState(
-        task_id, queue, state, delivery, attempt, crashes, added, due, reserved, begun, changed, status, reason, holder,
-        method, path, label, priority,
-    )  # fmt: skip
+    fields = _fields(raw)
+    if fields is None:
+        raise BrokerUnavailable(f"task {task_id}: its state in redis is not readable")
+    # All but the token of the start, which is for begin alone.
+    return TaskState(task_id, queue, *fields[:12], *fields[13:])

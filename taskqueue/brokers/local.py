@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from ..broker import IN_DOUBT_AFTER_MS, UNLIMITED, Capacity, Control, Exchange, Lease, Owner, Seen, masked
+from ..broker import IN_DOUBT_AFTER_MS, UNLIMITED, Capacity, Exchange, Lease, Owner, Seen, masked
 from ..durability import Durability
 from ..errors import ConfigError
 from ..identity import own
+from ..inspector import Control
 from ..task import SealedTask, Settlement, TaskState
 from .local_inspection import LocalInspector
 from .local_store import Ear, Way, clock_at, here

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Sequence
 from itertools import islice
 
-from ..broker import ConsumerInfo, Ended, QueueStats, StoreInfo
+from ..inspector import ConsumerInfo, Ended, QueueStats, StoreInfo
 from ..task import StateName, TaskState
 from .local_store import Way
 from .memory import MemoryQueue
@@ -46,6 +46,10 @@ class LocalInspector:
     async def retry(self, queue: str, tasks: Sequence[tuple[str, bytes]], *, deadline: float) -> int:
         """See Inspector."""
         return await self._way.call(queue, deadline, lambda line, at: line.retry(tasks, at=at))
+
+    async def scan(self, queue: str, cursor: int, *, deadline: float) -> tuple[int, list[TaskState]]:  # noqa: ARG002  all at once
+        """See Inspector."""
+        return 0, await self._way.call(queue, deadline, lambda line, _: list(line.states.values()))
 
     async def store(self, *, deadline: float) -> StoreInfo:  # noqa: ARG002  it always answers
         """See Inspector. The bytes are those of the records."""

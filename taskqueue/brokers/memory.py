@@ -10,8 +10,9 @@ from dataclasses import replace
 from itertools import islice
 from typing import Final
 
-from ..broker import Control, Ended, Lease, Owner, Seen
+from ..broker import Lease, Owner, Seen
 from ..identity import Identity
+from ..inspector import Control, Ended
 from ..task import Reservation, SealedTask, Settlement, StateName, TaskState, Verdict
 from .places import INDEX_OF, Admission, Consumer, Index, Lines, Log
 from .reasons import closed, disabled, fenced, forgotten, full, late, removed, taken

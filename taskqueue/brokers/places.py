@@ -8,8 +8,9 @@ from itertools import islice
 from operator import itemgetter
 from typing import Final, NamedTuple
 
-from ..broker import Capacity, Ended
+from ..broker import Capacity
 from ..identity import Identity
+from ..inspector import Ended
 from ..task import PRIORITIES, StateName, TaskState
 
 INDEX_OF: Final[dict[StateName, str]] = {

@@ -6,7 +6,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoScriptError, RedisError
 
-from ..broker import Lease, Seen
+from ..broker import Beat, Lease, Seen
 from ..errors import BrokerUnavailable
 from .reasons import fenced, forgotten
 from .scripts import SCRIPTS
@@ -20,7 +20,7 @@ class RedisPulse:
         self._connect, self._key = connect, key
         self._client: Redis | None = None
 
-    def beat(self, lease: Lease) -> list[Seen]:
+    def beat(self, lease: Lease) -> Beat:
         """See Pulse."""
         script = SCRIPTS["beat"]
         arguments = (1, self._key(lease.queue), lease.consumer, lease.epoch)
@@ -38,8 +38,9 @@ class RedisPulse:
             self.close()
             raise BrokerUnavailable(f"redis: {type(error).__name__}: {error}") from error
         require_lease(reply[0], lease)
-        words = [word.decode(errors="replace") for word in reply[1:]]
-        return [Seen(*three) for three in zip(words[::3], words[1::3], words[2::3], strict=True)]
+        words = [word.decode(errors="replace") for word in reply[2:]]
+        others = [Seen(*three) for three in zip(words[::3], words[1::3], words[2::3], strict=True)]
+        return Beat(others, [task_id.decode(errors="replace") for task_id in reply[1]])
 
     def close(self) -> None:
         """See Pulse."""

@@ -2,10 +2,12 @@
 
 The keys of a queue ``q`` share one hash tag: ``ns:{q}`` is the LIST of waiting ids (tail is the front), beside it the
 lines of other priorities, ``:p0`` to ``:p9`` (LISTs); ``:records`` (HASH id -> sealed task, never changed), ``:state``
-(HASH id -> packed state), ``:reserved:<consumer>`` (LIST), ``:scheduled``, ``:prepared``, ``:failed``, ``:finished``
-(ZSETs id -> ms), ``:control`` (HASH), ``:log:<id>`` (HASH, one entry an ended delivery), ``:consumer:<name>`` (HASH:
-the lease), ``:consumers`` (SET of names), and the channel ``ns:{q}``. While a reset removes logs there is also
-``:emptied``, the former ``:state``.
+(HASH id -> packed state), ``:reserved:<consumer>`` (LIST), ``:scheduled``, ``:prepared``, ``:waiting``, ``:finished``,
+``:failed``, ``:cancelled``, ``:archived`` (ZSETs id -> ms), ``:by:owner:<index>``, ``:by:label:<label>``,
+``:by:route:<route>`` (ZSETs id -> ms when added), ``:control`` (HASH), ``:marks`` (HASH id -> what a task under way is
+to end as), ``:log:<id>`` (HASH: deliveries that ended, what was done to it, what it said of itself),
+``:consumer:<name>`` (HASH: the lease), ``:consumers`` (SET of names), and the channel ``ns:{q}``. While a reset removes
+logs there is also ``:emptied``, the former ``:state``.
 Every move is one script of ``taskqueue/lua``; this module only turns values into arguments and replies into values.
 """
 
@@ -18,14 +20,25 @@ from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary
 
+import msgpack
 from redis import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from ..broker import IN_DOUBT_AFTER_MS, UNLIMITED, Capacity, Control, Exchange, Lease, Owner, Seen
+from ..broker import (
+    IN_DOUBT_AFTER_MS,
+    UNLIMITED,
+    Capacity,
+    Exchange,
+    Lease,
+    Owner,
+    Seen,
+    Trimmed,
+)
 from ..durability import Durability
 from ..errors import ConfigError
 from ..identity import Identity, own
 from ..task import Reservation, SealedTask, Settlement, TaskState
+from .acts import Acts
 from .inspection import RedisInspector, info_lines, lines, state_of
 from .link import Arguments, Copies, Link, client_options, connected, pool_of, read
 from .pulse import RedisPulse, require_lease
@@ -40,7 +53,7 @@ TROUBLE_SECONDS: Final = 1.0
 HINT_PING: Final = 4.0
 
 
-class RedisBroker:
+class RedisBroker(Acts):
     """A Broker in Redis 6.2 or newer, or Valkey: one connection per event loop, none before first use."""
 
     moves: ClassVar[bool] = False
@@ -87,7 +100,7 @@ class RedisBroker:
         link, capacity = self._link, self._capacity
         flat: list[str | bytes | int] = []
         for task in tasks:
-            flat += (task.id, task.record, task.due, task.method, task.path, task.label, task.priority)
+            flat += task.values
 
         def arguments() -> Arguments:
             return [link.redis_ms(deadline - LATE_MARGIN), capacity.tasks, capacity.bytes, *flat]
@@ -126,6 +139,13 @@ class RedisBroker:
         """See Broker."""
         arguments = (task_id, delivery, secrets.token_hex(8))
         return bool(await self.script("begin", queue, lambda: arguments, deadline=deadline))
+
+    async def note(
+        self, queue: str, task_id: str, delivery: int, fields: Mapping[str, bytes], *, deadline: float
+    ) -> bool:
+        """See Broker."""
+        arguments = (task_id, delivery, *(value for pair in fields.items() for value in pair))
+        return bool(await self.script("note", queue, lambda: arguments, deadline=deadline))
 
     async def owner(self, queue: str, consumer: str, *, deadline: float) -> Owner:
         """See Broker."""
@@ -191,15 +211,24 @@ class RedisBroker:
         return Redis.from_url(self._url, **client_options(timeout))
 
     async def exchange(
-        self, lease: Lease, settlements: Sequence[Settlement], *, token: str, want: int, room: int, deadline: float
+        self,
+        lease: Lease,
+        settlements: Sequence[Settlement],
+        *,
+        token: str,
+        want: int,
+        room: int,
+        keep: bool = False,
+        deadline: float,
     ) -> Exchange:
         """See Broker. Both scripts travel in one round trip."""
         slow = max((round(item.verdict.slow * 1000) for item in settlements), default=0)
-        ended: list[str | bytes | int] = [lease.consumer, lease.epoch, slow]
+        ended: list[str | bytes | int] = [lease.consumer, lease.epoch, slow, int(keep)]
         for item in settlements:
             verdict = item.verdict
             delay = round(verdict.delay * 1000)
             ended += (item.id, item.delivery, verdict.kind, delay, verdict.status, verdict.reason, item.response)
+            ended += (_packed(item.on_success), _packed(item.on_failure))
         wanted = (lease.consumer, lease.epoch, token, want, room)
         calls = [self.script("reserve", lease.queue, lambda: wanted, deadline=deadline)]
         if settlements:
@@ -220,10 +249,11 @@ class RedisBroker:
         wait = await self.script("due", queue, lambda: (IN_DOUBT_AFTER_MS,), deadline=deadline)
         return None if wait < 0 else wait / 1000
 
-    async def trim(self, queue: str, limits: Sequence[tuple[str, int, int]], *, most: int, deadline: float) -> int:
+    async def trim(self, queue: str, limits: Sequence[tuple[str, int, int]], *, most: int, deadline: float) -> Trimmed:
         """See Broker."""
         arguments = [most, *(value for limit in limits for value in limit)]
-        return int(await self.script("trim", queue, lambda: arguments, deadline=deadline))
+        count, *with_files = await self.script("trim", queue, lambda: arguments, deadline=deadline)
+        return Trimmed(count, [task_id.decode() for task_id in with_files])
 
     async def command(self, name: str, *arguments: str | bytes | int, deadline: float) -> Any:
         """Carry out one plain command; its first argument is a key in most of them."""
@@ -237,35 +267,10 @@ class RedisBroker:
 
     async def size(self, queue: str, *, deadline: float) -> int:
         """See Broker."""
-        calls = [self.command("LLEN", line, deadline=deadline) for line in lines(self.key(queue))]
-        return sum(map(int, await _all(calls)))
-
-    async def control(self, queue: str, changes: Mapping[Control, int | None], *, deadline: float) -> None:
-        """See Broker."""
-        flat = [value for name, number in changes.items() for value in (name, "" if number is None else number)]
-        await self.script("control", queue, lambda: flat, deadline=deadline)
-
-    async def purge(self, queue: str, *, most: int, deadline: float) -> int:
-        """See Broker."""
-        return int(await self.script("purge", queue, lambda: (most,), deadline=deadline))
-
-    async def reset(self, queue: str, *, deadline: float) -> None:
-        """See Broker."""
-        emptied = False
-        while not emptied:
-            emptied = await self.script("reset", queue, lambda: (), deadline=deadline) == b"OK"
-            await self._remove_logs(queue, deadline=deadline)
-
-    async def _remove_logs(self, queue: str, *, deadline: float) -> None:
-        key, cursor = self.key(queue), b""
-        while cursor != b"0":
-            cursor, fields = await self.command(
-                "HSCAN", f"{key}:emptied", cursor or 0, "COUNT", 1000, deadline=deadline
-            )
-            logs = [b"%s:log:%s" % (key.encode(), task_id) for task_id in fields[::2]]
-            if logs:
-                await self.command("UNLINK", *logs, deadline=deadline)
-        await self.command("UNLINK", f"{key}:emptied", deadline=deadline)
+        key = self.key(queue)
+        calls = [self.command("LLEN", line, deadline=deadline) for line in lines(key)]
+        ghosts, *counts = await _all([self.command("HGET", f"{key}:control", "ghosts", deadline=deadline), *calls])
+        return max(0, sum(map(int, counts)) - int(ghosts or 0))
 
     @asynccontextmanager
     async def hints(self, queues: Sequence[str]) -> AsyncIterator[AsyncIterator[str]]:
@@ -305,6 +310,11 @@ def open_broker(
 ) -> RedisBroker:
     """Return the broker for a ``redis://``, ``rediss://`` or ``unix://`` URL; see ``taskqueue.broker.connect``."""
     return RedisBroker(url, namespace=namespace, capacity=capacity, durability=durability)
+
+
+def _packed(task: SealedTask | None) -> bytes:
+    # The unpacker in Redis is older than the binary type.
+    return b"" if task is None else bytes(msgpack.packb(task.values, use_bin_type=False))
 
 
 async def _all(calls: Sequence[Any]) -> list[Any]:

@@ -1,11 +1,11 @@
 -- Stands before the scripts that store new tasks: all of them or none.
 -- ARGV[1] not after, ms; [2] tasks and [3] bytes of records that the queue may hold, 0 for no limit;
---      then for each task: id, record, due (see new), method, path, label, priority
+--      then for each task its values (see store)
 -- 'LATE': the clock has passed ARGV[1], and the producer has given up and said so. 'FULL': it would be too much.
 -- 'CLOSED': the queue takes no tasks any more.
 -- An id that is known already is left as it is: a repeat after a lost reply changes nothing, and is never late or full.
 local fresh, count, bytes = {}, 0, 0
-for i = 4, #ARGV, 7 do
+for i = 4, #ARGV, VALUES do
   if not fresh[ARGV[i]] and redis.call('HEXISTS', base .. ':state', ARGV[i]) == 0 then
     fresh[ARGV[i]], count, bytes = i, count + 1, bytes + #ARGV[i + 1]
   end
@@ -20,11 +20,7 @@ if count > 0 then
   if ARGV[3] ~= '0' and weighs + bytes > tonumber(ARGV[3]) then return 'FULL' end
 end
 
--- Stores the record at ARGV[i + 1] and returns the id and state of its task; nil if it was there before.
-local function store(i)
-  local id = ARGV[i]
-  if fresh[id] ~= i then return end
-  redis.call('HSET', base .. ':records', id, ARGV[i + 1])
-  redis.call('HINCRBY', base .. ':control', 'bytes', #ARGV[i + 1])
-  return id, new(tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], tonumber(ARGV[i + 6]))
+-- Stores the task at ARGV[i] and returns its id and state; nil if it was there before.
+local function admit(i)
+  if fresh[ARGV[i]] == i then return store(ARGV, i) end
 end

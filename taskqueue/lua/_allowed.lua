@@ -11,3 +11,14 @@ local function allowed(n)
   end
   return math.min(n, tonumber(control[4]) - held)
 end
+
+-- Returns the lines that are not empty, of the highest priority first: mostly it is one look for nine of them.
+local function lines_in_use()
+  local others = {}
+  for priority = 9, 0, -1 do
+    if priority ~= NORMAL then table.insert(others, line(priority)) end
+  end
+  if redis.call('EXISTS', unpack(others)) == 0 then return {base} end
+  table.insert(others, 6, base)
+  return others
+end

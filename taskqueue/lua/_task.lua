@@ -4,23 +4,27 @@
 local base = KEYS[1]
 local STATE, DELIVERY, ATTEMPT, CRASHES, ADDED, DUE, RESERVED, BEGUN, CHANGED = 1, 2, 3, 4, 5, 6, 7, 8, 9
 local STATUS, REASON, HOLDER, TOKEN, METHOD, PATH, LABEL, PRIORITY = 10, 11, 12, 13, 14, 15, 16, 17
+local OWNER, ROUTE, PARENT, FLAGS, OPEN, SPOILT = 18, 19, 20, 21, 22, 23
+-- FLAGS is a sum. OPEN counts a task's children that have not ended, SPOILT those that failed.
+local CHILD, MASTER, GHOST = 1, 2, 4
 local NORMAL = 4
 
 local clock = redis.call('TIME')
 local at = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
--- due: ms since 1970, 0 for at once, or minus a delay in ms that counts from now.
-local function new(due, method, path, label, priority)
-  if due < 0 then due = at - due end
-  return {'', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', method, path, label, priority}
+local function is(task, flag)
+  return math.floor(task[FLAGS] / flag) % 2 == 1
 end
 
--- Returns nil for an id without state, and for a state that something else than these scripts has written: what cannot be
+-- Returns nil for what has no state, and for a state that something else than these scripts has written: what cannot be
 -- unpacked comes back from pcall as the text of an error.
-local function load(id)
-  local _, task = pcall(cmsgpack.unpack, redis.call('HGET', base .. ':state', id))
-  if type(task) ~= 'table' or #task ~= PRIORITY then return end
+local function unpacked(packed)
+  local _, task = pcall(cmsgpack.unpack, packed)
+  if type(task) ~= 'table' or #task ~= SPOILT then return end
   for i = DELIVERY, STATUS do
+    if type(task[i]) ~= 'number' then return end
+  end
+  for i = FLAGS, SPOILT do
     if type(task[i]) ~= 'number' then return end
   end
   -- There is a line for each of ten priorities, and no other.
@@ -29,7 +33,26 @@ local function load(id)
   return task
 end
 
+-- What a script has looked at stays known to it, and every write goes through put: so nobody works on an old copy.
+local known = {}
+local function look(ids)
+  if #ids == 0 then return end
+  for i, packed in ipairs(redis.call('HMGET', base .. ':state', unpack(ids))) do
+    known[ids[i]] = unpacked(packed) or false
+  end
+end
+
+local function load(id)
+  if known[id] == nil then look({id}) end
+  return known[id] or nil
+end
+
+local function put(id, task)
+  known[id] = task
+  redis.call('HSET', base .. ':state', id, cmsgpack.pack(task))
+end
+
 local function save(id, task, state)
   task[STATE], task[CHANGED] = state, at
-  redis.call('HSET', base .. ':state', id, cmsgpack.pack(task))
+  put(id, task)
 end

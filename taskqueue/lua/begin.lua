@@ -5,7 +5,8 @@
 local task = load(ARGV[1])
 if not task or task[DELIVERY] ~= tonumber(ARGV[2]) then return 0 end
 if task[STATE] == 'running' then return task[TOKEN] == ARGV[3] and 1 or 0 end
-if task[STATE] ~= 'reserved' then return 0 end
+-- What is marked is to end, so it does not begin.
+if task[STATE] ~= 'reserved' or mark_of(ARGV[1]) then return 0 end
 task[BEGUN], task[TOKEN] = at, ARGV[3]
 save(ARGV[1], task, 'running')
 return 1

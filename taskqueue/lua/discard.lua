@@ -8,9 +8,10 @@ for _, id in ipairs(ARGV) do
   local task = load(id)
   local doubtful = task and task[STATE] == 'failed' and task[REASON] == 'in-doubt'
   if doubtful or (task and task[STATE] == 'prepared') then
+    if doubtful then open_child(task, 1) end
     redis.call('ZREM', base .. (doubtful and ':failed' or ':prepared'), id)
-    drop_record(id)
-    redis.call('HDEL', base .. ':state', id)
+    forget(id)
+    tell_parent(task, 'cancelled')
     forgotten = forgotten + 1
   end
 end

@@ -13,7 +13,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. ':scheduled', '-inf', at
   redis.call('ZREM', base .. ':scheduled', id)
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. ':prepared', '-inf', at - ARGV[1], 'LIMIT', 0, 100)) do
-  fail(id, load(id) or new(0, '', '', '', NORMAL), 'in-doubt')
+  local task = load(id)
+  if task then fail(id, task, 'in-doubt') else set_aside(id) end
   redis.call('ZREM', base .. ':prepared', id)
 end
 local next_due = redis.call('ZRANGE', base .. ':scheduled', 0, 0, 'WITHSCORES')[2]

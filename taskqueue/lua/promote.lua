@@ -15,6 +15,7 @@ for _, id in ipairs(ARGV) do
     redis.call('ZREM', base .. ':prepared', id)
   elseif task[STATE] == 'failed' and task[REASON] == 'in-doubt' then
     task[REASON] = ''
+    open_child(task, 1)
     enqueue(id, task)
     redis.call('ZREM', base .. ':failed', id)
   end

@@ -3,26 +3,28 @@
 -- ARGV[1] at most so many
 -- returns how many were forgotten: repeat until none was.
 local left = tonumber(ARGV[1])
-local function forget(id, state)
+local function remove(id, state)
   local task = load(id)
-  -- A task that is rightly somewhere else stays there.
-  if not task or task[STATE] == state then
-    drop_record(id)
-    redis.call('HDEL', base .. ':state', id)
-    redis.call('UNLINK', base .. ':log:' .. id)
+  if task and is(task, GHOST) then
+    lay(task)
+    put(id, task)
+  elseif not task or task[STATE] == state then
+    -- A task that is rightly somewhere else stays there.
+    forget(id)
+    if task then tell_parent(task, 'cancelled') end
   end
   left = left - 1
 end
 for priority = 0, 9 do
   local id = redis.call('LINDEX', line(priority), -1)
   while id and left > 0 do
-    forget(id, 'queued')
+    remove(id, 'queued')
     redis.call('RPOP', line(priority))
     id = redis.call('LINDEX', line(priority), -1)
   end
 end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', base .. ':scheduled', '-inf', '+inf', 'LIMIT', 0, left)) do
-  forget(id, 'scheduled')
+  remove(id, 'scheduled')
   redis.call('ZREM', base .. ':scheduled', id)
 end
 return tonumber(ARGV[1]) - left

@@ -2,8 +2,8 @@
 -- KEYS[1] the queue's list
 -- ARGV as in _admit.lua
 -- returns 'OK', or as in _admit.lua
-for i = 4, #ARGV, 7 do
-  local id, task = store(i)
+for i = 4, #ARGV, VALUES do
+  local id, task = admit(i)
   if id then enqueue(id, task) end
 end
 redis.call('PUBLISH', base, '')

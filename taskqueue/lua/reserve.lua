@@ -5,11 +5,10 @@
 -- A repeat with the same token, after a lost reply, gives the same tasks again. What cannot be run is set aside.
 local lease = redis.call('HMGET', me, 'token', 'count')
 local repeated = lease[1] == ARGV[3] and tonumber(lease[2]) or 0
-local ids, bytes, spoilt, reply = {}, 0, 0, {'OK'}
+local count, bytes, spoilt, reply = 0, 0, 0, {'OK'}
 local function give(id, task, record)
-  table.insert(ids, id)
-  bytes = bytes + #record
-  table.insert(reply, {id, record, task[DELIVERY], task[ATTEMPT], task[CRASHES]})
+  count, bytes = count + 1, bytes + #record
+  reply[count + 1] = {id, record, task[DELIVERY], task[ATTEMPT], task[CRASHES]}
 end
 for i = repeated - 1, 0, -1 do
   local id = redis.call('LINDEX', reserved, i)
@@ -17,25 +16,40 @@ for i = repeated - 1, 0, -1 do
   if task and record then give(id, task, record) end
 end
 local room = repeated == 0 and allowed(tonumber(ARGV[4])) or 0
-local priority = 9
-while priority >= 0 and #ids < room and spoilt < 100 do
-  local id = redis.call('LINDEX', line(priority), -1)
-  local task, record = id and load(id), id and redis.call('HGET', base .. ':records', id)
-  if not id then
-    priority = priority - 1
-  elseif task and record and task[STATE] == 'queued' then
-    if #ids > 0 and bytes + #record > tonumber(ARGV[5]) then break end
-    redis.call('RPOPLPUSH', line(priority), reserved)
-    task[DELIVERY], task[ATTEMPT] = task[DELIVERY] + 1, task[ATTEMPT] + 1
-    task[RESERVED], task[BEGUN], task[HOLDER], task[TOKEN] = at, 0, ARGV[1], ''
-    save(id, task, 'reserved')
-    give(id, task, record)
-  else
-    -- A task that is rightly somewhere else stays there.
-    if not task or task[STATE] == 'queued' then set_aside(id, task) end
-    redis.call('RPOP', line(priority))
-    spoilt = spoilt + 1
+
+-- Gives out the front of a line; returns whether there may be more to give, from this line or another.
+local function serve(from)
+  local ids = redis.call('LRANGE', from, -math.min(room - count, 100), -1)
+  look(ids)
+  for i = #ids, 1, -1 do
+    if spoilt >= 100 then return false end
+    local id, task = ids[i], load(ids[i])
+    local record = task and task[STATE] == 'queued' and redis.call('HGET', base .. ':records', id)
+    if record then
+      if count > 0 and bytes + #record > tonumber(ARGV[5]) then return false end
+      redis.call('RPOPLPUSH', from, reserved)
+      task[DELIVERY], task[ATTEMPT] = task[DELIVERY] + 1, task[ATTEMPT] + 1
+      task[RESERVED], task[BEGUN], task[HOLDER], task[TOKEN] = at, 0, ARGV[1], ''
+      save(id, task, 'reserved')
+      give(id, task, record)
+    else
+      -- A ghost is at rest now; any other task that is rightly somewhere else stays there.
+      if task and is(task, GHOST) then
+        lay(task)
+        put(id, task)
+      elseif not task or task[STATE] == 'queued' then
+        set_aside(id, task)
+      end
+      redis.call('RPOP', from)
+      spoilt = spoilt + 1
+    end
   end
+  return count < room
 end
-if repeated == 0 then redis.call('HSET', me, 'token', ARGV[3], 'count', #ids) end
+for _, from in ipairs(lines_in_use()) do
+  local more = count < room
+  while more and redis.call('EXISTS', from) == 1 do more = serve(from) end
+  if not more then break end
+end
+if repeated == 0 then redis.call('HSET', me, 'token', ARGV[3], 'count', count) end
 return reply

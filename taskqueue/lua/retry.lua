@@ -1,20 +1,24 @@
--- Queue failed tasks again, at the back of the line, with all their attempts.
+-- Queue failed or cancelled tasks again, at the back of the line, with all their attempts.
 -- KEYS[1] the queue's list
--- ARGV for each: id, record to store in place of the old one (re-sealed because it had expired) or ''
--- returns how many were queued; what is not failed, or has no record any more, is left alone.
+-- ARGV[1] who does it; then for each: id, record to store in place of the old one (re-sealed because it had expired) or ''
+-- returns how many were queued; what is in another state, or has no record any more, is left alone.
 local queued = 0
-for i = 1, #ARGV, 2 do
-  local id, record = ARGV[i], ARGV[i + 1]
+for i = 2, #ARGV, 2 do
+  local id, record, log = ARGV[i], ARGV[i + 1], base .. ':log:' .. ARGV[i]
   local task = load(id)
-  if task and task[STATE] == 'failed' and redis.call('HEXISTS', base .. ':records', id) == 1 then
-    if record ~= '' then
-      local grows = #record - redis.call('HSTRLEN', base .. ':records', id)
-      redis.call('HSET', base .. ':records', id, record)
-      redis.call('HINCRBY', base .. ':control', 'bytes', grows)
-    end
+  local from = task and (task[STATE] == 'failed' or task[STATE] == 'cancelled') and INDEX[task[STATE]]
+  local stored = redis.call('HGET', base .. ':records', id)
+  local kept = stored or redis.call('HGET', log, 'record')
+  if from and kept then
+    record = record ~= '' and record or kept
+    redis.call('HSET', base .. ':records', id, record)
+    redis.call('HINCRBY', base .. ':control', 'bytes', #record - #(stored or ''))
+    redis.call('HDEL', log, 'record')
+    open_child(task, task[STATE] == 'failed' and 1 or 0)
     task[ATTEMPT], task[CRASHES], task[DUE], task[STATUS], task[REASON] = 0, 0, 0, 0, ''
+    act(id, 'retried', ARGV[1])
     enqueue(id, task)
-    redis.call('ZREM', base .. ':failed', id)
+    redis.call('ZREM', base .. from, id)
     queued = queued + 1
   end
 end

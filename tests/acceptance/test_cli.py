@@ -153,6 +153,7 @@ def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_
         "rules": Rules(retry_max_count=6, receipt_required=False),
         "on_failed": json.dumps,
         "companions": [],
+        "keep": False,
         **seconds,
     }
 

@@ -16,10 +16,10 @@ from typing import Any, Final
 import pytest
 
 from taskqueue import doctor
-from taskqueue.broker import ConsumerInfo, Control, QueueStats, StoreInfo
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.cli import app, run
 from taskqueue.doctor import Finding
+from taskqueue.inspector import ConsumerInfo, Control, QueueStats, StoreInfo
 from tests.servers import RedisServer, free_port
 from tests.tasks import opaque, opaque_tasks
 

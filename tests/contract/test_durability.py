@@ -12,12 +12,13 @@ import pytest
 
 import taskqueue
 from taskqueue import doctor
-from taskqueue.broker import Capacity, StoreInfo, connect
+from taskqueue.broker import Capacity, connect
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import SCRIPTS
 from taskqueue.commit import PUSH_TASKS, commit
 from taskqueue.durability import Durability, durability
 from taskqueue.errors import BrokerUnavailable, CommitUncertain, ConfigError, QueueFull, ReplyLost
+from taskqueue.inspector import StoreInfo
 from tests.conftest import KINDS
 from tests.proxy import proxied
 from tests.servers import RedisServer, Servers

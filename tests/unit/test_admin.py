@@ -10,7 +10,8 @@ import pytest
 
 from taskqueue import admin as module
 from taskqueue.admin import Admin, Filter, Step, gone, story, unserved
-from taskqueue.broker import Broker, ConsumerInfo, Ended, Lease, QueueStats
+from taskqueue.broker import Broker, Lease
+from taskqueue.inspector import ConsumerInfo, Ended, QueueStats
 from taskqueue.keys import Keyring
 from taskqueue.seal import NONCE_BYTES, seal, unseal
 from taskqueue.task import Settlement, TaskState, Verdict

@@ -71,6 +71,8 @@ def test_every_setting_can_come_from_a_variable_and_from_the_file(tmp_path: Path
         "wait_broker": 60,
         "relay": "main:tq",
         "on_failed": "tracking:note",
+        "on_event": "tracking:event",
+        "keep": "all",
         "resolve": "orders:committed",
         "log_format": "JSON",
         "log_level": "Debug",

@@ -1,0 +1,62 @@
+-- Stands before the scripts in which a task may come to its end.
+
+-- Queues a task that follows from the end of another: its values (see store), packed. It belongs to what was accepted
+-- long ago, so no limit of the queue stands in its way.
+local function follow(packed)
+  local values = cmsgpack.unpack(packed)
+  if redis.call('HEXISTS', base .. ':state', values[1]) == 0 then enqueue(store(values, 1)) end
+end
+
+-- A child has ended: with the last one, its parent does, and perhaps that one's parent.
+local function tell_parent(task, state)
+  while is(task, CHILD) do
+    local id, parent = task[PARENT], load(task[PARENT])
+    if not parent then return end
+    parent[OPEN] = parent[OPEN] - 1
+    if state == 'failed' then parent[SPOILT] = parent[SPOILT] + 1 end
+    if parent[STATE] ~= 'waiting' or parent[OPEN] > 0 then return put(id, parent) end
+    task, state = parent, parent[SPOILT] > 0 and 'failed' or 'completed'
+    if state == 'failed' then task[REASON] = 'children' end
+    list_in(id, task, state)
+    redis.call('ZREM', base .. INDEX.waiting, id)
+    if state == 'completed' then drop_record(id) end
+    local following = redis.call('HGET', base .. ':log:' .. id, state)
+    if following then follow(following) end
+  end
+end
+
+local function conclude(id, task, state)
+  list_in(id, task, state)
+  tell_parent(task, state)
+end
+
+local function fail(id, task, reason)
+  task[REASON] = reason
+  conclude(id, task, 'failed')
+end
+
+-- What is not of our making is kept, to be looked at, and out of the way.
+local function set_aside(id, task)
+  fail(id, task or {'', 0, 0, 0, at, 0, 0, 0, at, 0, '', '', '', '', '', '', NORMAL, '', '', '', 0, 0, 0}, 'format')
+end
+
+-- What was said of a task under way: 'cancelled' or 'archived'. Whatever it comes to, that is its end.
+local marks
+local function mark_of(id)
+  if marks == nil then marks = redis.call('EXISTS', base .. ':marks') == 1 end
+  return marks and redis.call('HGET', base .. ':marks', id)
+end
+
+local function obey(id, task, mark)
+  conclude(id, task, mark)
+  log_record(id)
+  redis.call('HDEL', base .. ':marks', id)
+end
+
+-- Keeps in the task's log when it was given back, first and last, how often, and why and by whom the last time.
+local function log_release(id, reason, actor)
+  local key = base .. ':log:' .. id
+  local before = redis.call('HGET', key, 'released')
+  local first, _, count = unpack(before and cmsgpack.unpack(before) or {at, at, 0})
+  redis.call('HSET', key, 'released', cmsgpack.pack({first, at, count + 1, reason, actor}))
+end

@@ -1,0 +1,23 @@
+-- Queue again what is stuck: said to wait, but in no line; said to be held, but by nobody.
+-- KEYS[1] the queue's list
+-- ARGV[1] who does it; then ids
+-- returns how many were; whatever is where its state says is left alone.
+local restarted = 0
+local function stuck(id, task)
+  if task[STATE] == 'queued' then return not redis.call('LPOS', line(task[PRIORITY]), id) end
+  if task[STATE] == 'scheduled' then return not redis.call('ZSCORE', base .. ':scheduled', id) end
+  if task[STATE] ~= 'reserved' and task[STATE] ~= 'running' then return false end
+  local served = redis.call('SISMEMBER', base .. ':consumers', task[HOLDER]) == 1
+  return not (served and redis.call('LPOS', base .. ':reserved:' .. task[HOLDER], id))
+end
+for i = 2, #ARGV do
+  local id, task = ARGV[i], load(ARGV[i])
+  if task and stuck(id, task) and redis.call('HEXISTS', base .. ':records', id) == 1 then
+    if task[STATE] == 'running' then task[CRASHES] = task[CRASHES] + 1 end
+    act(id, 'restarted', ARGV[1])
+    enqueue(id, task)
+    restarted = restarted + 1
+  end
+end
+if restarted > 0 then redis.call('PUBLISH', base, '') end
+return restarted
