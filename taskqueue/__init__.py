@@ -1,5 +1,6 @@
 """Do this later: record an HTTP request in a transaction, replay it against the same application as the same user."""
 
+from . import storage
 from .consume import Consume
 from .errors import (
     BodyUnavailable,
@@ -19,7 +20,7 @@ from .request import CURRENT, CurrentTask
 from .target import Limits
 from .task import Task, TaskState
 from .tasklog import TaskLogFilter
-from .telling import progress, report
+from .telling import progress, redirect_to, report
 from .testing import capture
 
 __all__ = [
@@ -46,6 +47,8 @@ __all__ = [
     "capture",
     "current_task",
     "progress",
+    "redirect_to",
     "report",
+    "storage",
     "transaction",
 ]

@@ -6,11 +6,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, TypeAlias, cast
+from typing import Final, TypeAlias
 
 from .answers import REFUSED
 from .errors import NotKept
-from .notes import Notes, Noting
+from .notes import Notes
 from .portal import start_in_portal
 from .producer import TaskQueue, captures
 from .request import Body, CurrentTask
@@ -90,7 +90,7 @@ def notes_for(tq: TaskQueue, proof: Proof) -> Notes:
             field: seal_note(tq.keyring, queue, task_id, field, raw, nonce=os.urandom(NONCE_BYTES))
             for field, raw in fields.items()
         }
-        broker, deadline = cast("Noting", tq.broker), time.monotonic() + tq.commit_deadline
-        return await broker.note(queue, task_id, proof.delivery, sealed, deadline=deadline)
+        deadline = time.monotonic() + tq.commit_deadline
+        return await tq.broker.note(queue, task_id, proof.delivery, sealed, deadline=deadline)
 
-    return Notes(task_id, keep, partial(start_in_portal, tq, tq.aclose))
+    return Notes(task_id, keep, partial(start_in_portal, tq, tq.aclose), again=proof.delivery > 1)

@@ -149,6 +149,7 @@ def _proof(delivery: Delivery) -> Proof:
         nonce="",
         target=task.target,
         content_digest=None,
+        parent=task.parent or None,
     )
 
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 from .errors import BrokerUnavailable, NotKept
 from .reporting import Report
@@ -20,6 +20,9 @@ log = logging.getLogger("taskqueue.door")
 # Seconds between two notes of a task's progress.
 INTERVAL: Final = 0.5
 
+FIELDS: Final = ("report", "progress", "redirect", "output", "files")
+"""What a task may say of itself. One that is empty was not said."""
+
 Keep: TypeAlias = Callable[[Mapping[str, bytes]], Awaitable[bool]]
 """Stores these fields with the delivery; False if that is not under way any more."""
 
@@ -27,25 +30,20 @@ Start: TypeAlias = Callable[[Callable[[], Awaitable[None]]], "Future[None]"]
 """Begins something in the background, without waiting."""
 
 
-class Noting(Protocol):
-    """Broker.note."""
-
-    async def note(
-        self, queue: str, task_id: str, delivery: int, fields: Mapping[str, bytes], *, deadline: float
-    ) -> bool:
-        """Keep these fields in the task's log while this delivery is under way; False if it is not (any more)."""
-        ...
-
-
 class Notes:
     """What one delivery says of itself."""
 
-    def __init__(self, task_id: str, keep: Keep, start: Start) -> None:
-        """Take the task's id, and how to store what is said, now and in the background."""
+    def __init__(self, task_id: str, keep: Keep, start: Start, *, again: bool = False) -> None:
+        """Take the task's id, and how to store what is said, now and in the background.
+
+        ``again``: there were deliveries before. What they have said, and this one does not say, is taken back at the
+        end.
+        """
         self._task_id, self._keep, self._start = task_id, keep, start
         self._reports = Report.around("Running task {task}", task=task_id)
-        self._report_kept = False
-        self._fields: dict[str, bytes] = {}  # said and not kept yet
+        self._report_taken = False
+        # What was said and is not kept yet.
+        self._fields: dict[str, bytes] = dict.fromkeys(FIELDS, b"") if again else {}
         self._files: dict[str, object] = {}
         self._lock = threading.Lock()  # between the view's threads and the background
         self._sending: _Sending | None = None
@@ -81,8 +79,8 @@ class Notes:
     @property
     def pending(self) -> bool:
         """Whether something was said that is not stored yet."""
-        unkept = bool(self._reports.children) and not self._report_kept
-        return unkept or bool(self._fields) or self._sending is not None
+        reported = bool(self._reports.children) and not self._report_taken
+        return reported or bool(self._fields) or self._sending is not None
 
     def close(self) -> str:
         """Return the type that counts for the report, empty if there is none: it leaves with the answer.
@@ -99,13 +97,13 @@ class Notes:
         if sending is not None:
             await sending.stop()
         with self._lock:
-            fields = dict(self._fields)
-        if self._reports.children and not self._report_kept:
             tops = self._reports.children
-            fields["report"] = (tops[0] if len(tops) == 1 else self._reports).encode()
+            if tops and not self._report_taken:
+                self._fields["report"] = (tops[0] if len(tops) == 1 else self._reports).encode()
+                self._report_taken = True
+            fields = dict(self._fields)
         if fields:
             await self._store(fields)
-            self._report_kept = self._report_kept or "report" in fields
 
     async def _store(self, fields: Mapping[str, bytes]) -> None:
         try:
@@ -123,7 +121,7 @@ class Notes:
         """Store the progress if there is one; return whether there may be more."""
         with self._lock:
             raw = self._fields.get("progress")
-            if raw is None:
+            if not raw:
                 self._sending = None
                 return False
         try:

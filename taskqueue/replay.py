@@ -198,6 +198,7 @@ def request_headers(delivery: Delivery, target_host: str, *, now: float) -> tupl
         max_attempts=delivery.max_attempts,
         enqueued_at=task.created,
         deadline=round((now + delivery.timeout) * 1000),
+        parent=task.parent,
     )
     return task.host or target_host, headers
 

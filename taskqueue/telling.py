@@ -5,14 +5,22 @@ Outside a delivery they check what they are given and keep nothing: a view may b
 
 import json
 import math
+import re
 from collections.abc import Iterable
+from typing import Final
+from urllib.parse import urlsplit
 
 from .errors import InvalidReport
+from .headers import check_host
 from .notes import Notes
 from .reporting import Report, Value
 from .transaction import innermost
 
-MAX_MESSAGE: int = 500
+MAX_MESSAGE: Final = 500
+MAX_URL: Final = 2048
+
+# A browser reads a backslash as a slash, and leaves out line breaks and tabs.
+_URL: Final = re.compile(r"[!-\[\]-~]+")
 
 
 def report(
@@ -52,6 +60,36 @@ def progress(done: float, total: float | None = None, message: str = "") -> None
     notes = current_notes()
     if notes is not None:
         notes.progress(raw)
+
+
+def redirect_to(url: object) -> str:
+    """Tell where the result of the running task is, and return that: people are sent there when it has completed.
+
+    ``url``: a path of this application, as ``/reports/7?page=2#top`` or a framework's URL object, or an absolute http
+    or https URL; percent-encoded, without user or password, at most 2048 characters. Raises InvalidReport.
+    """
+    text = str(url)
+    if not _URL.fullmatch(text) or len(text) > MAX_URL or not (_is_path(text) or _is_absolute(text)):
+        raise InvalidReport(
+            f"url: {text[:80]!r} must be a path as /reports/7, or an absolute http or https URL, percent-encoded,"
+            f" without user or password, of at most {MAX_URL} characters"
+        )
+    notes = current_notes()
+    if notes is not None:
+        notes.say("redirect", text.encode())
+    return text
+
+
+def _is_path(url: str) -> bool:
+    return url.startswith("/") and not url.startswith("//")
+
+
+def _is_absolute(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and "@" not in parts.netloc and bool(check_host(parts.netloc))
+    except ValueError:  # of which InvalidTask is one
+        return False
 
 
 def current_notes() -> Notes | None:

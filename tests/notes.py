@@ -50,7 +50,7 @@ class Notebook:
             opened[name] = raw
             self._kept.raw.append(sealed)
         self._kept.notes.append((task_id, delivery, opened))
-        return True
+        return bool(await self._broker.note(queue, task_id, delivery, fields, deadline=deadline))
 
 
 def keeping(tq: taskqueue.TaskQueue) -> Kept:

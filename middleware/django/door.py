@@ -66,16 +66,16 @@ class TaskQueueMiddleware:
     """Lets a project add tasks and receive their deliveries. It must stand first in MIDDLEWARE.
 
     ``settings.TASKQUEUE`` says where the queues are (``URL``, ``SECRET``, ``QUEUES``, ``NAMESPACE``, ``PUBLIC_URL``,
-    ``LIMITS``, ``COMMIT_DEADLINE``, ``MAX_TASKS``, ``MAX_BYTES``, ``DURABILITY``: see ``taskqueue.TaskQueue``), on
-    which database ``atomic()`` counts (``USING``), and how the door works. ``LOAD_USER``, plain or async, a function or
-    its dotted path, gets a task's user id and returns the user, who becomes ``request.user``, or None if there is none
-    any more: then the task fails; omitted, the authentication backends are asked; None: nobody is loaded. ``USER_ID``,
-    plain or async, gets the request and returns the id (a str) of the user who adds a task, or None; without it
-    ``request.user`` is asked. ``CREDENTIALS``: ``"copy"`` or ``"drop"``, whether ``Cookie`` and ``Authorization``
-    travel with a task; omitted: only if no user is loaded. ``TASK_ONLY``: paths which, with all below them, are 404 for
-    everybody else. ``REPLAY_GUARD``: who sees to it that a delivery starts only once: the broker (``"begin"``) or,
-    cheaper but blind to other processes, this one's memory (``"process"``): then a consumer over HTTP takes what it
-    held when it died for not begun, and that spends no attempt.
+    ``LIMITS``, ``COMMIT_DEADLINE``, ``MAX_TASKS``, ``MAX_BYTES``, ``DURABILITY``, ``STORAGE``: see
+    ``taskqueue.TaskQueue``), on which database ``atomic()`` counts (``USING``), and how the door works. ``LOAD_USER``,
+    plain or async, a function or its dotted path, gets a task's user id and returns the user, who becomes
+    ``request.user``, or None if there is none any more: then the task fails; omitted, the authentication backends are
+    asked; None: nobody is loaded. ``USER_ID``, plain or async, gets the request and returns the id (a str) of the user
+    who adds a task, or None; without it ``request.user`` is asked. ``CREDENTIALS``: ``"copy"`` or ``"drop"``, whether
+    ``Cookie`` and ``Authorization`` travel with a task; omitted: only if no user is loaded. ``TASK_ONLY``: paths which,
+    with all below them, are 404 for everybody else. ``REPLAY_GUARD``: who sees to it that a delivery starts only once:
+    the broker (``"begin"``) or, cheaper but blind to other processes, this one's memory (``"process"``): then a
+    consumer over HTTP takes what it held when it died for not begun, and that spends no attempt.
     """
 
     sync_capable = True

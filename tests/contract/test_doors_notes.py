@@ -1,5 +1,6 @@
 """What a running task says of itself, behind every door: stored before its answer leaves, and told by the receipt."""
 
+import asyncio
 import json
 import logging
 import random
@@ -222,3 +223,48 @@ async def test_progress_is_seen_while_the_task_runs(kind: str, tq: taskqueue.Tas
     assert seen[0] == {"done": 999, "total": 2000, "message": "reading"}
     assert seen[-1] == {"done": 2000, "total": 2000, "message": ""}
     assert len(seen) == 2
+
+
+# ---- files, the place of the result, and what a task knows of itself
+
+
+@pytest.mark.accept("TA57")
+async def test_a_task_saves_files_that_are_found_by_its_report(kind: str, tq: taskqueue.TaskQueue, kept: Kept) -> None:
+    async def handler(_view: View) -> Reply:
+        await asyncio.to_thread(taskqueue.storage.save, "rows.csv", b"a,b\n" * 50_000, "text/csv", output=True)
+        taskqueue.storage.save("log.txt", "fine")
+        taskqueue.redirect_to("/reports/7")
+        return Reply()
+
+    task_id, outcome = await delivered(kind, tq, handler)
+    assert outcome.status == 200
+    assert json.loads(kept.fields["files"]) == [
+        {"name": "rows.csv", "size": 200_000, "content_type": "text/csv"},
+        {"name": "log.txt", "size": 4, "content_type": "application/octet-stream"},
+    ]
+    assert (kept.fields["output"], kept.fields["redirect"]) == (b"rows.csv", b"/reports/7")
+    with tq.storage.open(task_id, kept.fields["output"].decode()) as file:
+        assert (file.content_type, file.read()) == ("text/csv", b"a,b\n" * 50_000)
+
+
+@pytest.mark.accept("TA56")
+async def test_a_task_knows_who_and_what_it_is(kind: str, tq: taskqueue.TaskQueue) -> None:
+    seen: list[taskqueue.CurrentTask | None] = []
+
+    async def build(_view: View) -> Reply:
+        seen.append(taskqueue.current_task())
+        taskqueue.add("/mail")
+        return Reply()
+
+    async def mail(_view: View) -> Reply:
+        seen.append(taskqueue.current_task())
+        return Reply()
+
+    handlers = {"/": adding("/build", user_id="ada"), "/build": build, "/mail": mail}
+    async with serving(kind, handlers, tq) as base:
+        consumer = Consumer(tq)
+        first = (await fetch("GET", base + "/")).text
+        await consumer.replay(base)
+        second, _ = await consumer.replay(base)
+    known = [(one.id, one.user_id, one.parent, one.queue, one.attempt) for one in seen if one is not None]
+    assert known == [(first, "ada", None, "default", 1), (second.id, "ada", first, "default", 1)]

@@ -19,6 +19,6 @@ PART_6_QUEUES: Final = frozenset(("TA05", "TA06", "TA07", "MY08", "MY09", "MY10"
 
 PART_6_LIFE: Final = frozenset(("TA13", "TA14", "TA46", "MY20"))
 
-PART_6_NOTES: Final = frozenset(("TA18", "TA19", "TA20", "TA55"))
+PART_6_NOTES: Final = frozenset(("TA18", "TA19", "TA20", "TA55", "TA56", "TA57"))
 
 OWED: Final = PART_1 | PART_2 | PART_3 | PART_4 | PART_5 | PART_6_QUEUES | PART_6_LIFE | PART_6_NOTES

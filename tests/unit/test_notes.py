@@ -149,6 +149,22 @@ async def test_progress_survives_an_outage(notes: Notes, store: Store, caplog: p
     assert caplog.messages == []
 
 
+async def test_what_an_earlier_delivery_said_is_taken_back(store: Store) -> None:
+    notes = Notes("id-1", store.keep, in_this_loop, again=True)
+    notes.report(Report("info", "a"))
+    assert notes.pending
+    await notes.keep()
+    (fields,) = store.kept
+    assert fields == {
+        "report": Report("info", "a").encode(),
+        "progress": b"",
+        "redirect": b"",
+        "output": b"",
+        "files": b"",
+    }
+    assert not notes.pending
+
+
 async def test_a_file_saved_again_is_listed_once(notes: Notes, store: Store) -> None:
     notes.add_file("a", {"size": 1}, output=False)
     notes.add_file("b", {"size": 2}, output=True)
