@@ -59,6 +59,7 @@ def setup(
     credentials: Credentials | None = None,
     task_only: Iterable[str] = (),
     replay_guard: ReplayGuard = "begin",
+    allow_manual: bool = False,
     consume: Consuming = False,
 ) -> None:
     """Let an application add tasks and receive their deliveries: the door becomes its outermost middleware.
@@ -70,8 +71,9 @@ def setup(
     and ``Authorization`` travel with a task; None: only if there is no ``load_user``. ``task_only``: paths which, with
     all below them, are 404 for everybody else. ``replay_guard``: who sees to it that a delivery starts only once: the
     broker (``"begin"``) or, cheaper but blind to other processes, this one's memory (``"process"``): then a consumer
-    over HTTP takes what it held when it died for not begun, and that spends no attempt. ``consume``: True, a name or a
-    ``Consume`` for a consumer beside the started application. Raises ConfigError.
+    over HTTP takes what it held when it died for not begun, and that spends no attempt. ``allow_manual``: whether who
+    knows the secret may run a task by hand here (``taskqueue curl``, ``replay``), past its queue; the task itself does
+    not change. ``consume``: True, a name or a ``Consume`` for a consumer in the application. Raises ConfigError.
     """
     door: Door[web.Request] = Door(
         tq,
@@ -80,6 +82,7 @@ def setup(
         credentials=credentials,
         task_only=task_only,
         replay_guard=replay_guard,
+        allow_manual=allow_manual,
     )
 
     @web.middleware

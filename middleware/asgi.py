@@ -78,6 +78,7 @@ class TaskQueueMiddleware:
         task_only: Iterable[str] = (),
         commit_at: CommitAt = "return",
         replay_guard: ReplayGuard = "begin",
+        allow_manual: bool = False,
         consume: Consuming = False,
     ) -> None:
         """Take the application and its TaskQueue; raises ConfigError.
@@ -92,8 +93,10 @@ class TaskQueueMiddleware:
         ``"response"``, its response starts, for applications that commit inside the handler: adding later is an error
         then. ``replay_guard``: who sees to it that a delivery starts only once: the broker (``"begin"``) or, cheaper
         but blind to other processes, this one's memory (``"process"``): then a consumer over HTTP takes what it held
-        when it died for not begun, and that spends no attempt. ``consume``: True, a name or a ``Consume`` for a
-        consumer beside the application, from the end of its startup to the beginning of its shutdown.
+        when it died for not begun, and that spends no attempt. ``allow_manual``: whether a person who knows the secret
+        may run a task by hand here (``taskqueue curl``, ``taskqueue replay``), past its queue, so that the task itself
+        does not change; what it adds is queued as ever. ``consume``: True, a name or a ``Consume`` for a consumer
+        beside the application, from the end of its startup to the beginning of its shutdown.
         """
         if commit_at not in ("return", "response"):
             raise ConfigError(f"commit_at: {commit_at!r} must be 'return' or 'response'")
@@ -110,6 +113,7 @@ class TaskQueueMiddleware:
             credentials=credentials,
             task_only=task_only,
             replay_guard=replay_guard,
+            allow_manual=allow_manual,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

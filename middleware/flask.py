@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 PREFIX: Final = "TASKQUEUE_"
 _OF_QUEUE: Final = ("url", "secret", "queues", "namespace", "public_url", "limits", "commit_deadline")
-_OF_DOOR: Final = ("credentials", "task_only", "replay_guard")
+_OF_DOOR: Final = ("credentials", "task_only", "replay_guard", "allow_manual")
 
 
 def authenticated_user(request: flask.Request) -> str | None:
@@ -51,6 +51,7 @@ class TaskQueue:
         credentials: Credentials | None = None,
         task_only: Iterable[str] | None = None,
         replay_guard: ReplayGuard | None = None,
+        allow_manual: bool | None = None,
     ) -> None:
         """Take the application, if it is there already, and its TaskQueue; raises ConfigError.
 
@@ -60,12 +61,17 @@ class TaskQueue:
         ``request.environ["taskqueue.user"]``, or None if there is none any more: then the task fails. A plain one runs
         in the application's context. Without it Flask-Login's ``user_loader`` is asked, if there is one; whoever is not
         ``is_active`` is gone too. ``user_id``, plain or async, gets the request and returns the id (a str) of the user
-        who adds a task, or None; without it ``authenticated_user`` is asked. ``credentials``, ``task_only`` and
-        ``replay_guard``: see ``taskqueue.middleware.wsgi``; where they are omitted ``TASKQUEUE_CREDENTIALS``,
-        ``_TASK_ONLY`` and ``_REPLAY_GUARD`` count.
+        who adds a task, or None; without it ``authenticated_user`` is asked. ``credentials``, ``task_only``,
+        ``replay_guard`` and ``allow_manual``: see ``taskqueue.middleware.wsgi``; where they are omitted
+        ``TASKQUEUE_CREDENTIALS``, ``_TASK_ONLY``, ``_REPLAY_GUARD`` and ``_ALLOW_MANUAL`` count.
         """
         self._tq, self._load_user, self._user_id = tq, load_user, user_id
-        given = {"credentials": credentials, "task_only": task_only, "replay_guard": replay_guard}
+        given = {
+            "credentials": credentials,
+            "task_only": task_only,
+            "replay_guard": replay_guard,
+            "allow_manual": allow_manual,
+        }
         self._given: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if app is not None:
             self.init_app(app)

@@ -50,6 +50,7 @@ class TaskQueuePlugin(InitPlugin):
         task_only: Iterable[str] = (),
         commit_at: CommitAt = "return",
         replay_guard: ReplayGuard = "begin",
+        allow_manual: bool = False,
         consume: Consuming = False,
     ) -> None:
         """Take the application's TaskQueue, the rest as for ``asgi.TaskQueueMiddleware``; raises ConfigError.
@@ -69,6 +70,7 @@ class TaskQueuePlugin(InitPlugin):
             task_only=task_only,
             commit_at=commit_at,
             replay_guard=replay_guard,
+            allow_manual=allow_manual,
         )
         self._door(_nothing)  # so that what is wrong with the options is said at once
 

@@ -53,6 +53,7 @@ _OF_DOOR: Final[dict[str, Callable[[object], object]]] = {
     "credentials": lambda value: value,
     "task_only": _listed,
     "replay_guard": lambda value: value,
+    "allow_manual": options.truth,
 }
 
 
@@ -62,9 +63,9 @@ def includeme(config: Any) -> None:
     ``taskqueue.url``, ``.secret``, ``.queues``, ``.namespace``, ``.public_url``, ``.limits``, ``.commit_deadline``,
     ``.max_tasks``, ``.max_bytes``, ``.durability`` and ``.storage`` among the settings stand for what
     ``taskqueue.TaskQueue`` takes, ``taskqueue.load_user`` and ``.user_id`` (functions, or their dotted names),
-    ``.credentials``, ``.task_only`` and ``.replay_guard`` for what ``set_taskqueue`` takes. Several secrets, queues or
-    paths have white space or commas between them. Raises ConfigError for a setting that nobody knows; what is wrong
-    with one is told by ``make_wsgi_app``.
+    ``.credentials``, ``.task_only``, ``.replay_guard`` and ``.allow_manual`` for what ``set_taskqueue`` takes. Several
+    secrets, queues or paths have white space or commas between them. Raises ConfigError for a setting that nobody
+    knows; what is wrong with one is told by ``make_wsgi_app``.
     """
     mounted = config.registry[_Mounted] = _Mounted(config)
     mounted.check_names()
@@ -92,6 +93,7 @@ def set_taskqueue(
     credentials: Credentials | None = None,
     task_only: Iterable[str] | None = None,
     replay_guard: ReplayGuard | None = None,
+    allow_manual: bool | None = None,
 ) -> None:
     """Give the application a TaskQueue of its own making, or say in code what settings cannot; raises ConfigError.
 
@@ -99,10 +101,11 @@ def set_taskqueue(
     ``request.environ["taskqueue.user"]``, or None if there is none any more: then the task fails. A plain one is called
     where ``get_current_registry`` works. ``user_id``, plain or async, gets the request and returns the id (a str) of
     the user who adds a task, or None; without it ``request.authenticated_userid`` is asked. ``credentials``,
-    ``task_only`` (paths) and ``replay_guard``: see ``taskqueue.middleware.wsgi``. What is omitted, the settings say.
+    ``task_only`` (paths), ``replay_guard`` and ``allow_manual``: see ``taskqueue.middleware.wsgi``. What is omitted,
+    the settings say.
     """
     given: dict[str, Any] = {"load_user": load_user, "user_id": user_id, "credentials": credentials}
-    given |= {"task_only": task_only, "replay_guard": replay_guard}
+    given |= {"task_only": task_only, "replay_guard": replay_guard, "allow_manual": allow_manual}
     mounted: _Mounted = config.registry[_Mounted]
     mounted.set(tq, {name: value for name, value in given.items() if value is not None})
 

@@ -43,6 +43,7 @@ def setup(
     task_only: Iterable[str] = (),
     commit_at: CommitAt = "return",
     replay_guard: ReplayGuard = "begin",
+    allow_manual: bool = False,
     consume: Consuming = False,
 ) -> None:
     """Let an application add tasks and receive their deliveries: the door is put around ``app.asgi_app``.
@@ -63,6 +64,7 @@ def setup(
         task_only=task_only,
         commit_at=commit_at,
         replay_guard=replay_guard,
+        allow_manual=allow_manual,
         consume=consume,
     )
     # Before all others: they may ask who is logged in.

@@ -170,12 +170,17 @@ class _InOutbox(_OfSession):
         tq, finished = self.sessions.tq, list[Task]()
 
         async def finish() -> None:
-            finished.extend(await tq.finished(entries, self.request))
+            tasks = await tq.finished(entries, self.request)
+            finished.extend(tasks if captures else await tq.routed_without(tasks))
+
+        def finish_sync() -> None:
+            tasks = tq.finished_sync(entries, self.request)
+            finished.extend(tasks if captures else tq.routed_without_sync(tasks))
 
         with self._ending("vote", "voted") as entries:
             if not entries:
                 return
-            self.wait(finish, lambda: finished.extend(tq.finished_sync(entries, self.request)))
+            self.wait(finish, finish_sync)
             if captures:
                 self._ballot = Captured(finished, captures[-1])
             elif self.sessions.outbox is not None:

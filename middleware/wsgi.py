@@ -59,6 +59,7 @@ class TaskQueueMiddleware:
         credentials: Credentials | None = None,
         task_only: Iterable[str] = (),
         replay_guard: ReplayGuard = "begin",
+        allow_manual: bool = False,
     ) -> None:
         """Take the application and its TaskQueue; raises ConfigError.
 
@@ -70,7 +71,9 @@ class TaskQueueMiddleware:
         ``load_user``. ``task_only``: paths which, with all below them, are 404 for everybody else. ``replay_guard``:
         who sees to it that a delivery starts only once: the broker (``"begin"``) or, cheaper but blind to other
         processes, this one's memory (``"process"``): then a consumer over HTTP takes what it held when it died for not
-        begun, and that spends no attempt.
+        begun, and that spends no attempt. ``allow_manual``: whether a person who knows the secret may run a task by
+        hand here (``taskqueue curl``, ``taskqueue replay``), past its queue, so that the task itself does not change;
+        what it adds is queued as ever.
         """
         self._app, self._tq = app, tq
         self._door: Final[Door[WSGIEnvironment]] = Door(
@@ -80,6 +83,7 @@ class TaskQueueMiddleware:
             credentials=credentials,
             task_only=task_only,
             replay_guard=replay_guard,
+            allow_manual=allow_manual,
         )
         self.replay_in(self)
 

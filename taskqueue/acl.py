@@ -47,9 +47,12 @@ _LOOKING: Final = (
 )
 
 ROLES: Final = {
-    "producer": Role("whoever adds tasks outside the application", _STORING, ("llen", "wait"), _STORED),
+    "producer": Role("whoever adds tasks outside the application", _STORING, ("llen", "wait", "hgetall"), _STORED),
     "door": Role(
-        "the application, which adds tasks and lets deliveries in", (*_STORING, "begin"), ("llen", "wait"), _STORED
+        "the application, which adds tasks and lets deliveries in",
+        (*_STORING, "begin"),
+        ("llen", "wait", "hgetall"),
+        _STORED,
     ),
     # With what its metrics count.
     "consumer": Role("taskqueue-server --target", _CONSUMING, (*_RUNNING, *_COUNTING)),
@@ -60,7 +63,9 @@ ROLES: Final = {
     ),
     "reader": Role("taskqueue list, show, stats and doctor", (), _LOOKING, channels=False),
     "operator": Role(
-        "taskqueue retry and queues, and TaskQueue.reset", ("retry", "reset", "control", "purge"), (*_LOOKING, "hscan")
+        "taskqueue retry, queues and route, and TaskQueue.reset",
+        ("retry", "reset", "control", "purge"),
+        (*_LOOKING, "hscan", "hset", "hdel"),
     ),
 }
 
@@ -74,6 +79,7 @@ def set_user(role: Role, user: str, password: str, *, namespace: str, queues: Se
     """Return the ACL SETUSER command that makes this user, whatever it could do before; no queues: all queues."""
     bases = [f"{namespace}:{{{queue}}}" for queue in queues or ["*"]]
     keys = [f"~{base}{ending}" for base in bases for ending in (role.keys or ("", ":*"))]
+    keys.append(f"~{namespace}:routes")
     channels = [f"&{base}{ending}" for base in bases for ending in ("", ":copied")] if role.channels else []
     rights = [f"+{command}" for command in role.rights()]
     return " ".join(["ACL SETUSER", user, "reset", "on", f">{password}", *keys, *channels, *rights])

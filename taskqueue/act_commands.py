@@ -1,7 +1,5 @@
 """``taskqueue cancel | archive | run-now | rerun | stuck``: what an operator does to tasks."""
 
-import getpass
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +12,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from . import loading
 from .acting import WITHDRAWN_FROM, Actor, Stuck, Tally
 from .admin import Admin, Filter
+from .asking import NOTHING, Common, Result, complain, example, who, write_json
 from .broker import Withdrawal
-from .commands import NOTHING, Common, Result, complain, write_json
 from .errors import RecordError, UsageError
 from .keys import Keyring
 from .tables import span, write_table
@@ -33,22 +31,18 @@ _ID: Final = "2f1c4a0e-6b0e-4d0b-9a53-0a8e4f1d7c11"
 
 def register(app: App) -> None:
     """Add these commands to ``taskqueue``."""
-    app.command(cancel, help_epilogue="Example:\n  taskqueue cancel --path '/reports/*' --yes")
-    app.command(archive, help_epilogue="Example:\n  taskqueue archive --all --yes")
-    app.command(run_now, name="run-now", help_epilogue=f"Example:\n  taskqueue run-now {_ID}")
-    app.command(rerun, help_epilogue=f"Example:\n  taskqueue rerun {_ID}")
-    app.command(stuck, help_epilogue="Example:\n  taskqueue stuck --age 600 --restart")
+    app.command(cancel, help_epilogue=example("taskqueue cancel --path '/reports/*' --yes"))
+    app.command(archive, help_epilogue=example("taskqueue archive --all --yes"))
+    app.command(run_now, name="run-now", help_epilogue=example(f"taskqueue run-now {_ID}"))
+    app.command(rerun, help_epilogue=example(f"taskqueue rerun {_ID}"))
+    app.command(stuck, help_epilogue=example("taskqueue stuck --age 600 --restart"))
 
 
 def acting(common: Common, work: Callable[[Actor, Admin], Awaitable[Result]]) -> Result:
     """Let somebody do something in the store, under the name of who runs this command."""
     hook = common.settings().on_event
     on_event = loading.function("on_event", hook) if hook else None
-    return common.ask(lambda admin: work(Actor(admin, _me(), on_event=on_event), admin))
-
-
-def _me() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    return common.ask(lambda admin: work(Actor(admin, who(), on_event=on_event), admin))
 
 
 @Parameter(name="*")

@@ -17,6 +17,8 @@ from .errors import RecordError
 from .inspector import ConsumerInfo, Control, Ended, QueueStats
 from .keys import Keyring
 from .record import EXPIRES_AFTER
+from .routes import Route, Table, table_of
+from .routing import kept_routes
 from .seal import NONCE_BYTES, seal, unseal, unseal_response
 from .task import Response, StateName, Task, TaskState
 
@@ -34,6 +36,7 @@ STATES: Final[tuple[StateName, ...]] = (
 )
 PAGE: Final = 500
 BATCH: Final = 100
+COUNTED: Final = 5000
 BATCH_BYTES: Final = 4 * 1024 * 1024
 PATIENCE: Final = 5.0
 _HELD: Final = ("reserved", "running")
@@ -152,6 +155,12 @@ def unserved(stats: QueueStats, *, host: str, runs: Callable[[int], bool]) -> st
     return f"queue {stats.queue}: {stats.queued} task(s) wait and nobody consumes; {why}"
 
 
+def in_use(stats: QueueStats) -> bool:
+    """Tell whether a queue has tasks, or a consumer."""
+    held = (stats.queued, stats.scheduled, stats.prepared, stats.reserved, stats.failed, stats.completed)
+    return any(held) or bool(stats.consumers)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
     """Which tasks are meant; ``path`` may have ``*`` in it, as in ``/reports/*``. None means any."""
@@ -177,6 +186,10 @@ class Admin:
         self.queues: Final = tuple(queues)
         self.broker: Final = broker
         self._broker, self._inspector = broker, broker.inspector
+
+    def of(self, queues: Sequence[str]) -> "Admin":
+        """Return how to look at these queues of the same store."""
+        return Admin(self._broker, queues)
 
     async def tasks(
         self, states: Sequence[StateName] = STATES, *, only: Filter | None = None, limit: int
@@ -256,9 +269,42 @@ class Admin:
         """Count in one queue, whichever."""
         return await self._inspector.stats(queue, deadline=_soon())
 
+    async def used_queues(self) -> list[str]:
+        """Return the name of every queue that has tasks or had a consumer. Looks through the whole store."""
+        return await self._inspector.queues(deadline=_soon())
+
+    async def latest(self, queue: str, state: StateName) -> int:
+        """Return when the last task came into this state (ms), 0 if none is kept; for states that have an index."""
+        page = await self._inspector.tasks(queue, state, limit=1, offset=0, deadline=_soon())
+        return max((task.changed for task in page), default=0)
+
+    async def ended_since(self, queue: str, state: StateName, mark: int) -> tuple[int, int]:
+        """Return how many tasks came into this state after ``mark`` (ms), and when the last one did.
+
+        For states that have an index; counts no further than 5000.
+        """
+        count, newest = 0, mark
+        for offset in range(0, COUNTED, PAGE):
+            page = await self._inspector.tasks(queue, state, limit=PAGE, offset=offset, deadline=_soon())
+            later = [task.changed for task in page if task.changed > mark]
+            count, newest = count + len(later), max([newest, *later])
+            if len(later) < PAGE:
+                break
+        return count, newest
+
     async def control(self, queue: str, changes: Mapping[Control, int | None]) -> None:
         """Say how a queue is to be run; None takes a word back."""
         await self._broker.control(queue, changes, deadline=_soon())
+
+    async def routes(self) -> Table[Route]:
+        """Return the rules in the broker, by path in order."""
+        return table_of(await kept_routes(self._broker, deadline=_soon()))
+
+    async def route(self, path: str, rule: Route | None) -> bool:
+        """Keep this rule in the broker for a path, or with None none; tell whether there was one."""
+        kept = path in await self._broker.routes(deadline=_soon())
+        await self._broker.route(path, None if rule is None else rule.pack(), deadline=_soon())
+        return kept
 
     async def purge(self, queue: str, *, most: int) -> int:
         """Forget up to so many tasks that wait; return how many: repeat until none was."""
@@ -272,9 +318,14 @@ class Admin:
         return sorted(found, key=lambda task: task.changed)
 
     async def retry(
-        self, tasks: Sequence[TaskState], keyring: Keyring | None, *, progress: Callable[[int], None] = lambda _: None
+        self,
+        tasks: Sequence[TaskState],
+        keyring: Keyring | None,
+        *,
+        actor: str = "",
+        progress: Callable[[int], None] = lambda _: None,
     ) -> int:
-        """Queue these failed tasks again, in this order; return how many were.
+        """Queue these failed or cancelled tasks again, in this order; return how many were.
 
         Those that have moved on meanwhile, or whose record is gone, are left alone. A record that has expired gets a
         new term, for which the secret is needed. ``progress`` is told how many have been dealt with.
@@ -287,12 +338,12 @@ class Admin:
                 batch.append((task.id, b"" if keyring is None else await self._renewed(task, keyring)))
                 size += len(batch[-1][1])
                 if len(batch) == BATCH or size >= BATCH_BYTES:
-                    queued += await self._inspector.retry(queue, batch, deadline=_soon())
+                    queued += await self._inspector.retry(queue, batch, actor=actor, deadline=_soon())
                     done += len(batch)
                     progress(done)
                     batch, size = [], 0
             if batch:
-                queued += await self._inspector.retry(queue, batch, deadline=_soon())
+                queued += await self._inspector.retry(queue, batch, actor=actor, deadline=_soon())
                 done += len(batch)
                 progress(done)
         return queued

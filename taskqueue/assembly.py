@@ -13,6 +13,8 @@ from .intake import Intake
 from .policy import Rules
 from .producer import TaskQueue
 from .replay import Replayer
+from .retention import Retention, retention_rules
+from .routes import with_ruled
 from .server import TaskQueueServer
 from .strategy import Strategy, Strict, Weighted
 
@@ -65,7 +67,7 @@ def server_for(
         companions=beside,
         intake=intake,
         strategy=_strategy(chosen, queues),
-        keep=chosen.keep == "all",
+        retention=Retention(chosen.keep == "all", retention_rules(chosen.retain)),
     )
 
 
@@ -100,8 +102,12 @@ def _strategy(chosen: Settings, queues: Sequence[str]) -> Strategy:
 
 
 def narrowed(tq: TaskQueue, wanted: Sequence[str] | None, *, where: str) -> Sequence[str]:
-    """Return those of the application's queues that are wanted, or all; raises UsageError for one it has not got."""
+    """Return those of the application's queues that are wanted, or all; raises UsageError for one it has not got.
+
+    With them count those that rules name, as far as they are known (see ``TaskQueue.read_routes``).
+    """
+    known = with_ruled(tq.queues, tq.routes)
     for name in wanted or ():
-        if name not in tq.queues:
-            raise UsageError(f"{where}: {name!r} is none of the application's queues: {', '.join(tq.queues)}")
-    return wanted or tq.queues
+        if name not in known:
+            raise UsageError(f"{where}: {name!r} is none of the application's queues: {', '.join(known)}")
+    return wanted or known

@@ -29,10 +29,8 @@ class Capacity:
 
 
 UNLIMITED: Final = Capacity()
-# Seconds that a consumer waits for the answer to one move.
-CALL_DEADLINE: Final = 2.0
-# What is prepared for so long without promote or discard is set aside as in-doubt.
-IN_DOUBT_AFTER_MS: Final = 60_000
+CALL_DEADLINE: Final = 2.0  # seconds that a consumer waits for the answer to one move
+IN_DOUBT_AFTER_MS: Final = 60_000  # what is prepared for so long, neither promoted nor discarded, is set aside
 
 Withdrawal: TypeAlias = Literal["cancelled", "archived"]
 """Two ways in which somebody ends a task: it is not to run, or it is not to be seen."""
@@ -245,6 +243,14 @@ class Broker(Protocol):
         """Empty this queue, running tasks included: what they end with is then stale."""
         ...
 
+    async def routes(self, *, deadline: float) -> Mapping[str, bytes]:
+        """Return the rules that say what counts for tasks of a route: packed (see ``routes.Route``), by pattern."""
+        ...
+
+    async def route(self, pattern: str, rule: bytes | None, *, deadline: float) -> None:
+        """Keep this rule for a pattern instead of any other; None: keep none."""
+        ...
+
     @property
     def trouble(self) -> str | None:
         """Why the store was given up within the last second, or None if it was not, or has answered since."""
@@ -304,8 +310,7 @@ def connect(
 def kept_secret(url: str) -> str | None:
     """Return the secret that the store behind a URL keeps, made by the first who asks; None if it keeps none.
 
-    An embedded store keeps one in its directory, a local one in memory. Raises ConfigError if that directory cannot be
-    used.
+    An embedded store keeps one in its directory, a local one in memory. Raises ConfigError if that cannot be used.
     """
     scheme = urlsplit(url).scheme
     if scheme not in _KEEP_SECRETS:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final, NamedTuple, get_type_hints
 
 from . import options
+from . import routes as rules
 from .errors import ConfigError, UsageError
 from .options import Choice, Option, Seconds, Whole
 
@@ -103,6 +104,17 @@ class Settings:
             flag="--queue",
         ),
     ] = DEFAULT_QUEUES
+    routes: Annotated[
+        tuple[rules.Route, ...],
+        Option(
+            help="Rules by path: tables [[route]] with path and queue, category or hidden; as a variable,"
+            " /reports/*=slow,/mail/*=mail.",
+            parse=rules.from_settings,
+            shown=rules.shown,
+            flag=None,
+            key="route",
+        ),
+    ] = ()
     strategy: Annotated[
         str,
         Option(
@@ -191,6 +203,14 @@ class Settings:
             parse=options.directory,
         ),
     ] = None
+    retain: Annotated[
+        tuple[str, ...],
+        Option(
+            help="How long and how many tasks that have ended are kept, as completed=24h/10000, failed=30d/10000, or"
+            " mail.completed=7d for one queue; states: completed, failed, cancelled, archived.",
+            parse=options.retained,
+        ),
+    ] = ()
     resolve: Annotated[
         str | None, Option(help="Function that knows whether a task in doubt is to run.", parse=options.import_path)
     ] = None

@@ -7,30 +7,46 @@ act on: a wrong setting (2, 3, 78) will be wrong again, anything else is worth a
 
 import asyncio
 import inspect
-import json
 import logging
 import os
-import secrets
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Final
+from dataclasses import replace
+from typing import Annotated, Any, Final, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
 from rich.console import Console
-from rich.table import Table
 
-from . import act_commands, catalogue, commands, doctor, logs, queue_commands, relaying, settings
+from . import (
+    act_commands,
+    add_commands,
+    catalogue,
+    check_commands,
+    commands,
+    doctor,
+    logs,
+    manual_commands,
+    queue_commands,
+    relaying,
+    route_commands,
+    settings,
+    settings_commands,
+    task_commands,
+    watch_commands,
+)
+from .asking import CONFIG_FLAG, example
 from .broker import masked, require_shared
-from .catalogue import FILE, OPTIONS, Row, Settings
+from .catalogue import Row, Settings
 from .durability import kept
 from .errors import AppNotFound, BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError, UsageError
 from .inspector import StoreInfo
 from .producer import TaskQueue
 from .relay import Relay
+from .routes import table_of, with_ruled
 from .settings import WorkerPlace
 
 log = logging.getLogger("taskqueue.cli")
@@ -61,16 +77,12 @@ def _version() -> str:
     return VERSION
 
 
-def _examples(*lines: str) -> str:
-    return "\n".join(["Example:" if len(lines) == 1 else "Examples:", *(f"  {line}" for line in lines)])
-
-
 server_app: Final = App(
     name="taskqueue-server",
     help="Take requests off the queues and replay them against the application.\n\nEvery option has a variable (in"
     " brackets) and a key in taskqueue.toml too; flag wins over variable, variable over file, file over default. The"
     " secret comes from TASKQUEUE_SECRET or from a file: a flag would show it in the process list.",
-    help_epilogue=_examples(
+    help_epilogue=example(
         "taskqueue-server --name=instance1",
         "taskqueue-server --name=instance1 --target http://127.0.0.1:8000 --url redis://127.0.0.1:6379/0",
     ),
@@ -80,18 +92,34 @@ server_app: Final = App(
 app: Final = App(
     name="taskqueue",
     help="Look after queues and settings.",
-    help_epilogue=_examples("taskqueue secret", "taskqueue config show"),
+    help_epilogue=example("taskqueue secret", "taskqueue config show"),
     help_format="plaintext",
     version=_version,
 )
-config_app: Final = App(
-    name="config", help="The settings, and who chose them.", help_epilogue=_examples("taskqueue config show --origin")
-)
-app.command(config_app)
-commands.register(app)
-queue_commands.register(app)
-act_commands.register(app)
-relaying.register(app)
+for module in (
+    commands,
+    add_commands,
+    task_commands,
+    act_commands,
+    watch_commands,
+    queue_commands,
+    route_commands,
+    manual_commands,
+    check_commands,
+    settings_commands,
+    relaying,
+):
+    module.register(app)
+
+
+@app.command(help_epilogue=example('eval "$(taskqueue completion bash)"', "taskqueue completion fish"))
+def completion(shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(help="Which one reads it.")], /) -> None:
+    """Print what lets a shell complete both programs; for its start-up file, zsh after compinit."""
+    for program in (app, server_app):
+        print(program.generate_completion(shell=shell))
+        if shell == "zsh":
+            (name,) = program.name
+            print(f"compdef _cyclopts_{name} {name}")
 
 
 def server_main() -> None:
@@ -150,11 +178,6 @@ def exit_code(error: TaskQueueError) -> int:
     return next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
 
 
-_CONFIG_FLAG: Final = Parameter(
-    help=f"File to read instead of ./{FILE} or [tool.taskqueue] in ./{settings.PYPROJECT}. [{settings.CONFIG}]"
-)
-
-
 # taskqueue-server
 
 
@@ -192,7 +215,7 @@ def _server_parameters() -> Iterator[inspect.Parameter]:
         if row.flag:
             kind = list[str] if isinstance(row.default, tuple) else bool if isinstance(row.default, bool) else str
             yield _keyword(row, kind)
-    annotation = Annotated[str | None, _CONFIG_FLAG]
+    annotation = Annotated[str | None, CONFIG_FLAG]
     yield inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
@@ -205,7 +228,11 @@ def _keyword(row: Row, kind: Any) -> inspect.Parameter:
         written = _as_written if kind is str else _all_as_written
         parameter = Parameter(name=row.flag, negative=(), help=about, converter=written)
     return inspect.Parameter(
-        row.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, parameter]
+        row.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        # A flag that may also be None would seem to want a value, to what completes it.
+        annotation=Annotated[kind if kind is bool else kind | None, parameter],
     )
 
 
@@ -226,11 +253,15 @@ server_app.default(serve)
 async def _server(chosen: Settings, place: WorkerPlace | None) -> tuple[Any, TaskQueue]:
     """Return the server for these settings, and its TaskQueue, which with an application is the application's."""
     from . import assembly, life, loading  # noqa: PLC0415  see _version
+    from .unserved import Unserved  # noqa: PLC0415  see _version
 
+    queues: Sequence[str]
+    own = chosen.origin("queues") == "flag" or chosen.limit is not None
     if chosen.app:
         application = await loading.load(chosen.app)
         tq = loading.task_queue()
         wanted = chosen.queues if chosen.origin("queues") == "flag" else None
+        await tq.try_routes(patience=GREETING)
         queues = assembly.narrowed(tq, wanted, where="--queue")
         replayer = loading.replayer_for(application, tq.keyring, concurrent_limit=chosen.concurrent_limit)
     else:
@@ -245,8 +276,13 @@ async def _server(chosen: Settings, place: WorkerPlace | None) -> tuple[Any, Tas
             namespace=chosen.namespace,
             durability=chosen.durability,
         )
+        if not own:
+            known = await tq.try_routes(patience=GREETING)
+            queues = with_ruled(queues, replace(known, file=table_of(chosen.routes)))
         replayer = HttpReplayer(chosen.required_target(), tq.keyring, connect_timeout=chosen.connect_timeout)
     around = life.around(chosen, tq.broker, queues, place)
+    if not own:
+        around["companions"] = [*around["companions"], Unserved(tq.broker, queues).watch]
     return assembly.server_for(chosen, tq, replayer, name=chosen.required_name(), queues=queues, **around), tq
 
 
@@ -327,51 +363,3 @@ def _advice(error: TaskQueueError, chosen: Settings) -> str:
     if isinstance(error, BrokerUnavailable) and chosen.wait_broker is not None:
         return f"; given up after {chosen.wait_broker:g} s (--wait-broker)"
     return ""
-
-
-# taskqueue
-
-
-@app.command(help_epilogue=_examples("TASKQUEUE_SECRET=$(taskqueue secret)"))
-def secret() -> None:
-    """Make a secret for TASKQUEUE_SECRET: the same for the application and its consumers, and nobody else."""
-    print(secrets.token_urlsafe(48))
-
-
-@config_app.command(help_epilogue=_examples("taskqueue config show --origin", "taskqueue config show --json"))
-def show(
-    *,
-    origin: Annotated[bool, Parameter(negative=(), show_default=False, help="With where each comes from.")] = False,
-    as_json: Annotated[
-        bool, Parameter(name="--json", negative=(), show_default=False, help="As one JSON object.")
-    ] = False,
-    config: Annotated[str | None, _CONFIG_FLAG] = None,
-) -> None:
-    """Show every setting as a consumer started here would have it, secrets and passwords masked."""
-    chosen = settings.load(config=config)
-    values = {name: chosen.public(name) for name in OPTIONS}
-    if as_json:
-        both = {name: {"value": value, "origin": chosen.origin(name)} for name, value in values.items()}
-        print(json.dumps(both if origin else values, indent=2))
-        return
-    rows = [(name, _as_text(value), *([chosen.origin(name)] if origin else [])) for name, value in values.items()]
-    write_table(("setting", "value", *(["origin"] if origin else [])), rows)
-
-
-def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write rows to standard output: a table on a terminal, else tab-separated lines without a head."""
-    if not sys.stdout.isatty():
-        print(*("\t".join(row) for row in rows), sep="\n")
-        return
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*row)
-    Console(markup=False).print(table)
-
-
-def _as_text(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,12 +1,12 @@
 """What a view says of its own tasks: declared beside it once, so that not everybody who adds one must know."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, TypedDict, TypeVar, Unpack
 
 from .errors import InvalidTask
-from .target import check_queue_name, quote_path
+from .routes import Table, check_category, check_hidden
+from .target import check_queue_name
 from .task import PRIORITIES
 
 View = TypeVar("View")
@@ -14,8 +14,16 @@ View = TypeVar("View")
 LONGEST_TIMEOUT: Final = 24 * 3600.0
 MOST_RETRIES: Final = 1000
 
-# A parameter as routers write it: {year}, {year:int}, <year>, <int:year>.
-_PARAMETER: Final = re.compile(r"\{[^{}/]+\}|<[^<>/]+>")
+
+class Sayings(TypedDict, total=False):
+    """The keyword arguments of ``TaskQueue.defaults``; see there."""
+
+    queue: str | None
+    timeout: float | None
+    retry_max_count: int | None
+    priority: int | None
+    category: str | None
+    hidden: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,56 +34,43 @@ class Defaults:
     timeout: float | None = None
     retry_max_count: int | None = None
     priority: int | None = None
+    category: str | None = None
+    hidden: bool | None = None
 
 
-_NONE: Final = Defaults()
+NOTHING: Final = Defaults()
 
 
 class DefaultsByPath:
     """The defaults of all views, by the paths at which they answer."""
 
     def __init__(self) -> None:
-        self._exact: dict[str, Defaults] = {}
-        self._patterns: dict[str, tuple[re.Pattern[str], Defaults]] = {}
+        self._table: Table[Defaults] = Table()
 
-    def declare(
-        self,
-        path: str,
-        *,
-        queue: str | None = None,
-        timeout: float | None = None,
-        retry_max_count: int | None = None,
-        priority: int | None = None,
-    ) -> Callable[[View], View]:
-        """Note defaults for a path; see ``TaskQueue.defaults``. Raises InvalidTask, or ConfigError for the queue."""
-        if not isinstance(path, str) or not path.startswith("/") or re.search(r"[?#]", path):
-            raise InvalidTask(f"path: {path!r} must be the path of a view, as in '/reports/{{year}}'")
-        key = quote_path(path.encode())
-        if key in self._exact or key in self._patterns:
-            raise InvalidTask(f"path: the defaults of {path!r} are declared twice; declare them once")
+    def declare(self, path: str, **said: Unpack[Sayings]) -> Callable[[View], View]:
+        """Note defaults for a path; see ``TaskQueue.defaults``. Raises InvalidTask, ConfigError."""
+        queue = said.get("queue")
         defaults = Defaults(
             None if queue is None else check_queue_name(queue),
-            check_timeout(timeout),
-            check_retries(retry_max_count),
-            check_priority(priority),
+            check_timeout(said.get("timeout")),
+            check_retries(said.get("retry_max_count")),
+            check_priority(said.get("priority")),
+            check_category(said.get("category")),
+            check_hidden(said.get("hidden")),
         )
-        if defaults == _NONE:
+        if isinstance(path, str) and path in self._table:
+            raise InvalidTask(f"path: the defaults of {path!r} are declared twice; declare them once")
+        if defaults == NOTHING:
             raise InvalidTask(
-                f"defaults: nothing is said of {path!r}; give queue=, timeout=, retry_max_count= or priority="
+                f"defaults: nothing is said of {path!r}; give queue=, timeout=, retry_max_count=, priority=, category="
+                " or hidden="
             )
-        pattern = "[^/]+".join(re.escape(quote_path(text.encode())) for text in _PARAMETER.split(path))
-        if _PARAMETER.search(path):
-            self._patterns[key] = re.compile(pattern), defaults
-        else:
-            self._exact[key] = defaults
+        self._table.add(path, defaults)
         return _itself
 
-    def of(self, target: str) -> Defaults:
-        """Return the defaults for a canonical request target: those of exactly its path, else of the first pattern."""
-        path = target.partition("?")[0]
-        if path in self._exact:
-            return self._exact[path]
-        return next((found for pattern, found in self._patterns.values() if pattern.fullmatch(path)), _NONE)
+    def of(self, target: str) -> tuple[str, Defaults] | None:
+        """Return the pattern that counts for a canonical request target, and the defaults; see ``routes``."""
+        return self._table.of(target)
 
 
 def _itself(view: View) -> View:

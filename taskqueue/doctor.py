@@ -10,7 +10,7 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -22,6 +22,7 @@ from .durability import Level as Kept
 from .errors import BrokerUnavailable, ConfigError
 from .inspector import ConsumerInfo, Control, Inspector, QueueStats, StoreInfo
 from .keys import Keyring
+from .routes import NO_ROUTES, Routes, with_ruled
 from .task import TaskState
 
 Level = Literal["ok", "warning", "error"]
@@ -190,9 +191,12 @@ def check_clock(info: StoreInfo) -> Finding:
 
 
 def check_consumers(
-    stats: QueueStats, *, host: str, runs: Callable[[int], bool], silent: Collection[str] = ()
+    stats: QueueStats, *, host: str, runs: Callable[[int], bool], silent: Collection[str] = (), route: str = ""
 ) -> Finding:
-    """Look whether somebody takes tasks off this queue; ``silent`` are the names whose beat was not heard."""
+    """Look whether somebody takes tasks off this queue; ``silent`` are the names whose beat was not heard.
+
+    ``route`` is a pattern that a rule sends there.
+    """
     check = f"consumers of {stats.queue}"
     ended = [one for one in stats.consumers if one.name in silent or gone(one, host=host, runs=runs)]
     left = [consumer.name for consumer in stats.consumers if consumer not in ended]
@@ -200,6 +204,7 @@ def check_consumers(
         return Finding(check, "ok", f"{', '.join(left)}; {stats.queued} task(s) wait")
     dead = ", ".join(f"{consumer.name} (process {consumer.pid} on {consumer.host})" for consumer in ended)
     what = f"no longer running, or hung: {dead}" if dead else "there has never been one"
+    what += f", and the rule of {route} names this queue" if route else ""
     held = stats.queued + stats.reserved
     first = "" if "disabled" not in stats.control else f"taskqueue queues enable {stats.queue}, then "
     name = ended[0].name if ended else "instance1"
@@ -283,8 +288,12 @@ async def examine(
     declared: Durability | None = None,
     host: str = "",
     runs: Callable[[int], bool] | None = None,
+    routes: Callable[[], Awaitable[Routes]] | None = None,
 ) -> list[Finding]:
-    """Ask the store and return what all its checks found; ``host`` and ``runs`` tell who lives on this machine."""
+    """Ask the store and return what all its checks found; ``host`` and ``runs`` tell who lives on this machine.
+
+    ``routes``: asked for the rules, whose queues are looked at as well.
+    """
     try:
         info = await broker.inspector.store(deadline=_soon())
     except BrokerUnavailable as error:
@@ -301,9 +310,13 @@ async def examine(
         check_memory(info),
         check_clock(info),
     ]
-    now = round((time.time() + info.clock_offset) * 1000)
+    ruled = await routes() if routes else NO_ROUTES
+    queues = with_ruled(queues, ruled)
+    asked = _Asked(
+        broker, round((time.time() + info.clock_offset) * 1000), host or socket.gethostname(), runs or running, ruled
+    )
     for queue in queues:
-        findings += await _queue(broker, queue, now=now, host=host or socket.gethostname(), runs=runs or running)
+        findings += await _queue(asked, queue)
     try:
         findings.append(check_names(await broker.inspector.queues(deadline=_soon()), queues))
     except (BrokerUnavailable, ConfigError) as error:
@@ -311,7 +324,19 @@ async def examine(
     return findings
 
 
-async def _queue(broker: Broker, queue: str, *, now: int, host: str, runs: Callable[[int], bool]) -> list[Finding]:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is looked into: ``now`` in ms of its clock; who lives here, see ``examine``; the rules there are."""
+
+    broker: Broker
+    now: int
+    host: str
+    runs: Callable[[int], bool]
+    routes: Routes
+
+
+async def _queue(asked: _Asked, queue: str) -> list[Finding]:
+    broker, host, runs = asked.broker, asked.host, asked.runs
     inspector, deadline = broker.inspector, _soon()
     try:
         stats = await inspector.stats(queue, deadline=deadline)
@@ -329,8 +354,8 @@ async def _queue(broker: Broker, queue: str, *, now: int, host: str, runs: Calla
     return [
         Finding(f"keys of {queue}", "ok", "ours"),
         check_control(stats),
-        check_consumers(stats, host=host, runs=runs, silent=silent),
-        check_doubt(queue, prepared, now=now),
+        check_consumers(stats, host=host, runs=runs, silent=silent, route=asked.routes.leading_to(queue)),
+        check_doubt(queue, prepared, now=asked.now),
         check_failed(stats, latest),
     ]
 

@@ -103,12 +103,15 @@ class Door(Generic[Subject]):
         credentials: Credentials | None,
         task_only: Iterable[str],
         replay_guard: ReplayGuard,
+        allow_manual: bool,
     ) -> None:
         """Take what the doors take, see there; raises ConfigError."""
         if credentials not in ("copy", "drop", None):
             raise ConfigError(f"credentials: {credentials!r} must be 'copy', 'drop' or None")
         if replay_guard not in ("begin", "process"):
             raise ConfigError(f"replay_guard: {replay_guard!r} must be 'begin' or 'process'")
+        if not isinstance(allow_manual, bool):
+            raise ConfigError(f"allow_manual: {allow_manual!r} must be True or False")
         self.tq: Final = tq
         self._replays: Callable[[], AtCommit] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -116,8 +119,10 @@ class Door(Generic[Subject]):
         self._user_id_is_async = _is_async(user_id)
         self._copies_credentials = credentials == "copy" if credentials else load_user is None
         self._task_only: Final = _prefixes(task_only)
-        self._nonces: Final[Nonces | None] = Nonces() if replay_guard == "process" else None
-        if self._nonces is not None:
+        self._allow_manual: Final = allow_manual
+        self._asks_broker: Final = replay_guard == "begin"
+        self._seen: Final = Nonces()
+        if not self._asks_broker:
             tq.notes_starts = False
 
     def stands_in(
@@ -282,18 +287,21 @@ class Door(Generic[Subject]):
             targets=arrival.targets,
             headers=arrival.headers,
             now=arrival.at,
+            allow_manual=self._allow_manual,
         )
 
     async def _begins(self, proof: Proof) -> bool:
         if captures:
             return True  # A test drains its tasks, and no broker knows them.
-        if self._nonces is not None:
-            return not proof.nonce or self._nonces.add(proof.nonce, now=time.monotonic())
+        if proof.manual or not self._asks_broker:
+            return not proof.nonce or self._seen.add(proof.nonce, now=time.monotonic())
         deadline = time.monotonic() + self.tq.commit_deadline
         return await self.tq.broker.begin(proof.queue, proof.task_id, proof.delivery, deadline=deadline)
 
     def _admission(self, arrival: Arrival, proof: Proof, content: bytes, user: object | None) -> Admission:
         self._receipt(arrival, proof, logged_in=user is not None)  # in process it counts from here on
+        if proof.manual:
+            log.info("task %s is run by hand", proof.task_id)
         task = CurrentTask(
             id=proof.task_id,
             queue=proof.queue,
@@ -305,6 +313,7 @@ class Door(Generic[Subject]):
             enqueued_at=proof.enqueued_at,
             deadline=proof.deadline,
             parent=proof.parent,
+            manual=proof.manual,
         )
         return Admission(
             task,

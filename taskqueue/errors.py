@@ -124,7 +124,10 @@ class RecordError(TaskQueueError):
 
 
 class SignatureError(TaskQueueError):
-    """A delivery is not proved; ``reason`` is ``signature``, ``key``, ``skew``, ``replayed`` or ``user-gone``."""
+    """A delivery may not come in.
+
+    ``reason`` is ``signature``, ``key``, ``skew``, ``manual``, ``replayed`` or ``user-gone``.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

@@ -161,7 +161,7 @@ class _Call:
         self._sent = False
         self.status = 500
         self.headers: dict[str, str] = {}
-        self.content = Content(self.status, self.headers)
+        self.content = Content(self.headers, shown=self.status >= 300)
 
     async def run(self) -> None:
         await self._app(self._scope, self._receive, self._send)
@@ -180,7 +180,7 @@ class _Call:
             self.headers = {
                 name.decode("latin-1").lower(): value.decode("latin-1") for name, value in message.get("headers", ())
             }
-            self.content = Content(self.status, self.headers)
+            self.content = Content(self.headers, shown=self.status >= 300)
         else:
             self.content.take(message.get("body", b""))
 

@@ -8,18 +8,11 @@ from typing import Final
 
 from .broker import CALL_DEADLINE, Broker, Lease
 from .errors import BrokerUnavailable
+from .retention import Retention
 from .task import Settlement
 
 log = logging.getLogger("taskqueue.server")
 
-# (index, ms kept, number kept): whichever comes first.
-_DAY: Final = 24 * 3600 * 1000
-KEEP: Final = (
-    ("finished", _DAY, 10_000),
-    ("failed", 30 * _DAY, 10_000),
-    ("cancelled", _DAY, 10_000),
-    ("archived", 30 * _DAY, 10_000),
-)
 # So many settlements from one clearing out of what was kept long enough to the next; there is one at the start.
 TRIM_EVERY: Final = 100
 
@@ -47,14 +40,15 @@ class Line:
             wait = await broker.due(self.lease.queue, deadline=deadline)
             self.look_for_due = now + (poll_max if wait is None else min(wait, poll_max))
 
-    async def trim(self, broker: Broker, settled: int) -> None:
+    async def trim(self, broker: Broker, settled: int, retention: Retention) -> None:
         """Have what was kept long enough forgotten, now and then: after so many more settlements."""
         self.untrimmed += settled
         if self.untrimmed < TRIM_EVERY:
             return
         self.untrimmed = 0
         try:
-            await broker.trim(self.lease.queue, KEEP, most=2 * TRIM_EVERY, deadline=time.monotonic() + CALL_DEADLINE)
+            limits, deadline = retention.limits(self.lease.queue), time.monotonic() + CALL_DEADLINE
+            await broker.trim(self.lease.queue, limits, most=2 * TRIM_EVERY, deadline=deadline)
         except BrokerUnavailable as error:
             log.debug("not trimmed: %s", error)
 

@@ -17,6 +17,7 @@ from .broker import masked
 from .durability import durability
 from .errors import InvalidTask
 from .headers import check_host
+from .retention import retention_rules
 from .target import check_consumer_name, check_queue_name
 
 MASK: Final = "***"
@@ -155,6 +156,13 @@ def texts(value: object) -> tuple[str, ...]:
     if not parts:
         raise ValueError("must name at least one")
     return parts
+
+
+def retained(value: object) -> tuple[str, ...]:
+    """Return what is said of how long tasks are kept, each understood."""
+    said = texts(value) if value else ()
+    retention_rules(said)
+    return said
 
 
 def consumer_name(value: object) -> str:

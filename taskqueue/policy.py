@@ -48,6 +48,7 @@ UNPROVED: Final = "unproved"  # the target has never given a receipt
 SIGNATURE: Final = "signature"  # the door could not verify
 KEY: Final = "key"  # the door, or this consumer, has not the secret
 SKEW: Final = "skew"  # clocks too far apart
+MANUAL: Final = "manual"  # the door takes nothing that was made by hand
 VERSION: Final = "version"  # the record is of a newer version
 
 _BUSY_STATUSES: Final = frozenset((408, 409, 423, 425, 429))
@@ -169,7 +170,7 @@ def _judge_unreceipted(answer: Answered, retrying: _Retrying, *, target_known: b
     """Judge an answer that nothing proves to be the application's; None: its status counts all the same."""
     if answer.status == 403 and answer.refused == REPLAYED:
         return retrying.verdict(REPLAYED, answer.status)
-    if answer.status == 403 and answer.refused in (SIGNATURE, KEY, SKEW):
+    if answer.status == 403 and answer.refused in (SIGNATURE, KEY, SKEW, MANUAL):
         return Verdict("release", answer.refused, answer.status)
     if not retrying.rules.receipt_required:
         return None
@@ -253,6 +254,7 @@ _ADVICE: Final = {
     SIGNATURE: "the door could not verify the delivery: does a proxy on the way change Host, path or headers?",
     KEY: "the secrets of this consumer and of the application differ: compare TASKQUEUE_SECRET",
     SKEW: "the clocks of this consumer and of the application differ by more than 30 seconds",
+    MANUAL: "the door takes no delivery made by hand: give it allow_manual=True, where that may be",
     UNPROVED: "no answer of this target has carried a receipt yet: is the target right, does the door stand outermost?"
     " (--no-receipt is for applications without the door)",
     PROXY: "a proxy answered, the application behind it did not",

@@ -16,13 +16,15 @@ from typing import Final, Protocol, TypeVar, Unpack
 from .ballot import Captured, Replayed, Voted
 from .broker import replays_at_commit
 from .commit import commit, prepare
-from .configured import Configured, instances
-from .defaults import View
+from .configured import instances
+from .defaults import Sayings, View
 from .errors import BodyUnavailable, BrokerUnavailable, CommitUncertain, ConfigError, InvalidTask, NoTransaction
 from .keys import Keyring
 from .portal import in_portal
-from .record import Frame, Headers, Options, Payload, draft, queue_name
+from .record import Frame, Headers, Options, Payload, draft
 from .request import CURRENT, CurrentRequest, CurrentTask
+from .routes import routed
+from .routing import Routed
 from .seal import NONCE_BYTES, seal
 from .storage import Storage
 from .target import check_user_id
@@ -60,7 +62,7 @@ class AtCommit(Protocol):
         ...
 
 
-class TaskQueue(Configured):
+class TaskQueue(Routed):
     """The queues of one application: where they are, the secret that protects them, and what may go in."""
 
     replays: Callable[[], AtCommit] | None = None
@@ -81,8 +83,9 @@ class TaskQueue(Configured):
         ``url`` is a path with or without query, as str or as a framework's URL object; ``params`` are form-encoded and
         joined to the query. ``method`` omitted: POST with a payload, else GET. ``payload`` omitted: the current
         request's body and its ``Content-*`` headers if the method carries a body; None: empty. ``headers`` win over
-        those copied from the current request. ``queue`` omitted: ``default`` if there is one, else the alphabetically
-        first.
+        those copied from the current request. ``queue`` omitted: what the view says of itself (see ``defaults``), else
+        a rule (``taskqueue route``, then ``[[route]]``), else ``default`` if there is one, else the alphabetically
+        first; rules kept in the broker choose at commit.
 
         Options: ``json``: a JSON value as the payload; ``delay`` (seconds or timedelta, from the commit) or ``eta`` (an
         aware datetime): not before, at most a year ahead; ``user_id`` omitted: the current request's user, None:
@@ -115,7 +118,7 @@ class TaskQueue(Configured):
         transaction.require_open("add")
         if transaction.fails_fast:
             self.require_broker()
-        frame = Frame(self.queues, self.limits, self.public, transaction.request, self._defaults)
+        frame = Frame(self.queues, self.limits, self.public, transaction.request, self._defaults, self.routes)
         made = draft(frame, url, method, params, headers, payload, queue, **options)
         size = transaction.total_bytes + made.task.size
         if size > self.limits.transaction:
@@ -147,24 +150,17 @@ class TaskQueue(Configured):
         found = [innermost(self), *(running() for running in self._enlisted)]
         return max((one for one in found if one is not None), key=lambda one: one.serial, default=None)
 
-    def defaults(
-        self,
-        path: str,
-        *,
-        queue: str | None = None,
-        timeout: float | None = None,
-        retry_max_count: int | None = None,
-        priority: int | None = None,
-    ) -> Callable[[View], View]:
+    def defaults(self, path: str, **said: Unpack[Sayings]) -> Callable[[View], View]:
         """Decorate a view with what counts for its tasks unless ``add`` says otherwise; the view stays as it is.
 
         ``path`` is where it answers, with parameters as its router writes them: ``/reports/{year}``,
-        ``/reports/<int:year>``; each stands for one part between slashes. Of two that match, the one without
-        parameters counts, else the one declared first. Raises InvalidTask, or ConfigError for the queue's name.
+        ``/reports/<int:year>``; each stands for one part between slashes, and ``*`` for anything. Of several that
+        match, the one without either counts, else the one with the most letters, else the one declared first.
+
+        ``queue``, ``timeout``, ``retry_max_count``, ``priority``: as for ``add``; ``category``: a word for what kind of
+        work it is; ``hidden``: whether users' lists leave it out. Raises InvalidTask, ConfigError.
         """
-        return self._defaults.declare(
-            path, queue=queue, timeout=timeout, retry_max_count=retry_max_count, priority=priority
-        )
+        return self._defaults.declare(path, **said)
 
     def transaction(self, *, independent: bool = False) -> Scope:
         """Return a context manager (``async with``, or ``with`` in synchronous code) that commits at its end.
@@ -222,8 +218,10 @@ class TaskQueue(Configured):
         if captures:
             captures[-1].extend(tasks)
             return
+        deadline = self._deadline()
+        tasks = await self.routed(tasks, deadline=deadline)
         replay = self._replay(tasks, request)
-        await commit(self.broker, self.sealed(tasks), deadline=self._deadline())
+        await commit(self.broker, self.sealed(tasks), deadline=deadline)
         try:
             await replay()
         except asyncio.CancelledError as error:
@@ -234,8 +232,10 @@ class TaskQueue(Configured):
         tasks = await self.finished(entries, request)
         if captures:
             return Captured(tasks, captures[-1])
+        deadline = self._deadline()
+        tasks = await self.routed(tasks, deadline=deadline)
         replay = self._replay(tasks, request)
-        ids = await prepare(self.broker, self.sealed(tasks), deadline=self._deadline())
+        ids = await prepare(self.broker, self.sealed(tasks), deadline=deadline)
         return Replayed(Voted(self.broker, ids, self.commit_deadline), replay)
 
     def _replay(self, tasks: Sequence[Task], request: CurrentRequest | None) -> Callable[[], Awaitable[None]]:
@@ -262,7 +262,7 @@ class TaskQueue(Configured):
         _fetch(entries, request)
         return self.run_sync(lambda: self.vote(entries, request))
 
-    async def finished(self, entries: Sequence[Entry], request: CurrentRequest | None) -> list[Task]:
+    async def finished(self, entries: Sequence[Entry], request: CurrentRequest | None) -> Sequence[Task]:
         """Return the tasks with what only the commit can fill in; raises BodyUnavailable. For transactions only."""
         body, user_id = b"", None
         copies = sum(entry.copies_body for entry in entries)
@@ -284,7 +284,7 @@ class TaskQueue(Configured):
             tasks.append(replace(task, user_id=user_id) if entry.copies_user else task)
         return tasks
 
-    def finished_sync(self, entries: Sequence[Entry], request: CurrentRequest | None) -> list[Task]:
+    def finished_sync(self, entries: Sequence[Entry], request: CurrentRequest | None) -> Sequence[Task]:
         """Do the same from synchronous code, which is where the application's own code has run."""
         _fetch(entries, request)
         return self.run_sync(lambda: self.finished(entries, request))
@@ -295,9 +295,15 @@ class TaskQueue(Configured):
         keyring = drains[-1] if drains else self.keyring
         return Storage(self.storage_directory, keyring, namespace=self.namespace, queues=self.queues)
 
+    def routed_without_sync(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """``routed_without`` for synchronous code."""
+        if not self.routes_outdated:
+            return routed(tasks, self.routes.broker)
+        return self.run_sync(lambda: self.routed_without(tasks))
+
     async def get(self, task_id: str) -> TaskState | None:
         """Return where the task with this id is, its attempt and last outcome; None if it is unknown or forgotten."""
-        for queue in self.queues:
+        for queue in await self.all_queues():
             found = await self.broker.get(queue, task_id, deadline=self._deadline())
             if found is not None:
                 return found
@@ -305,11 +311,11 @@ class TaskQueue(Configured):
 
     async def size(self, queue: str | None = None) -> int:
         """Return how many tasks wait in a queue (the default one if omitted), delayed and reserved ones left out."""
-        return await self.broker.size(queue_name(queue, self.queues), deadline=self._deadline())
+        return await self.broker.size(await self.queue_meant(queue), deadline=self._deadline())
 
     async def reset(self, queue: str | None = None) -> None:
         """Empty exactly this queue (the default one if omitted): waiting, delayed, running and ended tasks alike."""
-        await self.broker.reset(queue_name(queue, self.queues), deadline=time.monotonic() + 60)
+        await self.broker.reset(await self.queue_meant(queue), deadline=time.monotonic() + 60)
 
     def get_sync(self, task_id: str) -> TaskState | None:
         """``get`` for synchronous code."""

@@ -1,6 +1,8 @@
 """``taskqueue queues ...``: how the queues are run, said from any machine and heard by all consumers at once."""
 
+import asyncio
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Final
 
@@ -8,8 +10,8 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from .admin import Admin
-from .commands import NOTHING, Common, complain, write_json
+from .admin import Admin, in_use
+from .asking import NOTHING, Common, complain, example, write_json
 from .errors import UsageError
 from .inspector import Control, QueueStats
 from .tables import write_table
@@ -17,11 +19,13 @@ from .target import check_queue_name
 
 Names = Annotated[list[str], Parameter(help="The queues meant.", negative=())]
 PURGED_AT_ONCE: Final = 500
+# Seconds between two looks at a queue that drains.
+DRAIN_LOOK: Final = 0.2
 
 queues_app: Final = App(
     name="queues",
     help="The queues, and how they are run.",
-    help_epilogue="Examples:\n  taskqueue queues\n  taskqueue queues pause mail",
+    help_epilogue=example("taskqueue queues", "taskqueue queues pause mail"),
 )
 
 
@@ -32,11 +36,12 @@ def register(app: App) -> None:
     for verb, (help_text, _) in VERBS.items():
         queues_app.command(_saying(verb), name=verb, help=help_text, help_epilogue=_example(verb))
     queues_app.command(limit, help_epilogue=_example("limit", "mail 5"))
+    queues_app.command(drain, help_epilogue=_example("drain", "mail --timeout 60"))
     queues_app.command(purge, help_epilogue=_example("purge", "mail --yes"))
 
 
 def _example(verb: str, words: str = "mail") -> str:
-    return f"Example:\n  taskqueue queues {verb} {words}"
+    return example(f"taskqueue queues {verb} {words}")
 
 
 def list_queues(*, common: Common = NOTHING) -> None:
@@ -85,7 +90,7 @@ def _saying(verb: str) -> Callable[..., None]:
     return say
 
 
-def _say(names: Sequence[str], changes: Mapping[Control, int | None], common: Common) -> None:
+def _say(names: Sequence[str], changes: Mapping[Control, int | None], common: Common, *, quiet: bool = False) -> None:
     chosen = [check_queue_name(name) for name in names]
     if not chosen:
         raise UsageError("queues: name at least one")
@@ -97,19 +102,16 @@ def _say(names: Sequence[str], changes: Mapping[Control, int | None], common: Co
 
     stats, known = common.ask(work)
     for queue in stats:
-        if queue.queue not in known and not _in_use(queue):
+        if queue.queue not in known and not in_use(queue):
             complain(
                 f"warning: queue {queue.queue}: nobody uses it, and the settings name {', '.join(known)}; misspelt?"
             )
+    if quiet:
+        return
     if common.as_json:
         write_json({"queues": [{"queue": queue.queue, **_said(queue)} for queue in stats]})
         return
     write_table(("queue", "said"), [(queue.queue, _words(queue) or "nothing") for queue in stats])
-
-
-def _in_use(queue: QueueStats) -> bool:
-    held = (queue.queued, queue.scheduled, queue.prepared, queue.reserved, queue.failed, queue.completed)
-    return any(held) or bool(queue.consumers)
 
 
 def limit(
@@ -123,6 +125,49 @@ def limit(
     if count < 0:
         raise UsageError(f"limit: {count} must be 0 (no limit) or more")
     _say([name], {"limit": count or None}, common)
+
+
+def drain(
+    names: Names,
+    /,
+    *,
+    timeout: Annotated[float | None, Parameter(help="Seconds to wait at most; without it as long as it takes.")] = None,
+    common: Common = NOTHING,
+) -> int:
+    """Close queues and wait until nothing is left to run in them, delayed tasks too; they stay closed."""
+    chosen = [check_queue_name(name) for name in names]
+    if not chosen or (timeout is not None and timeout < 0):
+        raise UsageError("drain: name at least one queue, and give --timeout seconds, 0 or more")
+    _say(chosen, VERBS["close"][1], common, quiet=True)
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("left: {task.completed}"),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+        part = bar.add_task("", total=None)
+
+        async def work(admin: Admin) -> int:
+            return await _drained(admin, chosen, timeout, lambda left: bar.update(part, completed=left))
+
+        left = common.ask(work)
+    if common.as_json:
+        write_json({"queues": chosen, "left": left})
+    else:
+        print(f"{left} task(s) left in {', '.join(chosen)}, closed")
+    return 1 if left else 0
+
+
+async def _drained(admin: Admin, names: Sequence[str], patience: float | None, progress: Callable[[int], None]) -> int:
+    """Wait until nothing is left to run, or so many seconds; return how many tasks are left."""
+    until = None if patience is None else time.monotonic() + patience
+    while True:
+        stats = await _all_stats(admin, names)
+        left = sum(queue.queued + queue.scheduled + queue.prepared + queue.reserved + queue.waiting for queue in stats)
+        progress(left)
+        if not left or (until is not None and time.monotonic() >= until):
+            return left
+        await asyncio.sleep(DRAIN_LOOK)
 
 
 def purge(

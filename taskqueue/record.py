@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, TypedDict
 
-from .defaults import DefaultsByPath, check_priority, check_retries, check_timeout
+from .defaults import NOTHING, DefaultsByPath, check_priority, check_retries, check_timeout
 from .errors import BodyUnavailable, InvalidTask, UnknownQueue
 from .headers import caller_headers, check_size, copied_headers, merge_headers
 from .request import CURRENT, UNSET, Current, CurrentRequest, CurrentTask, Unset
+from .routes import NO_ROUTES, Routes, choose
 from .target import Limits, check_body, check_label, check_method, check_user_id, json_body, target_of
 from .task import NORMAL_PRIORITY, Task
 
@@ -50,6 +51,7 @@ class Frame:
     public: tuple[str, str]
     request: CurrentRequest | None
     defaults: DefaultsByPath = field(default_factory=DefaultsByPath)
+    routes: Routes = NO_ROUTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +96,15 @@ def draft(
     scheme, host = (request.scheme, request.host) if request else frame.public
     due, expires = _when(delay, eta)
     target = target_of(url, params, frame.limits)
-    defaults = frame.defaults.of(target)
+    view = frame.defaults.of(target)
     running = request.task if request else None
     if child:
         queue = _queue_of_child(running, queue)
+    chosen_queue, route, chosen = choose(target, own=queue, view=view, routes=frame.routes)
+    defaults = NOTHING if view is None else view[1]
     task = Task(
         id=str(uuid.uuid4()),
-        queue=queue_name(defaults.queue if queue is None else queue, frame.queues),
+        queue=queue_name(chosen_queue, frame.queues, frame.routes.queues),
         method=method,
         target=target,
         host=dict(own).get("host", host),
@@ -120,6 +124,8 @@ def draft(
         master_status=bool(master_status),
         on_success="" if on_success is None else target_of(on_success, None, frame.limits),
         on_failure="" if on_failure is None else target_of(on_failure, None, frame.limits),
+        route=route,
+        chosen=chosen,
     )
     later = request is not None and request.user_id_later is not None and user_id is CURRENT
     return Draft(task, copies_body, later)
@@ -180,14 +186,18 @@ def _first(*choices: int | None) -> int:
     return next(choice for choice in choices if choice is not None)
 
 
-def queue_name(name: str | None, queues: Sequence[str]) -> str:
-    """Return the queue meant by ``name``, or the default one for None; raises UnknownQueue with those there are."""
+def queue_name(name: str | None, queues: Sequence[str], ruled: Sequence[str] = ()) -> str:
+    """Return the queue meant by ``name``, or the default one for None; raises UnknownQueue with those there are.
+
+    ``ruled`` are those that a rule has named: as good as the others, but never the default.
+    """
     if name is None:
         return "default" if "default" in queues else min(queues)
-    if name not in queues:
+    if name not in queues and name not in ruled:
+        known = dict.fromkeys((*queues, *ruled))
         raise UnknownQueue(
-            f"queue: {name!r} is not one of {', '.join(queues)}; name one of them, or add it to queues= of"
-            " the TaskQueue"
+            f"queue: {name!r} is not one of {', '.join(known)}; name one of them, or add it to queues= of"
+            " the TaskQueue, or to a rule (taskqueue route)"
         )
     return name
 

@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Protocol, Self
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ from yarl import URL
 
 from .errors import ConfigError, InvalidReport, InvalidTask, SignatureError
 from .headers import check_host
-from .keys import Keyring
+from .keys import Keyring, SubKeys
 from .policy import BROKEN, DNS, FORMAT, REFUSED, TIMEOUT, TLS, Answered, Broken, NotSent, Outcome, Unreadable
 from .receipt import check_receipt
 from .reporting import MAX_BYTES, MEDIA_TYPE, Report, parse
@@ -78,11 +78,18 @@ class HttpReplayer:
     """Replays over HTTP/1.1 to one base address, each request signed (see ``signature``)."""
 
     def __init__(
-        self, target: str, keyring: Keyring, *, connect_timeout: float = 5.0, unix_socket: str | None = None
+        self,
+        target: str,
+        keyring: Keyring,
+        *,
+        connect_timeout: float = 5.0,
+        unix_socket: str | None = None,
+        manual: bool = False,
     ) -> None:
         """Take ``http://host:port`` or ``https://host``, and ``connect_timeout`` in seconds. Raises ConfigError.
 
-        With ``unix_socket`` the connection goes to that path, and the target only names the host.
+        With ``unix_socket`` the connection goes to that path, and the target only names the host. ``manual``: what is
+        sent is made by hand, and of every answer the beginning is kept.
         """
         parts = urlsplit(target)
         if parts.scheme not in ("http", "https") or not parts.netloc or "@" in parts.netloc:
@@ -100,6 +107,7 @@ class HttpReplayer:
         self._keyring = keyring
         self._connect_timeout = connect_timeout
         self._unix_socket = unix_socket
+        self._manual = manual
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -133,28 +141,13 @@ class HttpReplayer:
     async def replay(self, delivery: Delivery) -> Outcome:
         """See Replayer."""
         try:
-            headers = self._headers(delivery)
+            headers = signed_headers(delivery, self._host, self._keyring.current, manual=self._manual)
             async with asyncio.timeout(delivery.timeout):
                 return await self._exchange(delivery, headers)
         except SignatureError:
             return Unreadable(FORMAT)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return _failure(error)
-
-    def _headers(self, delivery: Delivery) -> list[tuple[str, str]]:
-        task, now = delivery.task, time.time()
-        host, headers = request_headers(delivery, self._host, now=now)
-        signed = sign(
-            self._keyring.current,
-            method=task.method,
-            authority=host,
-            target=task.target,
-            headers=headers,
-            body=task.body,
-            created=int(now),
-            nonce=secrets.token_urlsafe(16),
-        )
-        return [("Host", host), *headers, *signed]
 
     async def _exchange(self, delivery: Delivery, headers: Iterable[tuple[str, str]]) -> Outcome:
         task = delivery.task
@@ -170,10 +163,11 @@ class HttpReplayer:
             allow_redirects=False,
         ) as response:
             # Read to its end, or the application may be cut off in its work.
-            content = Content(response.status, response.headers)
+            content = Content(response.headers, shown=response.status >= 300 or self._manual)
             async for piece in response.content.iter_any():
                 content.take(piece)
-            return answered(self._keyring, delivery, response.status, response.headers, content)
+            answer = answered(self._keyring, delivery, response.status, response.headers, content)
+            return replace(answer, headers=tuple(response.headers.items())) if self._manual else answer
 
 
 async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
@@ -181,6 +175,26 @@ async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
     view = memoryview(body)
     for start in range(0, len(view), PIECE_BYTES):
         yield view[start : start + PIECE_BYTES]
+
+
+def signed_headers(
+    delivery: Delivery, target_host: str, keys: SubKeys, *, manual: bool = False
+) -> list[tuple[str, str]]:
+    """Return all headers of a delivery but framing, freshly signed. Raises SignatureError for what cannot be sent."""
+    task, now = delivery.task, time.time()
+    host, headers = request_headers(delivery, target_host, now=now)
+    signed = sign(
+        keys,
+        method=task.method,
+        authority=host,
+        target=task.target,
+        headers=headers,
+        body=task.body,
+        created=int(now),
+        nonce=secrets.token_urlsafe(16),
+        manual=manual,
+    )
+    return [("Host", host), *headers, *signed]
 
 
 def request_headers(delivery: Delivery, target_host: str, *, now: float) -> tuple[str, list[tuple[str, str]]]:
@@ -204,12 +218,12 @@ def request_headers(delivery: Delivery, target_host: str, *, now: float) -> tupl
 
 
 class Content:
-    """What is kept of a response's content: the beginning if it is no success, for people, and all of a report."""
+    """What is kept of a response's content: the beginning of what people want to see, and all of a report."""
 
-    def __init__(self, status: int, headers: Mapping[str, str]) -> None:
-        """Take the response's status, and its headers caseless."""
+    def __init__(self, headers: Mapping[str, str], *, shown: bool) -> None:
+        """Take the response's headers, caseless, and whether its content is for people to see."""
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        self._shown = KEPT_BYTES if status >= 300 else 0
+        self._shown = KEPT_BYTES if shown else 0
         self._reports = kind == MEDIA_TYPE
         self._most = MAX_BYTES + 1 if self._reports else self._shown  # one more, to know what is too long
         self._kept = b""
@@ -221,7 +235,7 @@ class Content:
 
     @property
     def shown(self) -> bytes:
-        """The beginning, of what is no success."""
+        """The beginning, for people."""
         return self._kept[: self._shown]
 
     def report(self, task_id: str) -> Report | None:

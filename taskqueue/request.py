@@ -52,8 +52,10 @@ class CurrentTask:
     """The task whose delivery is the running request.
 
     ``user`` is what the door's ``load_user`` returned (None without one); ``parent`` is the id of the task that has
-    added this one, None if no task has; ``attempt`` counts from 1 and is the last one when it equals
-    ``max_attempts``; ``enqueued_at`` and ``deadline`` are milliseconds since 1970.
+    added this one, None if no task has; ``attempt`` counts from 1 and is the last one when it equals ``max_attempts``;
+    ``enqueued_at`` and ``deadline`` are milliseconds since 1970. ``manual``: a person has made this delivery by hand
+    (``taskqueue curl``, ``taskqueue replay``) and the queue knows nothing of it: its number is 0, how it ends changes
+    nothing for the task, and nothing is kept of what it says of itself or saves.
     """
 
     id: str
@@ -66,6 +68,7 @@ class CurrentTask:
     enqueued_at: int
     deadline: int
     parent: str | None = None
+    manual: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

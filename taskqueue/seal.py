@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from .errors import RecordError
 from .keys import Keyring, SubKeys, owner_index
-from .task import CHILD, MASTER, Response, SealedTask, Task
+from .task import CHILD, CHOSEN_SHIFT, MASTER, Response, SealedTask, Task
 
 VERSION: Final = 1
 NONCE_BYTES: Final = 12
@@ -42,7 +42,7 @@ def seal(keyring: Keyring, task: Task, *, nonce: bytes) -> SealedTask:
     sealed = _cipher(keys, context).encrypt(nonce, task.encode(), context)
     record = b"".join((bytes((VERSION,)), bytes.fromhex(keys.key_id), nonce, sealed))
     owner = "" if task.user_id is None else owner_index(keys, task.user_id)
-    flags = (CHILD if task.child else 0) + (MASTER if task.master_status else 0)
+    flags = (CHILD if task.child else 0) + (MASTER if task.master_status else 0) + (task.chosen << CHOSEN_SHIFT)
     shown = (task.method, task.path, task.label, task.priority, owner, task.route, task.parent, flags)
     return SealedTask(task.id, task.queue, record, task.due, *shown)
 

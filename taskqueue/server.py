@@ -27,6 +27,7 @@ from .line import Line
 from .membership import Membership
 from .policy import Rules
 from .replay import Replayer
+from .retention import Retention
 from .strategy import Strategy, Weighted
 from .task import Reservation, Settlement, Verdict
 
@@ -55,8 +56,8 @@ class TaskQueueServer:
     delivery that fails its task; it has 10 s, and what it raises is logged. ``begins``: whether the application
     notes the start of each delivery in the broker (see ``replay_guard`` of its door); asked once it has been
     started. ``companions`` run from the start to the end; ``intake`` tells how many tasks may be taken (None: all),
-    and its signs show how it goes. ``strategy`` shares free slots among the queues (None: equally). ``keep``: what was
-    asked and answered stays in the log of tasks that complete, too.
+    and its signs show how it goes. ``strategy`` shares free slots among the queues (None: equally). ``retention``
+    says what is kept of tasks that have ended (None: what is usual).
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class TaskQueueServer:
         companions: Sequence[Callable[[], Awaitable[None]]] = (),
         intake: Intake | None = None,
         strategy: Strategy | None = None,
-        keep: bool = False,
+        retention: Retention | None = None,
     ) -> None:
         self.name: Final = name
         self.queues: Final = tuple(queues)
@@ -87,7 +88,7 @@ class TaskQueueServer:
         self._intake = intake or Intake(broker, self.queues)
         self._strategy = strategy or Weighted(dict.fromkeys(queues, 1))
         self._signs = self._intake.signs
-        self._rules = rules or Rules()
+        self._rules, self._retention = rules or Rules(), retention or Retention()
         self._courier = Courier(
             replayer,
             keyring,
@@ -96,10 +97,9 @@ class TaskQueueServer:
             failed=self._tell_failed,
             begin=broker.begin,
             begins=begins,
-            keep=keep,
+            keep=self._retention.everything,
         )
         self._courier.on_ended = self._signs.ended
-        self._keep = keep
         self._on_failed, self._group = on_failed, asyncio.TaskGroup()
         self._companions = (self._listen, *companions)
         self._limit = concurrent_limit if callable(concurrent_limit) else lambda: concurrent_limit
@@ -258,7 +258,13 @@ class TaskQueueServer:
         try:
             await line.queue_due(self._broker, deadline, poll_max=self._poll_max)
             result = await self._broker.exchange(
-                line.lease, settlements, token=line.token, want=want, room=room, keep=self._keep, deadline=deadline
+                line.lease,
+                settlements,
+                token=line.token,
+                want=want,
+                room=room,
+                keep=self._retention.everything,
+                deadline=deadline,
             )
         except BrokerUnavailable as error:
             self._signs.unanswered()
@@ -288,7 +294,7 @@ class TaskQueueServer:
             self._start(group, line, reservation, alone=alone)
         if result.reservations or settlements:
             self._poll = POLL_MIN
-        await line.trim(self._broker, len(settlements))
+        await line.trim(self._broker, len(settlements), self._retention)
 
     def _free(self) -> int:
         """Return how many tasks may be reserved now."""

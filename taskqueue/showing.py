@@ -31,7 +31,7 @@ class Known:
         if self.request is not None:
             shown["request"] = self.request if isinstance(self.request, str) else _request(self.request)
         if self.response is not None:
-            shown["response"] = _response(self.response)
+            shown["response"] = response_as_json(self.response)
         return shown
 
     def write(self) -> None:
@@ -40,12 +40,13 @@ class Known:
         if self.request is not None:
             _write_request(self.request)
         if self.response is not None:
-            _write_response(self.response)
+            write_response(self.response, "last response")
 
 
 def _write_life(task: TaskState, life: Sequence[Step]) -> None:
     names = ("id", "queue", "state", "method", "path", "label", "attempt", "delivery", "crashes")
     pairs = [(name, str(getattr(task, name) or "")) for name in names]
+    pairs += [("route", task.route), ("queue chosen by", str(task.chosen))]
     write_pairs([*pairs, ("outcome", outcome(task.status, task.reason)), ("consumer", task.holder)])
     print()
     rows = [
@@ -68,7 +69,8 @@ def _request(task: Task) -> dict[str, Any]:
     return about | _content("body", task.body)
 
 
-def _response(response: Response) -> dict[str, Any]:
+def response_as_json(response: Response) -> dict[str, Any]:
+    """Return a response as JSON takes it."""
     about = {"status": response.status, "headers": _masked(response.headers)}
     return about | _content("content", response.content)
 
@@ -98,9 +100,10 @@ def _write_request(task: Task | str) -> None:
     _write_content(task.body)
 
 
-def _write_response(response: Response) -> None:
+def write_response(response: Response, name: str) -> None:
+    """Write a response to standard output, under this name."""
     print()
-    pairs = [("last response", str(response.status)), *_masked(response.headers)]
+    pairs = [(name, str(response.status)), *_masked(response.headers)]
     write_pairs([*pairs, ("content", f"{len(response.content)} bytes" if response.content else "none")])
     _write_content(response.content)
 

@@ -30,6 +30,8 @@ HeaderPairs: TypeAlias = Sequence[tuple[str, str]]
 
 LABEL: Final = "tq"
 TAG: Final = "taskqueue"
+MANUAL_TAG: Final = "taskqueue-manual"
+"""Of a delivery that a person makes by hand, past the queue: a door must have been told to accept those."""
 LIFETIME: Final = 60
 SKEW: Final = 30
 MAX_SIGNATURE_CHARS: Final = 8 * 1024
@@ -58,9 +60,10 @@ _TASK_HEADER: Final = re.compile(r"x-task-[a-z0-9-]*[a-z0-9]")
 _NONCE: Final = re.compile(r"[A-Za-z0-9_-]{16,64}")
 _SIGNATURE_INPUT: Final = re.compile(
     rf"{LABEL}=(?P<components>\([^()]*\));created=(?P<created>[1-9][0-9]{{0,11}});expires=(?P<expires>[1-9][0-9]{{0,11}})"
-    rf';nonce="(?P<nonce>{_NONCE.pattern})";keyid="(?P<keyid>[0-9a-f]{{8}})";alg="hmac-sha256";tag="{TAG}"'
+    rf';nonce="(?P<nonce>{_NONCE.pattern})";keyid="(?P<keyid>[0-9a-f]{{8}})";alg="hmac-sha256"'
+    rf';tag="(?P<tag>{TAG}|{MANUAL_TAG})"'
 )
-_OUR_TAG: Final = re.compile(rf'; *tag="{TAG}"')
+_OUR_TAG: Final = re.compile(rf'; *tag="(?:{TAG}|{MANUAL_TAG})"')
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_UTC: Final = _EPOCH.replace(tzinfo=None)  # its isoformat names no offset, and is made in half the time
@@ -77,7 +80,7 @@ class Proof:
 
     ``target`` is the candidate that was signed; ``user_id`` is decoded, None for an anonymous task; ``content_digest``
     is what its body must have, None for a delivery in process, whose body nobody could change. ``parent`` is the id of
-    the task that has added this one, None if none has.
+    the task that has added this one, None if none has. ``manual``: it was made by hand.
     """
 
     task_id: str
@@ -92,6 +95,7 @@ class Proof:
     nonce: str
     target: str
     content_digest: str | None
+    manual: bool = False
     parent: str | None = None
 
 
@@ -105,13 +109,14 @@ def sign(
     body: bytes,
     created: int,
     nonce: str,
+    manual: bool = False,
 ) -> list[tuple[str, str]]:
     """Return the headers to add to a delivery: Content-Digest, Signature-Input and Signature.
 
     ``headers`` are all others that will be sent; ``target`` is path and query exactly as on the request line;
-    ``created`` is in whole seconds since 1970; ``nonce`` is 16 to 64 characters of base64url, fresh for each delivery.
-    Raises SignatureError for what no door would accept: a covered header twice, missing or in another spelling, a
-    line break in a value, a target that is not canonical.
+    ``created`` is in whole seconds since 1970; ``nonce`` is 16 to 64 characters of base64url, fresh for each delivery;
+    ``manual``: it is made by hand. Raises SignatureError for what no door would accept: a covered header twice, missing
+    or in another spelling, a line break in a value, a target that is not canonical.
     """
     fields = _fields(headers)
     if not fields.keys().isdisjoint(_OWN):
@@ -125,7 +130,7 @@ def sign(
     fields |= _derived(method, authority, target)
     params = (
         f'{components};created={created};expires={created + LIFETIME};nonce="{nonce}"'
-        f';keyid="{keys.key_id}";alg="hmac-sha256";tag="{TAG}"'
+        f';keyid="{keys.key_id}";alg="hmac-sha256";tag="{MANUAL_TAG if manual else TAG}"'
     )
     signature = _signature(keys.sign, signature_base(names, map(fields.__getitem__, names), params))
     return [("Content-Digest", digest), ("Signature-Input", f"{LABEL}={params}"), ("Signature", signature)]
@@ -139,15 +144,16 @@ def verify(
     targets: Sequence[str],
     headers: HeaderPairs,
     now: float,
+    allow_manual: bool = False,
 ) -> Proof:
     """Return what a delivery proves about itself before its body is read, or raise SignatureError.
 
     Its body is then still to be compared, see ``check_body``. ``targets`` are the candidates for path and query (as on
     the request line; without the mount point), tried in order; ``headers`` are all that were received; ``now`` is in
-    seconds since 1970, when the request began to arrive. Reasons: ``signature`` (missing, malformed, not matching, or a
-    header that may not be), ``key`` (signed with a secret that is not in the keyring), ``skew`` (genuine, but
-    ``created - 30 <= now <= created + 60`` does not hold:
-    30 s for clocks that go ahead; for those behind the lifetime itself leaves room).
+    seconds since 1970, when the request began to arrive; ``allow_manual``: take one that was made by hand. Reasons:
+    ``signature`` (missing, malformed, not matching, or a header that may not be), ``key`` (signed with a secret that is
+    not in the keyring), ``skew`` (genuine, but ``created - 30 <= now <= created + 60`` does not hold: 30 s for clocks
+    that go ahead; for those behind the lifetime itself leaves room), ``manual`` (genuine, but made by hand).
     """
     fields = _fields(headers)
     given_input, given = fields.pop("signature-input", ""), fields.pop("signature", "")
@@ -170,7 +176,10 @@ def verify(
     else:
         raise _unproved(None if keys else key_id)
     _check_clock(created, int(match["expires"]), now)
-    return _proof(fields, key_id, nonce, target)
+    manual = match["tag"] == MANUAL_TAG
+    if manual and not allow_manual:
+        raise SignatureError("manual", "a delivery made by hand; only a door with allow_manual=True lets those in")
+    return _proof(fields, key_id, nonce, target, manual=manual)
 
 
 def check_body(proof: Proof, body: bytes) -> None:
@@ -318,7 +327,7 @@ def _check_clock(created: int, expires: int, now: float) -> None:
         )
 
 
-def _proof(fields: dict[str, str], key_id: str, nonce: str, target: str) -> Proof:
+def _proof(fields: dict[str, str], key_id: str, nonce: str, target: str, *, manual: bool) -> Proof:
     # Only proved values get here; a value that cannot be read comes from a sender of another version.
     user_id = fields.get("x-task-user-id")
     try:
@@ -335,6 +344,7 @@ def _proof(fields: dict[str, str], key_id: str, nonce: str, target: str) -> Proo
             nonce,
             target,
             fields["content-digest"],
+            manual,
             fields.get("x-task-parent-id"),
         )
     except ValueError:

@@ -58,7 +58,8 @@ def save(name: str, data: Data, content_type: str | None = None, *, output: bool
 
     ``name``: 1 to 100 of A-Z, a-z, 0-9 and `` ._+=@,()-``, beginning with a letter, digit or ``_`` and not ending with
     a dot, comma or space. ``data``: bytes, a str (UTF-8), or a file opened for reading bytes, of any size.
-    ``content_type``: its media type. ``output``: this file is the task's result. It works on disk and so takes a
+    ``content_type``: its media type. ``output``: this file is the task's result. A delivery made by hand leaves what
+    there is as it is, and saves nothing. It works on disk and so takes a
     moment: in an ``async def`` view write ``await asyncio.to_thread(taskqueue.storage.save, ...)``. Raises NotInTask
     outside a task, InvalidReport for a name, type or data that cannot be, ConfigError without the setting ``storage``.
     """
@@ -67,7 +68,8 @@ def save(name: str, data: Data, content_type: str | None = None, *, output: bool
     if running is None or request is None or request.task is None or request.notes is None:
         raise NotInTask("storage.save: no task runs here; a file is saved by a task, and found by its id")
     storage = cast("_HasStorage", running.tq).storage
-    saved = storage.save(request.task.queue, request.task.id, name, data, content_type)
+    keep = storage.check if request.task.manual else storage.save
+    saved = keep(request.task.queue, request.task.id, name, data, content_type)
     request.notes.add_file(name, {"size": saved.size, "content_type": saved.content_type}, output=output)
     return saved
 
@@ -80,11 +82,17 @@ class Storage:
         self._root = directory / f"n-{namespace}"  # which may be "..", say
         self._directory, self._keyring, self._queues = directory, keyring, tuple(queues)
 
+    def check(self, queue: str, task_id: str, name: str, data: Data, content_type: str | None = None) -> Saved:
+        """Do all that ``save`` does but to write anything."""
+        self._folder(queue, task_id)
+        source = _Counted(_pieces(data))
+        for _ in source:
+            pass
+        return Saved(_checked(name), source.size, _media_type(content_type))
+
     def save(self, queue: str, task_id: str, name: str, data: Data, content_type: str | None = None) -> Saved:
         """Save a file of this task; see the function. Raises OSError if the directory cannot be written."""
-        kind = _BINARY if content_type is None else content_type
-        if not isinstance(kind, str) or not _TYPE.fullmatch(kind):
-            raise InvalidReport(f"content_type: {kind!r:.80} is no media type, as in 'text/csv'")
+        kind = _media_type(content_type)
         folder, context = self._folder(queue, task_id), _context(queue, task_id, _checked(name))
         source = _Counted(_pieces(data))
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -204,6 +212,13 @@ def _checked(name: str) -> str:
             " letter, digit or '_', not ending with a dot, comma or space"
         )
     return name
+
+
+def _media_type(given: str | None) -> str:
+    kind = _BINARY if given is None else given
+    if not isinstance(kind, str) or not _TYPE.fullmatch(kind):
+        raise InvalidReport(f"content_type: {kind!r:.80} is no media type, as in 'text/csv'")
+    return kind
 
 
 def _pieces(data: Data) -> Iterable[bytes]:

@@ -20,6 +20,9 @@ COLOURS: Final = {
     "prepared": "yellow",
     "running": "cyan",
     "reserved": "cyan",
+    "alive": "green",
+    "silent": "yellow",
+    "ended": "red",
     "ok": "green",
     "warning": "yellow",
     "error": "red",
@@ -33,17 +36,22 @@ def printable(text: str) -> str:
 
 def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write rows to standard output, a head above them."""
-    clean = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column, no_wrap=column in ("id", "time"))  # an id is there to be copied
-        for row in clean:
-            table.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in row))
-        Console().print(table)
+        Console().print(drawn(columns, rows))
         return
+    clean = [[printable(cell) for cell in row] for row in rows]
     for line in aligned([[column.upper() for column in columns], *clean]):
         print(line)
+
+
+def drawn(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return rows as a terminal shows them, a head above them."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=column in ("id", "time"))  # an id is there to be copied
+    for row in rows:
+        table.add_row(*(Text(printable(cell), COLOURS.get(cell, "")) for cell in row))
+    return table
 
 
 def write_pairs(pairs: Sequence[tuple[str, str]]) -> None:

@@ -5,7 +5,8 @@ small, and is written by the broker alone.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, Final, Literal, TypeAlias
 
 import msgpack
@@ -21,14 +22,41 @@ NORMAL_PRIORITY: Final = 4
 PRIORITIES: Final = range(10)
 
 # A task's flags: its parent waits for it; its own end is its own, whatever its children come to; it was taken out of
-# the line, and its id is still there.
+# the line, and its id is still there. Above these stands who has chosen its queue.
 CHILD: Final = 1
 MASTER: Final = 2
 GHOST: Final = 4
+CHOSEN_SHIFT: Final = 3
+CHOSEN_MASK: Final = 7
 
 MAX_RECORD_BYTES: Final = 64 * 1024 * 1024
 # An array is given its room before its items are seen, at every level of nesting.
 MAX_ARRAY: Final = 16384
+
+
+class Chosen(IntEnum):
+    """Who has chosen a task's queue: the weakest first, each giving way to those after it."""
+
+    UNKNOWN = 0
+    DEFAULT = 1
+    FILE = 2
+    BROKER = 3
+    VIEW = 4
+    ADD = 5
+
+    def __str__(self) -> str:
+        """Return it for a person."""
+        return _CHOSEN_BY[self]
+
+
+_CHOSEN_BY: Final = {
+    Chosen.UNKNOWN: "",
+    Chosen.DEFAULT: "no rule: the default queue",
+    Chosen.FILE: "a rule in the file",
+    Chosen.BROKER: "a rule in the broker",
+    Chosen.VIEW: "the view's defaults",
+    Chosen.ADD: "add itself",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +68,8 @@ class Task:
     milliseconds since 1970. ``timeout`` is in seconds; None means the consumer's default, as for ``retry_max_count``.
     ``parent`` is the task whose delivery has added this one, and waits for it if this is its ``child``;
     ``master_status``: what becomes of children of its own does not change its end. ``route``: the pattern of its path
-    that somebody has named. ``on_success`` and ``on_failure`` are targets of tasks that follow from its end.
+    that somebody has named; ``chosen``: who has chosen the queue. ``on_success`` and ``on_failure`` are targets of
+    tasks that follow from its end.
     """
 
     id: str
@@ -65,6 +94,7 @@ class Task:
     master_status: bool = False
     on_success: str = ""
     on_failure: str = ""
+    chosen: Chosen = field(default=Chosen.UNKNOWN, compare=False)
 
     @property
     def path(self) -> str:
@@ -78,7 +108,7 @@ class Task:
         return len(self.target) + lines + len(self.body)
 
     def encode(self) -> bytes:
-        """Return the part of the task that is sealed, as msgpack; id, queue, due and priority travel beside it."""
+        """Return the part of the task that is sealed, as msgpack; what a broker may read travels beside it."""
         fields = (
             self.method,
             self.target,
@@ -286,6 +316,12 @@ class TaskState:
     flags: int = 0
     open: int = 0
     spoilt: int = 0
+
+    @property
+    def chosen(self) -> Chosen:
+        """Who has chosen its queue."""
+        number = self.flags >> CHOSEN_SHIFT & CHOSEN_MASK
+        return Chosen(number) if number <= Chosen.ADD else Chosen.UNKNOWN
 
 
 def total_bytes(tasks: Sequence[SealedTask]) -> int:

@@ -45,7 +45,8 @@ class WebConsumer:
     def __init__(self, tq: TaskQueue, consume: Consume, replayer: Callable[[], Replayer]) -> None:
         """Take what is asked of it and what makes the way to the application; raises ConfigError."""
         chosen = replace(settings.load(), **consume.chosen)
-        self._queues: Final = narrowed(tq, consume.queues, where="consume: queues")
+        self._wanted = consume.queues
+        self._queues = narrowed(tq, self._wanted, where="consume: queues")
         self._tq, self._chosen, self._replayer = tq, chosen, replayer
         self.gauge: Final = Gauge(chosen.concurrent_limit) if consume.adaptive else None
         """Who is to be told how long requests take, if that counts."""
@@ -108,11 +109,14 @@ class WebConsumer:
     async def _consume(self) -> None:
         """Consume until stopped, whatever comes between."""
         log.info("consuming beside the application as %s", self._name)
-        told, anew = "", False
+        told = ""
         while not self._stopping.is_set():
             try:
-                if anew:
-                    self._server = self._made()
+                await self._tq.try_routes()
+                if self._stopping.is_set():
+                    return
+                self._queues = narrowed(self._tq, self._wanted, where="consume: queues")
+                self._server = self._made()
                 await self._server.run()
             except TaskQueueError as error:
                 # What goes on for hours is said once; to be fenced is always news.
@@ -123,7 +127,7 @@ class WebConsumer:
                 )
             except Exception:
                 log.exception("the consumer of this web process has failed, and begins anew in %g s", PAUSE)
-            anew = not await self._stopped(PAUSE)
+            await self._stopped(PAUSE)
 
     async def _stopped(self, seconds: float) -> bool:
         """Wait so long, or until it is to stop; tell whether it is."""

@@ -17,12 +17,22 @@ PLACES: Final = {
     "prepared": {"prepared"},
     "failed": {"failed"},
     "finished": {"completed"},
+    "waiting": {"waiting"},
+    "cancelled": {"cancelled"},
+    "archived": {"archived"},
 }
+ENDED: Final = ("completed", "failed", "cancelled", "archived")
+# Where a state holds what tasks are found by.
+BY: Final = {"owner": 17, "label": 15, "route": 18}
+GHOST: Final = 4
 
 
 @dataclass
 class Queue:
-    """One queue as found: ids by place, packed states, sizes of records and their sum as counted, logs, consumers."""
+    """One queue as found: ids by place, packed states, sizes of records and their sum as counted, logs, consumers.
+
+    ``waiting`` is the line of normal priority.
+    """
 
     waiting: list[bytes] = field(default_factory=list)
     lines: dict[int, list[bytes]] = field(default_factory=dict)
@@ -35,11 +45,18 @@ class Queue:
     logs: set[bytes] = field(default_factory=set)
     leases: set[str] = field(default_factory=set)
     consumers: set[str] = field(default_factory=set)
+    by: dict[bytes, dict[bytes, float]] = field(default_factory=dict)
+    marks: set[bytes] = field(default_factory=set)
+    ghosts: int = 0
+
+    def ghost_ids(self) -> set[bytes]:
+        """Return those that were withdrawn while in a line, where their ids still are."""
+        return {task_id for task_id, state in self.states.items() if state[20] & GHOST}
 
     def places(self) -> dict[str, list[bytes]]:
         """Return every place with the ids in it, the front of a line last."""
-        found = {"waiting": self.waiting, **{name: list(ids) for name, ids in self.indexes.items()}}
-        found |= {f"line:{priority}": ids for priority, ids in self.lines.items()}
+        found = {name: list(ids) for name, ids in self.indexes.items()}
+        found |= {f"line:{priority}": ids for priority, ids in {NORMAL: self.waiting, **self.lines}.items()}
         return found | {f"reserved:{name}": ids for name, ids in self.reserved.items()}
 
 
@@ -64,20 +81,31 @@ def _read(client: Any, key: bytes, queue: Queue, kind: str, name: str | None) ->
         line += client.lrange(key, 0, -1)
     elif kind in PLACES and name is None:
         queue.indexes[kind] = dict(client.zrange(key, 0, -1, withscores=True))
-    elif (kind, name) == ("state", None):
+    elif name:
+        _read_one_of_many(client, key, queue, kind, name)
+    elif kind == "state":
         queue.states = {task_id: msgpack.unpackb(raw) for task_id, raw in client.hgetall(key).items()}
-    elif (kind, name) == ("records", None):
+    elif kind == "records":
         records = client.hgetall(key)
         queue.records, queue.stored = set(records), sum(map(len, records.values()))
-    elif (kind, name) == ("control", None):
-        queue.weighed = int(client.hget(key, "bytes") or 0)
-    elif (kind, name) == ("consumers", None):
+    elif kind == "control":
+        queue.weighed, queue.ghosts = (int(value or 0) for value in client.hmget(key, "bytes", "ghosts"))
+    elif kind == "marks":
+        queue.marks = set(client.hkeys(key))
+    elif kind == "consumers":
         queue.consumers = {member.decode() for member in client.smembers(key)}
-    elif kind == "reserved" and name:
+    else:
+        raise AssertionError(f"a key outside the schema: {key!r}")
+
+
+def _read_one_of_many(client: Any, key: bytes, queue: Queue, kind: str, name: str) -> None:
+    if kind == "by":
+        queue.by[name.encode("utf-8", "surrogateescape")] = dict(client.zrange(key, 0, -1, withscores=True))
+    elif kind == "reserved":
         queue.reserved[name] = client.lrange(key, 0, -1)
-    elif kind == "consumer" and name:
+    elif kind == "consumer":
         queue.leases.add(name)
-    elif kind == "log" and name:
+    elif kind == "log":
         queue.logs.add(name.encode("utf-8", "surrogateescape"))
     else:
         raise AssertionError(f"a key outside the schema: {key!r}")
@@ -93,25 +121,75 @@ def assert_invariants(client: Any, namespace: str = "taskqueue") -> dict[str, Qu
 
 def check_queue(queue: Queue) -> None:
     """Check one queue as found."""
-    seen = Counter(task_id for ids in queue.places().values() for task_id in ids)
+    _check_places(queue)
+    _check_records(queue)
+    _check_finding(queue)
+    _check_families(queue)
+
+
+def _check_places(queue: Queue) -> None:
+    """Each task is in one place; a ghost's id is in its line as well."""
+    places, ghosts = queue.places(), queue.ghost_ids()
+    for place, ids in places.items():
+        if place.startswith("line:"):
+            left = [task_id for task_id in ids if task_id in ghosts]
+            assert len(set(left)) == len(left), "a ghost twice in a line"
+            assert all(queue.states[task_id][16] == int(place[5:]) for task_id in left), "a ghost in another line"
+            places[place] = [task_id for task_id in ids if task_id not in ghosts]
+            ghosts -= set(left)
+    assert ghosts == set(), "a ghost in no line"
+    assert queue.ghosts == len(queue.ghost_ids()), "the ghosts counted are not those there are"
+    seen = Counter(task_id for ids in places.values() for task_id in ids)
     assert [task_id for task_id, times in seen.items() if times > 1] == [], "in more than one place"
     assert set(seen) == set(queue.states), "places and states do not name the same tasks"
     assert queue.logs <= set(seen), "a log of no task"
     assert queue.consumers <= queue.leases, "a consumer without a lease"  # a dead one keeps its epoch for a day
     assert set(queue.reserved) <= queue.consumers, "a reservation of no consumer"
-    for place, ids in queue.places().items():
+    for place, ids in places.items():
         kind, _, name = place.partition(":")
-        allowed = {"waiting": {"queued"}, "line": {"queued"}, "reserved": {"reserved", "running"}, **PLACES}[kind]
-        priority = NORMAL if kind == "waiting" else int(name) if kind == "line" else None
+        allowed = {"line": {"queued"}, "reserved": {"reserved", "running"}, **PLACES}[kind]
         for task_id in ids:
             state, delivery, attempt, crashes = queue.states[task_id][:4]
             assert state in allowed, f"{task_id!r} is in {place} with state {state}"
             assert 0 <= attempt <= delivery, (task_id, attempt, delivery)
             assert 0 <= crashes <= delivery, (task_id, crashes, delivery)
             assert kind != "reserved" or queue.states[task_id][11] == name, f"{task_id!r} has another holder"
-            assert priority in (None, queue.states[task_id][16]), f"{task_id!r} is in the line of another priority"
-            needs_record = state not in {"completed", "failed"}
-            assert task_id in queue.records or not needs_record, f"{task_id!r} ({state}) has no record"
-    kept = {task_id for task_id in seen if queue.states[task_id][0] != "completed"}
-    assert queue.records <= kept, "a record of no task, or of a completed one"
+            assert kind != "line" or queue.states[task_id][16] == int(name), f"{task_id!r} is in another's line"
+
+
+def _check_records(queue: Queue) -> None:
+    """What is still to run has its record, and what never runs again has none, unless in its log."""
+    for task_id, (state, *_) in queue.states.items():
+        needs_record = state in {"prepared", "scheduled", "queued", "reserved", "running"}
+        assert task_id in queue.records or not needs_record, f"{task_id!r} ({state}) has no record"
+    kept = {task_id for task_id, (state, *_) in queue.states.items() if state not in ENDED or state == "failed"}
+    assert queue.records <= kept, "a record of no task, or of one that is not to run"
     assert queue.weighed == queue.stored, "the bytes counted are not those stored"
+
+
+def _check_finding(queue: Queue) -> None:
+    """Each known task, and no other, is found by its owner, its label and its route."""
+    expected: dict[str, set[bytes]] = {}
+    for task_id, state in queue.states.items():
+        for by, place in BY.items():
+            if state[place]:
+                expected.setdefault(f"{by}:{state[place]}", set()).add(task_id)
+    # Nobody knows any more what those were found by whose state something else has written over.
+    spoilt = {task_id for task_id, state in queue.states.items() if state[10] == "format"}
+    found: dict[str, set[bytes]] = {}
+    for name, ids in queue.by.items():
+        if known := {*ids} - (spoilt - expected.get(name.decode(errors="replace"), set())):
+            found[name.decode(errors="replace")] = known
+    assert found == expected, "what tasks are found by is not what they have"
+
+
+def _check_families(queue: Queue) -> None:
+    """A parent counts the children that have not ended, waits only for such, and nothing else is marked to end."""
+    counted = Counter(state[19] for state in queue.states.values() if state[20] & 1 and state[0] not in ENDED)
+    for task_id, state in queue.states.items():
+        count = counted[task_id.decode(errors="replace")]
+        assert state[21] == count, f"{task_id!r} counts {state[21]} children, and has {count}"
+        assert state[22] >= 0, f"{task_id!r} counts {state[22]} failed children"
+        assert state[0] != "waiting" or (count > 0 and not state[20] & 2), f"{task_id!r} waits for nothing"
+    under_way = {task_id for task_id, state in queue.states.items() if state[0] in ("reserved", "running")}
+    assert queue.marks <= under_way, "a mark of a task that is not under way"

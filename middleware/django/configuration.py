@@ -24,7 +24,7 @@ OF_QUEUE: Final = (
     "DURABILITY",
     "STORAGE",
 )
-OF_DOOR: Final = ("LOAD_USER", "USER_ID", "CREDENTIALS", "TASK_ONLY", "REPLAY_GUARD")
+OF_DOOR: Final = ("LOAD_USER", "USER_ID", "CREDENTIALS", "TASK_ONLY", "REPLAY_GUARD", "ALLOW_MANUAL")
 USING: Final = "USING"
 OUTBOX: Final = "OUTBOX"
 OUTBOX_APP: Final = "taskqueue.middleware.django.outbox"
@@ -44,8 +44,9 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "DURABILITY": (str,),
     "STORAGE": (str,),
     "TASK_ONLY": (list, tuple, set, frozenset, str),
+    "ALLOW_MANUAL": (bool,),
 }
-_NEVER_NONE: Final = ("COMMIT_DEADLINE", "TASK_ONLY", "REPLAY_GUARD")
+_NEVER_NONE: Final = ("COMMIT_DEADLINE", "TASK_ONLY", "REPLAY_GUARD", "ALLOW_MANUAL")
 
 
 def faults() -> Sequence[str]:

@@ -51,7 +51,7 @@ def door_of(tq: TaskQueue, *, is_async: bool) -> Door[HttpRequest]:
         tq,
         load_user=None if load is None else _in_mode(load, is_async=is_async),
         user_id=user_id,
-        **{"credentials": None, "task_only": (), "replay_guard": "begin", **options},
+        **{"credentials": None, "task_only": (), "replay_guard": "begin", "allow_manual": False, **options},
     )
 
 
@@ -75,7 +75,9 @@ class TaskQueueMiddleware:
     ``Cookie`` and ``Authorization`` travel with a task; omitted: only if no user is loaded. ``TASK_ONLY``: paths which,
     with all below them, are 404 for everybody else. ``REPLAY_GUARD``: who sees to it that a delivery starts only once:
     the broker (``"begin"``) or, cheaper but blind to other processes, this one's memory (``"process"``): then a
-    consumer over HTTP takes what it held when it died for not begun, and that spends no attempt.
+    consumer over HTTP takes what it held when it died for not begun, and that spends no attempt. ``ALLOW_MANUAL``:
+    whether a person who knows the secret may run a task by hand here (``taskqueue curl``, ``taskqueue replay``), past
+    its queue, so that the task itself does not change; what it adds is queued as ever.
     """
 
     sync_capable = True

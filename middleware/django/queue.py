@@ -140,7 +140,7 @@ class _Atomic(Transaction):
         if copies_body or any(entry.copies_user for entry in entries):
             entries = self._queue.filled(entries, self.request)
         if self._kept:
-            tasks = [entry.task for entry in entries]
+            tasks = self._queue.routed_without_sync([entry.task for entry in entries])
             rows.write(self._queue.sealed(tasks), using=self._alias)
             total = self.total_bytes + sum(task.size for task in tasks)
             transaction.on_commit(_Kept(total), using=self._alias)

@@ -6,9 +6,10 @@ for a user whom none of them knows.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, cast
+from typing import Any, Final
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+from ... import options
 from ...door import Credentials, ReplayGuard
 from ...errors import ConfigError, SignatureError
 from ...middleware import wsgi
@@ -18,7 +19,7 @@ from ...producer import TaskQueue, current_task
 LOGIN: Final = "taskqueue.login"
 """Where a Login stands in the environ of a proved delivery that runs as somebody."""
 
-_OPTIONS: Final = ("credentials", "replay_guard")
+_OPTIONS: Final = ("credentials", "replay_guard", "allow_manual")
 
 
 class Login:
@@ -38,11 +39,12 @@ class TaskQueueMiddleware(wsgi.TaskQueueMiddleware):
         *,
         credentials: Credentials | None = None,
         replay_guard: ReplayGuard = "begin",
+        allow_manual: bool = False,
     ) -> None:
         """Take the application, and its TaskQueue if it is not the one of zope.conf; raises ConfigError.
 
         ``credentials``: whether ``Cookie`` and ``Authorization`` travel with a task; None: no, as the plugin logs its
-        user in. ``replay_guard``: see ``taskqueue.middleware.wsgi``.
+        user in. ``replay_guard``, ``allow_manual``: see ``taskqueue.middleware.wsgi``.
         """
         from ...middleware.zope.events import register  # noqa: PLC0415 - Zope is there by now
 
@@ -54,6 +56,7 @@ class TaskQueueMiddleware(wsgi.TaskQueueMiddleware):
             user_id=_current_user,
             credentials=credentials,
             replay_guard=replay_guard,
+            allow_manual=allow_manual,
         )
 
 
@@ -61,8 +64,14 @@ def make_filter(app: WSGIApplication, _global_conf: object, **given: str) -> WSG
     """Return the application behind the door, as PasteDeploy asks for it (``egg:http-taskqueue#zope``)."""
     for name in given:
         if name not in _OPTIONS:
-            raise ConfigError(f"{name}: the filter egg:http-taskqueue#zope knows {' and '.join(_OPTIONS)} only")
-    return TaskQueueMiddleware(app, **cast("dict[str, Any]", given))
+            raise ConfigError(f"{name}: the filter egg:http-taskqueue#zope knows {', '.join(_OPTIONS)} only")
+    chosen: dict[str, Any] = dict(given)
+    if "allow_manual" in given:
+        try:
+            chosen["allow_manual"] = options.truth(given["allow_manual"])
+        except ValueError as error:
+            raise ConfigError(f"allow_manual: {given['allow_manual']!r} {error}") from None
+    return TaskQueueMiddleware(app, **chosen)
 
 
 def _left_to_the_plugin(user_id: str) -> str:

@@ -11,7 +11,19 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from ..broker import IN_DOUBT_AFTER_MS, UNLIMITED, Capacity, Exchange, Lease, Owner, Seen, masked
+from ..broker import (
+    IN_DOUBT_AFTER_MS,
+    UNLIMITED,
+    Beat,
+    Capacity,
+    Exchange,
+    Lease,
+    Owner,
+    Seen,
+    Trimmed,
+    Withdrawal,
+    masked,
+)
 from ..durability import Durability
 from ..errors import ConfigError
 from ..identity import own
@@ -32,7 +44,7 @@ class LocalPulse:
         """Take the way to the store."""
         self._way = way
 
-    def beat(self, lease: Lease) -> list[Seen]:
+    def beat(self, lease: Lease) -> Beat:
         """See Pulse."""
         return self._way.store.make(lease.queue, lambda queue, _: queue.beat(lease))
 
@@ -81,11 +93,17 @@ class LocalBroker:
 
     async def discard(self, queue: str, ids: Sequence[str], *, deadline: float) -> None:
         """See Broker."""
-        await self._call(queue, deadline, lambda line, _: line.discard(ids))
+        await self._call(queue, deadline, lambda line, at: line.discard(ids, at=at))
 
     async def begin(self, queue: str, task_id: str, delivery: int, *, deadline: float) -> bool:
         """See Broker."""
         return await self._call(queue, deadline, lambda line, at: line.begin(task_id, delivery, at=at))
+
+    async def note(
+        self, queue: str, task_id: str, delivery: int, fields: Mapping[str, bytes], *, deadline: float
+    ) -> bool:
+        """See Broker."""
+        return await self._call(queue, deadline, lambda line, _: line.note(task_id, delivery, fields))
 
     async def owner(self, queue: str, consumer: str, *, deadline: float) -> Owner:
         """See Broker."""
@@ -123,12 +141,20 @@ class LocalBroker:
         return LocalPulse(self._way)
 
     async def exchange(
-        self, lease: Lease, settlements: Sequence[Settlement], *, token: str, want: int, room: int, deadline: float
+        self,
+        lease: Lease,
+        settlements: Sequence[Settlement],
+        *,
+        token: str,
+        want: int,
+        room: int,
+        keep: bool = False,
+        deadline: float,
     ) -> Exchange:
         """See Broker."""
 
         def move(line: MemoryQueue, at: int) -> Exchange:
-            stale = line.settle(lease, settlements, at=at)
+            stale = line.settle(lease, settlements, keep=keep, at=at)
             return Exchange(line.reserve(lease, token, want, room, at=at), stale)
 
         return await self._call(lease.queue, deadline, move)
@@ -138,7 +164,7 @@ class LocalBroker:
         wait = await self._call(queue, deadline, lambda line, at: line.due(IN_DOUBT_AFTER_MS, at=at))
         return None if wait is None else wait / 1000
 
-    async def trim(self, queue: str, limits: Sequence[tuple[str, int, int]], *, most: int, deadline: float) -> int:
+    async def trim(self, queue: str, limits: Sequence[tuple[str, int, int]], *, most: int, deadline: float) -> Trimmed:
         """See Broker."""
         return await self._call(queue, deadline, lambda line, at: line.trim(limits, most=most, at=at))
 
@@ -164,13 +190,37 @@ class LocalBroker:
         """See Broker."""
         await self._call(queue, deadline, lambda line, _: line.say(changes))
 
+    async def withdraw(
+        self, queue: str, ids: Sequence[str], word: Withdrawal, *, actor: str, force: bool, deadline: float
+    ) -> list[str]:
+        """See Broker."""
+        return await self._call(
+            queue, deadline, lambda line, at: line.withdraw(ids, word, actor=actor, force=force, at=at)
+        )
+
+    async def hasten(self, queue: str, ids: Sequence[str], *, actor: str, deadline: float) -> int:
+        """See Broker."""
+        return await self._call(queue, deadline, lambda line, at: line.hasten(ids, actor=actor, at=at))
+
+    async def restart(self, queue: str, ids: Sequence[str], *, actor: str, deadline: float) -> int:
+        """See Broker."""
+        return await self._call(queue, deadline, lambda line, at: line.restart(ids, actor=actor, at=at))
+
     async def purge(self, queue: str, *, most: int, deadline: float) -> int:
         """See Broker."""
-        return await self._call(queue, deadline, lambda line, _: line.purge(most))
+        return await self._call(queue, deadline, lambda line, at: line.purge(most, at=at))
 
     async def reset(self, queue: str, *, deadline: float) -> None:
         """See Broker."""
         await self._call(queue, deadline, lambda line, _: line.reset())
+
+    async def routes(self, *, deadline: float) -> Mapping[str, bytes]:  # noqa: ARG002  it always answers
+        """See Broker."""
+        return self._way.store.routes
+
+    async def route(self, pattern: str, rule: bytes | None, *, deadline: float) -> None:  # noqa: ARG002  as routes
+        """See Broker."""
+        self._way.store.keep_route(pattern, rule)
 
     @property
     def trouble(self) -> str | None:

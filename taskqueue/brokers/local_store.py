@@ -71,6 +71,7 @@ class Store:
         self._lock = threading.Lock()
         self._queues: dict[str, MemoryQueue] = {}
         self._ears: set[Ear] = set()
+        self._routes: dict[str, bytes] = {}
 
     def make(self, queue: str, move: Move[Result]) -> Result:
         """Make one move in a queue, told what the clock shows."""
@@ -91,6 +92,20 @@ class Store:
         """Tell this listener no more."""
         with self._lock:
             self._ears.discard(ear)
+
+    @property
+    def routes(self) -> dict[str, bytes]:
+        """The rules kept here, packed, by pattern."""
+        with self._lock:
+            return dict(self._routes)
+
+    def keep_route(self, pattern: str, rule: bytes | None) -> None:
+        """Keep this rule for a pattern instead of any other; None: keep none."""
+        with self._lock:
+            if rule is None:
+                self._routes.pop(pattern, None)
+            else:
+                self._routes[pattern] = rule
 
     def queues(self) -> list[MemoryQueue]:
         """Return every queue that was ever asked for."""

@@ -5,76 +5,27 @@ the time: ``at`` is the store's clock in ms since 1970, and who calls sees to it
 else writes here, so that what the scripts do about entries that are not of their making has no place here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Final
 
-from ..broker import Lease, Owner, Seen
+from ..broker import Beat, Lease, Owner, Seen, Trimmed
 from ..identity import Identity
-from ..inspector import Control, Ended
-from ..task import Reservation, SealedTask, Settlement, StateName, TaskState, Verdict
-from .places import INDEX_OF, Admission, Consumer, Index, Lines, Log
+from ..task import Reservation, SealedTask, Settlement
+from .memory_acts import Acts
+from .memory_ends import in_ms
+from .memory_tasks import HELD
+from .places import Admission, Consumer, TaskLog
 from .reasons import closed, disabled, fenced, forgotten, full, late, removed, taken
 
 # So many at a time, so that no move takes long.
-GIVEN_BACK_AT_ONCE: Final = 500
+GIVEN_BACK_AT_ONCE: Final = 200
 MOVED_AT_ONCE: Final = 100
-_HELD: Final = ("reserved", "running")
 _NOBODY: Final = Identity("", 0, "", "")
 
 
-class MemoryQueue:
-    """One queue. ``hint`` is called whenever something may be waiting."""
-
-    def __init__(self, name: str, hint: Callable[[], None]) -> None:
-        self.name: Final = name
-        self._hint = hint
-        self.consumers: dict[str, Consumer] = {}
-        self.control: dict[Control, int] = {}
-        self.slowed = 0
-        self._empty()
-
-    def _empty(self) -> None:
-        self.lines = Lines()
-        self.indexes = {name: Index() for name in INDEX_OF.values()}
-        self.states: dict[str, TaskState] = {}
-        self.records: dict[str, bytes] = {}
-        self.logs: dict[str, Log] = {}
-        self.bytes = 0
-
-    # ---- what several moves do
-
-    def _save(self, task: TaskState, state: StateName, at: int) -> None:
-        self.states[task.id] = replace(task, state=state, changed=at)
-
-    def _schedule(self, task: TaskState, at: int) -> None:
-        self.indexes["scheduled"].put(task.id, task.due)
-        self._save(task, "scheduled", at)
-
-    def _enqueue(self, task: TaskState, at: int) -> None:
-        """To the back of the line, or among the scheduled until its time."""
-        if task.due > at:
-            self._schedule(task, at)
-        else:
-            self.lines.append(task)
-            self._save(task, "queued", at)
-
-    def _put_in_front(self, task: TaskState, at: int) -> None:
-        self.lines.put_back(task)
-        self._save(task, "queued", at)
-
-    def _fail(self, task: TaskState, reason: str, at: int) -> None:
-        self.indexes["failed"].put(task.id, at)
-        self._save(replace(task, reason=reason), "failed", at)
-
-    def _keep_record(self, task_id: str, record: bytes) -> None:
-        self._drop_record(task_id)
-        self.records[task_id] = record
-        self.bytes += len(record)
-
-    def _drop_record(self, task_id: str) -> None:
-        self.bytes -= len(self.records.pop(task_id, b""))
+class MemoryQueue(Acts):
+    """One queue: the moves of producers and consumers, and all that Acts can do."""
 
     def _mine(self, lease: Lease) -> Consumer:
         """Return the consumer of a lease that holds; raise Fenced for another."""
@@ -93,17 +44,16 @@ class MemoryQueue:
         An id that is known already is left as it is: a repeat changes nothing, and is never refused.
         """
         for task in self._admitted(tasks, admission, at):
-            self._enqueue(task, at)
+            self._enqueue(self._store(task, at), at)
         self._hint()
 
     def prepare(self, tasks: Sequence[SealedTask], admission: Admission, *, at: int) -> None:
         """Store tasks without queueing them; else as push."""
         for task in self._admitted(tasks, admission, at):
-            self.indexes["prepared"].put(task.id, at)
-            self._save(task, "prepared", at)
+            self._list_in(self._store(task, at), "prepared", at)
 
-    def _admitted(self, tasks: Sequence[SealedTask], admission: Admission, at: int) -> Sequence[TaskState]:
-        """Store the records of those that are new, if there is time and room, and return what is to become of them."""
+    def _admitted(self, tasks: Sequence[SealedTask], admission: Admission, at: int) -> list[SealedTask]:
+        """Return those that are new, if there is time and room for all of them."""
         fresh: dict[str, SealedTask] = {}
         for task in tasks:
             if task.id not in self.states:
@@ -118,14 +68,7 @@ class MemoryQueue:
             raise closed(self.name)
         if fresh and (0 < capacity.tasks < held + len(fresh) or 0 < capacity.bytes < self.bytes + size):
             raise full(self.name, capacity)
-        for task in fresh.values():
-            self._keep_record(task.id, task.record)
-        return [self._new(task, at) for task in fresh.values()]
-
-    def _new(self, task: SealedTask, at: int) -> TaskState:
-        due = task.due if task.due >= 0 else at - task.due
-        shown = (task.method, task.path, task.label, task.priority)
-        return TaskState(task.id, self.name, "prepared", 0, 0, 0, at, due, 0, 0, at, 0, "", "", *shown)
+        return list(fresh.values())
 
     def promote(self, ids: Sequence[str], *, at: int) -> None:
         """Queue what was prepared, or set aside as in-doubt, in this order; raises BrokerUnavailable if one is gone."""
@@ -135,30 +78,27 @@ class MemoryQueue:
         for task_id in ids:
             task = self.states[task_id]
             if task.state == "prepared":
+                self._take_out(task)
                 self._enqueue(task, at)
-                self.indexes["prepared"].remove(task_id)
             elif (task.state, task.reason) == ("failed", "in-doubt"):
-                self._enqueue(replace(task, reason=""), at)
-                self.indexes["failed"].remove(task_id)
+                self._take_out(task)
+                self._enqueue(self._open_child(replace(task, reason=""), failed=True), at)
         self._hint()
 
-    def discard(self, ids: Sequence[str]) -> int:
+    def discard(self, ids: Sequence[str], *, at: int) -> int:
         """Forget what is prepared, or set aside as in-doubt; return how many that were."""
-        known = [task for task_id in dict.fromkeys(ids) if (task := self.states.get(task_id))]
-        prepared = [task for task in known if task.state == "prepared"]
-        doubtful = [task for task in known if (task.state, task.reason) == ("failed", "in-doubt")]
-        for task in prepared + doubtful:
-            self._forget(task.id, task.state)
-        return len(prepared) + len(doubtful)
-
-    def _forget(self, task_id: str, index: str) -> None:
-        self.indexes[index].remove(task_id)
-        self._remove(task_id)
-
-    def _remove(self, task_id: str) -> None:
-        self._drop_record(task_id)
-        del self.states[task_id]
-        self.logs.pop(task_id, None)
+        forgotten = 0
+        for task_id in ids:
+            task = self.states.get(task_id)
+            doubtful = task is not None and (task.state, task.reason) == ("failed", "in-doubt")
+            if task is not None and (doubtful or task.state == "prepared"):
+                if doubtful:
+                    # The failure that its parent was told of did not happen.
+                    task = self._open_child(task, failed=True)
+                self._forget(task)
+                self._tell_parent(task, "cancelled", at)
+                forgotten += 1
+        return forgotten
 
     # ---- a consumer's name
 
@@ -210,19 +150,25 @@ class MemoryQueue:
         for task_id in returned:
             task = self.states[task_id]
             if task.state == "running" or not begins:
-                self._put_in_front(replace(task, crashes=task.crashes + 1), at)
+                task = replace(task, crashes=task.crashes + 1)
             else:
-                self._put_in_front(replace(task, attempt=task.attempt - 1), at)
+                task = replace(task, attempt=task.attempt - 1)
+            self._log_release(task_id, "lost", task.holder, at)
+            if task_id in self.marks:
+                self._obey(task, at)
+            else:
+                self._put_in_front(task, at)
             consumer.held.pop()
         if returned:
             self._hint()
         return len(returned)
 
-    def beat(self, lease: Lease) -> list[Seen]:
-        """Show that a consumer lives, and return the others; raises Fenced."""
+    def beat(self, lease: Lease) -> Beat:
+        """Show that a consumer lives, and return what it is to know; raises Fenced."""
         self._mine(lease).beat += 1
         others = [(name, one) for name, one in sorted(self.consumers.items()) if name != lease.consumer]
-        return [Seen(name, one.epoch, str(one.beat)) for name, one in others if one.watched]
+        marked = tuple(task_id for task_id in self.marks if self.states[task_id].holder == lease.consumer)
+        return Beat(tuple(Seen(name, one.epoch, str(one.beat)) for name, one in others if one.watched), marked)
 
     def leave(self, lease: Lease) -> None:
         """Give up a name; with something still held it stays, for others to reclaim. Raises Fenced."""
@@ -273,18 +219,27 @@ class MemoryQueue:
     def begin(self, task_id: str, delivery: int, *, at: int) -> bool:
         """Note that a delivery starts to run; False if it has already, or is not the one that is reserved."""
         task = self.states.get(task_id)
-        if task is None or (task.delivery, task.state) != (delivery, "reserved"):
+        # What is marked is to end, so it does not begin.
+        if task is None or (task.delivery, task.state) != (delivery, "reserved") or task_id in self.marks:
             return False
         self._save(replace(task, begun=at), "running", at)
         return True
 
-    def settle(self, lease: Lease, settlements: Sequence[Settlement], *, at: int) -> list[str]:
+    def note(self, task_id: str, delivery: int, fields: Mapping[str, bytes]) -> bool:
+        """Keep these fields in a task's log; False if this delivery is not under way."""
+        task = self.states.get(task_id)
+        if task is None or task.delivery != delivery or task.state not in HELD:
+            return False
+        self.log_of(task_id).fields.update(fields)
+        return True
+
+    def settle(self, lease: Lease, settlements: Sequence[Settlement], *, keep: bool, at: int) -> list[str]:
         """End deliveries, given in the order they were reserved; return the ids of those no longer held.
 
-        Raises Fenced.
+        ``keep``: the requests of what completes stay. Raises Fenced.
         """
         mine, stale = self._mine(lease), []
-        slow = max((_ms(item.verdict.slow) for item in settlements), default=0)
+        slow = max((in_ms(item.verdict.slow) for item in settlements), default=0)
         if slow:
             self.slowed = max(self.slowed, at + slow)
         # From last to first, so that what is released stands in front in the order it came.
@@ -292,105 +247,39 @@ class MemoryQueue:
             task = self.states.get(item.id)
             if task is None or (task.delivery, task.holder) != (item.delivery, lease.consumer):
                 stale.append(item.id)
-            elif task.state in _HELD:
-                self._end(replace(task, status=item.verdict.status, reason=item.verdict.reason), item, at)
+            elif task.state in HELD:
+                self._end(task, item, keep=keep, at=at)
                 mine.held.remove(item.id)
         return stale
 
-    def _end(self, task: TaskState, item: Settlement, at: int) -> None:
-        verdict, due = item.verdict, at + _ms(item.verdict.delay)
-        if verdict.kind == "complete":
-            self.indexes["finished"].put(task.id, at)
-            self._save(task, "completed", at)
-            self._drop_record(task.id)
-            self.logs.get(task.id, Log()).response = b""
-        elif verdict.kind == "release":
-            task = replace(task, attempt=task.attempt - 1, due=due)
-            (self._schedule if due > at else self._put_in_front)(task, at)
-        else:
-            self._note(task, verdict, item.response, at)
-            if verdict.kind == "retry":
-                self._schedule(replace(task, due=due), at)
-            else:
-                self._fail(task, task.reason, at)
-
-    def _note(self, task: TaskState, verdict: Verdict, response: bytes, at: int) -> None:
-        log = self.logs.setdefault(task.id, Log())
-        log.ended[task.delivery] = Ended(
-            *(task.delivery, task.attempt, task.reserved, task.begun, at),
-            *(task.status, task.reason, task.holder, verdict.kind),
-        )
-        log.response = response or log.response
-
-    # ---- housekeeping, and what people do
+    # ---- housekeeping
 
     def due(self, in_doubt_after: int, *, at: int) -> int | None:
         """Queue what has fallen due, set aside what was prepared so many ms ago; return ms until the next is due."""
         for task_id in self.indexes["scheduled"].until(at, MOVED_AT_ONCE):
-            self.indexes["scheduled"].remove(task_id)
-            self._enqueue(self.states[task_id], at)
+            task = self.states[task_id]
+            self._take_out(task)
+            self._enqueue(replace(task, due=min(task.due, at)), at)
         for task_id in self.indexes["prepared"].until(at - in_doubt_after, MOVED_AT_ONCE):
             self.indexes["prepared"].remove(task_id)
             self._fail(self.states[task_id], "in-doubt", at)
         following = self.indexes["scheduled"].earliest
         return None if following is None else max(0, following - at)
 
-    def trim(self, limits: Sequence[tuple[str, int, int]], *, most: int, at: int) -> int:
+    def trim(self, limits: Sequence[tuple[str, int, int]], *, most: int, at: int) -> Trimmed:
         """Forget at most ``most`` tasks that were kept long enough, by (index, ms kept, number kept)."""
-        left = most
+        left, with_files = most, list[str]()
         for name, kept, count in limits:
             index = self.indexes[name]
             old = index.until(at - kept, left)
             surplus = min(len(index) - count, left)
             for task_id in index.first(surplus) if surplus > len(old) else old:
-                self._forget(task_id, name)
+                if "files" in self.logs.get(task_id, TaskLog()).fields:
+                    with_files.append(task_id)
+                self._forget(self.states[task_id])
                 left -= 1
-        return most - left
-
-    def say(self, changes: Mapping[Control, int | None]) -> None:
-        """Say how the queue is to be run; None takes a word back."""
-        for name, value in changes.items():
-            self.control.pop(name, None)
-            if value is not None:
-                self.control[name] = value
-        self._hint()
-
-    def purge(self, most: int) -> int:
-        """Forget up to ``most`` tasks that wait, in the lines and for their time, the least urgent first."""
-        waiting = list(islice(self.lines.backwards(), most))
-        scheduled = self.indexes["scheduled"].first(most - len(waiting))
-        for task_id in waiting:
-            self.lines.take(self.states[task_id])
-            self._remove(task_id)
-        for task_id in scheduled:
-            self._forget(task_id, "scheduled")
-        return len(waiting) + len(scheduled)
-
-    def reset(self) -> None:
-        """Empty the queue. Consumers keep their leases: what they still run is settled as stale."""
-        for consumer in self.consumers.values():
-            consumer.held.clear()
-        self._empty()
-
-    def retry(self, tasks: Sequence[tuple[str, bytes]], *, at: int) -> int:
-        """Queue failed tasks again, each with a new record or b"" to keep the old; return how many were."""
-        queued = 0
-        for task_id, record in tasks:
-            task = self.states.get(task_id)
-            if task is not None and task.state == "failed":
-                if record:
-                    self._keep_record(task_id, record)
-                self._enqueue(replace(task, attempt=0, crashes=0, due=0, status=0, reason=""), at)
-                self.indexes["failed"].remove(task_id)
-                queued += 1
-        if queued:
-            self._hint()
-        return queued
+        return Trimmed(most - left, tuple(with_files))
 
 
 def _next(epoch: str, random: str) -> str:
     return f"{int(epoch.partition('-')[0] or 0) + 1}-{random}"
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)

@@ -1,23 +1,25 @@
 """What a queue in memory is made of: lines, indexes by time, consumers, logs."""
 
 from bisect import bisect_left, bisect_right, insort
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from operator import itemgetter
 from typing import Final, NamedTuple
 
 from ..broker import Capacity
 from ..identity import Identity
-from ..inspector import Ended
-from ..task import PRIORITIES, StateName, TaskState
+from ..inspector import Ended, Released
+from ..task import PRIORITIES, SealedTask, StateName, TaskState
 
 INDEX_OF: Final[dict[StateName, str]] = {
     "scheduled": "scheduled",
     "prepared": "prepared",
-    "failed": "failed",
+    "waiting": "waiting",
     "completed": "finished",
+    "failed": "failed",
+    "cancelled": "cancelled",
+    "archived": "archived",
 }
 
 
@@ -29,10 +31,12 @@ class Admission(NamedTuple):
 
 
 class Lines:
-    """The ids that wait: a line for each priority."""
+    """The ids that wait: a line for each priority, out of which any one is taken as cheaply as the first."""
 
     def __init__(self) -> None:
-        self.by_priority: dict[int, deque[str]] = {priority: deque() for priority in reversed(PRIORITIES)}
+        self.by_priority: dict[int, OrderedDict[str, None]] = {
+            priority: OrderedDict() for priority in reversed(PRIORITIES)
+        }
 
     def __len__(self) -> int:
         return sum(map(len, self.by_priority.values()))
@@ -42,26 +46,25 @@ class Lines:
         for line in self.by_priority.values():
             yield from line
 
-    def backwards(self) -> Iterator[str]:
-        """Yield the ids of the lowest priority first, of each line from its front on."""
-        for line in reversed(self.by_priority.values()):
-            yield from line
+    def __contains__(self, task: TaskState) -> bool:
+        return task.id in self.by_priority[task.priority]
 
     def append(self, task: TaskState) -> None:
         """Put a task at the back of its line."""
-        self.by_priority[task.priority].append(task.id)
+        self.by_priority[task.priority][task.id] = None
 
     def put_back(self, task: TaskState) -> None:
         """Put a task at the front of its line."""
-        self.by_priority[task.priority].appendleft(task.id)
+        self.append(task)
+        self.by_priority[task.priority].move_to_end(task.id, last=False)
 
     def fronts(self) -> list[str]:
         """Return the first of each line, of the highest priority first."""
-        return [line[0] for line in self.by_priority.values() if line]
+        return [next(iter(line)) for line in self.by_priority.values() if line]
 
     def take(self, task: TaskState) -> None:
-        """Take the first of its line out of it."""
-        self.by_priority[task.priority].popleft()
+        """Take a task out of its line, if it is there."""
+        self.by_priority[task.priority].pop(task.id, None)
 
 
 class Index:
@@ -93,9 +96,12 @@ class Index:
         """Return at most so many ids whose time is not later than this."""
         return self.first(min(count, bisect_right(self._order, time, key=itemgetter(0))))
 
-    def last(self, count: int, offset: int) -> list[str]:
-        """Return at most so many ids from the latest backwards, behind the first ``offset`` of them."""
-        return [task_id for _, task_id in islice(reversed(self._order), offset, offset + count)]
+    def latest(self, count: int, offset: int, since: int | None, until: int | None) -> list[str]:
+        """Return at most so many ids of this time, from the latest backwards, behind the first ``offset`` of them."""
+        start = 0 if since is None else bisect_left(self._order, since, key=itemgetter(0))
+        end = len(self._order) if until is None else bisect_right(self._order, until, key=itemgetter(0))
+        last = max(start, end - offset)
+        return [task_id for _, task_id in reversed(self._order[max(start, last - count) : last])]
 
     @property
     def earliest(self) -> int | None:
@@ -127,8 +133,12 @@ class Consumer:
 
 
 @dataclass(slots=True)
-class Log:
-    """The long part of a task's life: its deliveries that ended with a retry or a failure, and the last response."""
+class TaskLog:
+    """The long part of a task's life: see Log; and, out of the way, its record and what is to follow from its end."""
 
     ended: dict[int, Ended] = field(default_factory=dict)
-    response: bytes = b""
+    acts: dict[tuple[int, str], str] = field(default_factory=dict)
+    released: Released | None = None
+    fields: dict[str, bytes] = field(default_factory=dict)
+    record: bytes | None = None
+    following: dict[StateName, SealedTask] = field(default_factory=dict)

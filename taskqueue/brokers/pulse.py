@@ -39,8 +39,8 @@ class RedisPulse:
             raise BrokerUnavailable(f"redis: {type(error).__name__}: {error}") from error
         require_lease(reply[0], lease)
         words = [word.decode(errors="replace") for word in reply[2:]]
-        others = [Seen(*three) for three in zip(words[::3], words[1::3], words[2::3], strict=True)]
-        return Beat(others, [task_id.decode(errors="replace") for task_id in reply[1]])
+        others = tuple(Seen(*three) for three in zip(words[::3], words[1::3], words[2::3], strict=True))
+        return Beat(others, tuple(task_id.decode(errors="replace") for task_id in reply[1]))
 
     def close(self) -> None:
         """See Pulse."""

@@ -7,7 +7,8 @@ lines of other priorities, ``:p0`` to ``:p9`` (LISTs); ``:records`` (HASH id -> 
 ``:by:route:<route>`` (ZSETs id -> ms when added), ``:control`` (HASH), ``:marks`` (HASH id -> what a task under way is
 to end as), ``:log:<id>`` (HASH: deliveries that ended, what was done to it, what it said of itself),
 ``:consumer:<name>`` (HASH: the lease), ``:consumers`` (SET of names), and the channel ``ns:{q}``. While a reset removes
-logs there is also ``:emptied``, the former ``:state``.
+logs there is also ``:emptied``, the former ``:state``. Beside all queues stands ``ns:routes`` (HASH pattern -> packed
+rule).
 Every move is one script of ``taskqueue/lua``; this module only turns values into arguments and replies into values.
 """
 
@@ -253,7 +254,7 @@ class RedisBroker(Acts):
         """See Broker."""
         arguments = [most, *(value for limit in limits for value in limit)]
         count, *with_files = await self.script("trim", queue, lambda: arguments, deadline=deadline)
-        return Trimmed(count, [task_id.decode() for task_id in with_files])
+        return Trimmed(count, tuple(task_id.decode() for task_id in with_files))
 
     async def command(self, name: str, *arguments: str | bytes | int, deadline: float) -> Any:
         """Carry out one plain command; its first argument is a key in most of them."""
@@ -271,6 +272,16 @@ class RedisBroker(Acts):
         calls = [self.command("LLEN", line, deadline=deadline) for line in lines(key)]
         ghosts, *counts = await _all([self.command("HGET", f"{key}:control", "ghosts", deadline=deadline), *calls])
         return max(0, sum(map(int, counts)) - int(ghosts or 0))
+
+    async def routes(self, *, deadline: float) -> Mapping[str, bytes]:
+        """See Broker."""
+        flat = await self.command("HGETALL", f"{self._namespace}:routes", deadline=deadline)
+        return {path.decode(errors="replace"): rule for path, rule in zip(flat[::2], flat[1::2], strict=True)}
+
+    async def route(self, pattern: str, rule: bytes | None, *, deadline: float) -> None:
+        """See Broker."""
+        change = ("HDEL",) if rule is None else ("HSET", rule)
+        await self.command(change[0], f"{self._namespace}:routes", pattern, *change[1:], deadline=deadline)
 
     @asynccontextmanager
     async def hints(self, queues: Sequence[str]) -> AsyncIterator[AsyncIterator[str]]:

@@ -20,7 +20,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "push": ("_task", "_places", "_admit"),
     "prepare": ("_task", "_places", "_admit"),
     "retry": ("_task", "_places", "_acts"),
-    "restart": ("_task", "_places", "_acts"),
+    "restart": ("_task", "_places", "_drain", "_ends", "_acts"),
     "promote": ("_task", "_places", "_drain"),
     "discard": ("_task", "_places", "_drain", "_ends"),
     "begin": ("_task", "_places", "_drain", "_ends"),

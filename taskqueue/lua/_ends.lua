@@ -4,7 +4,9 @@
 -- long ago, so no limit of the queue stands in its way.
 local function follow(packed)
   local values = cmsgpack.unpack(packed)
-  if redis.call('HEXISTS', base .. ':state', values[1]) == 0 then enqueue(store(values, 1)) end
+  if redis.call('HEXISTS', base .. ':state', values[1]) == 1 then return end
+  enqueue(store(values, 1))
+  redis.call('PUBLISH', base, '')
 end
 
 -- A child has ended: with the last one, its parent does, and perhaps that one's parent.

@@ -16,6 +16,7 @@ local function complete(id, task, response, following)
     redis.call('HDEL', log, 'response')
   end
   if task[OPEN] > 0 and not is(task, MASTER) then
+    redis.call('HDEL', log, 'completed', 'failed')
     if following[1] ~= '' then redis.call('HSET', log, 'completed', following[1]) end
     if following[2] ~= '' then redis.call('HSET', log, 'failed', following[2]) end
     return list_in(id, task, 'waiting')

@@ -21,15 +21,13 @@ end
 local function unpacked(packed)
   local _, task = pcall(cmsgpack.unpack, packed)
   if type(task) ~= 'table' or #task ~= SPOILT then return end
-  for i = DELIVERY, STATUS do
-    if type(task[i]) ~= 'number' then return end
-  end
-  for i = FLAGS, SPOILT do
-    if type(task[i]) ~= 'number' then return end
+  for i = STATE, SPOILT do
+    local number = i >= DELIVERY and i <= STATUS or i >= FLAGS or i == PRIORITY
+    if type(task[i]) ~= (number and 'number' or 'string') then return end
   end
   -- There is a line for each of ten priorities, and no other.
   local priority = task[PRIORITY]
-  if type(priority) ~= 'number' or priority < 0 or priority > 9 or priority % 1 ~= 0 then return end
+  if priority < 0 or priority > 9 or priority % 1 ~= 0 then return end
   return task
 end
 

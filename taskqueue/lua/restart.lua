@@ -1,7 +1,8 @@
 -- Queue again what is stuck: said to wait, but in no line; said to be held, but by nobody.
 -- KEYS[1] the queue's list
 -- ARGV[1] who does it; then ids
--- returns how many were; whatever is where its state says is left alone.
+-- returns how many were; whatever is where its state says is left alone. What is marked has no holder that could obey: it
+-- ends here.
 local restarted = 0
 local function stuck(id, task)
   if task[STATE] == 'queued' then return not redis.call('LPOS', line(task[PRIORITY]), id) end
@@ -10,14 +11,22 @@ local function stuck(id, task)
   local served = redis.call('SISMEMBER', base .. ':consumers', task[HOLDER]) == 1
   return not (served and redis.call('LPOS', base .. ':reserved:' .. task[HOLDER], id))
 end
-for i = 2, #ARGV do
-  local id, task = ARGV[i], load(ARGV[i])
-  if task and stuck(id, task) and redis.call('HEXISTS', base .. ':records', id) == 1 then
+local function restart(id, task)
+  local mark = mark_of(id)
+  if mark then
+    obey(id, task, mark)
+  elseif redis.call('HEXISTS', base .. ':records', id) == 0 then
+    return 0
+  else
     if task[STATE] == 'running' then task[CRASHES] = task[CRASHES] + 1 end
     act(id, 'restarted', ARGV[1])
     enqueue(id, task)
-    restarted = restarted + 1
   end
+  return 1
+end
+for i = 2, #ARGV do
+  local id, task = ARGV[i], load(ARGV[i])
+  if task and stuck(id, task) then restarted = restarted + restart(id, task) end
 end
 if restarted > 0 then redis.call('PUBLISH', base, '') end
 return restarted

@@ -15,7 +15,8 @@ for i = 2, #ARGV, 2 do
     redis.call('HINCRBY', base .. ':control', 'bytes', #record - #(stored or ''))
     redis.call('HDEL', log, 'record')
     open_child(task, task[STATE] == 'failed' and 1 or 0)
-    task[ATTEMPT], task[CRASHES], task[DUE], task[STATUS], task[REASON] = 0, 0, 0, 0, ''
+    -- Children that failed in its earlier life are no matter of this one.
+    task[ATTEMPT], task[CRASHES], task[DUE], task[STATUS], task[REASON], task[SPOILT] = 0, 0, 0, 0, '', 0
     act(id, 'retried', ARGV[1])
     enqueue(id, task)
     redis.call('ZREM', base .. from, id)

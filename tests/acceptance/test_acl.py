@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError
 from taskqueue import doctor
 from taskqueue.acl import ROLES, Role
 from taskqueue.admin import STATES, Admin, Filter
-from taskqueue.broker import Lease, Seen
+from taskqueue.broker import Beat, Lease, Seen
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import PARTS
 from taskqueue.commit import PUSH_TASKS, commit
@@ -148,7 +148,7 @@ class TestWholeJobs:
                 await decide("default", [voted.id], deadline=within())
             await consumer.trim("default", [("finished", 0, 0), ("failed", 10**9, 9)], most=9, deadline=within())
             pulse = consumer.pulse(timeout=5)
-            assert await asyncio.to_thread(pulse.beat, lease) == []
+            assert await asyncio.to_thread(pulse.beat, lease) == Beat(())
             assert (await consumer.owner("default", "one", deadline=within())).epoch == lease.epoch
             dead = Seen("one", lease.epoch, "1")
             assert await consumer.reclaim("default", dead, deadline=within()) == 1

@@ -100,6 +100,7 @@ def test_many_are_not_withdrawn_without_anybodys_word(taskqueue: Any) -> None:
     assert "give --yes" in ran.err
 
 
+@pytest.mark.accept("TA45")
 def test_what_waits_for_its_time_runs_now_and_first(taskqueue: Any, store: Doing) -> None:
     @store
     async def _(work: Work) -> None:
@@ -115,6 +116,7 @@ def test_what_waits_for_its_time_runs_now_and_first(taskqueue: Any, store: Doing
         assert [one.id for one in await work.take(3)] == ["late", "later", "first"]
 
 
+@pytest.mark.accept("TA45")
 def test_a_task_is_run_again_as_a_new_one(taskqueue: Any, store: Doing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TASKQUEUE_SECRET", SECRET)
     made = task("/reports?year=2026", "POST", body=b"all", user_id="ada", label="yearly")

@@ -23,6 +23,7 @@ from taskqueue.cli import run, server_app
 from taskqueue.keys import Keyring
 from taskqueue.policy import Rules
 from taskqueue.replay import VERSION
+from taskqueue.retention import Retention
 from taskqueue.strategy import Strict
 from taskqueue.transaction import bound
 from tests.house import tree
@@ -153,7 +154,7 @@ def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_
         "rules": Rules(retry_max_count=6, receipt_required=False),
         "on_failed": json.dumps,
         "companions": [],
-        "keep": False,
+        "retention": Retention(),
         **seconds,
     }
 

@@ -611,7 +611,7 @@ class TestOutcomes:
             await reached(tq, second, "completed")
         assert "the replay itself failed" in caplog.text
 
-    @pytest.mark.accept("CT33")
+    @pytest.mark.accept("CT33", "TA47")
     async def test_an_altered_record_is_set_aside_and_not_sent(
         self, tq: TaskQueue, target: Target, any_server: RedisServer, client: Any
     ) -> None:

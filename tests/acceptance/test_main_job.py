@@ -141,7 +141,7 @@ async def test_a_payload_is_what_was_given(
     assert arrived.headers["content-length"] == str(len(body))
 
 
-@pytest.mark.accept("CT16", "CT17")
+@pytest.mark.accept("CT16", "CT17", "TA21")
 async def test_a_task_runs_as_who_added_it(way: str, url: str, door_url: str) -> None:
     async with open_shop(way, door_url, load_user=str.upper) as (shop, replayer):
         await shop.order(lambda: taskqueue.add("/as-ada"), headers={"Cookie": "user=ada"})

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 from aiohttp import web
 
-from taskqueue.broker import Seen
+from taskqueue.broker import Seen, Trimmed
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.errors import BrokerUnavailable, CommitUncertain
 from taskqueue.producer import TaskQueue
@@ -142,13 +142,13 @@ async def test_consumers_come_die_and_go(broker: RedisBroker, client: Any) -> No
     with full(client):
         other, _ = await broker.claim("default", "two", begins=True, deadline=soon())
         pulse = broker.pulse(timeout=10)
-        (dead,) = await asyncio.to_thread(pulse.beat, other)
+        (dead,) = (await asyncio.to_thread(pulse.beat, other)).others
         pulse.close()
         assert dead == Seen("one", lease.epoch, "0")
         assert await broker.reclaim("default", dead, deadline=soon()) == 600
         assert client.lrange(BASE, 0, -1) == [task.id.encode() for task in reversed(tasks)]
         await broker.leave(other, deadline=soon())
-        assert await broker.trim("default", [("failed", 0, 0)], most=10, deadline=soon()) == 0
+        assert await broker.trim("default", [("failed", 0, 0)], most=10, deadline=soon()) == Trimmed(0)
         await broker.reset("default", deadline=soon())
         assert client.llen(BASE) == 0
 

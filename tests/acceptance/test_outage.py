@@ -10,10 +10,10 @@ from typing import Any, Final
 import pytest
 from aiohttp import web
 
-from taskqueue import line
 from taskqueue import server as consuming
 from taskqueue.brokers import redis as redis_broker
 from taskqueue.producer import TaskQueue
+from taskqueue.retention import USUAL
 from tests.acceptance.test_consumer import consumer, push, queue_at, queue_of, reached, running, state_of
 from tests.invariants import assert_invariants
 from tests.servers import RedisServer
@@ -161,7 +161,7 @@ class TestKept:
 
                 await until(forgotten, "the older one is forgotten")
                 assert await tq.get(young) is not None
-        assert {number for _, _, number in line.KEEP} == {10_000}
+        assert {number for _, _, number in USUAL.values()} == {10_000}
 
 
 async def warm_up(tq: TaskQueue) -> None:

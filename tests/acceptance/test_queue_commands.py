@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from taskqueue.errors import QueueClosed
+from taskqueue.task import Verdict
 from tests.tasks import opaque, opaque_tasks
 from tests.work import Doing, Work
 
@@ -115,3 +116,22 @@ def test_every_command_has_an_example_that_is_understood(taskqueue: Any) -> None
         lines = taskqueue("queues", verb, "--help").out.splitlines()
         example = next(line for line in reversed(lines) if "taskqueue queues" in line)
         assert taskqueue(*example.split()[1:]).code == 0, example
+
+
+def test_a_queue_is_drained_when_nothing_is_left_to_run(taskqueue: Any, store: Doing) -> None:
+    @store
+    async def _(work: Work) -> None:
+        await work.push(*opaque_tasks(2), opaque(due=-3_600_000))
+
+    ran = taskqueue("queues", "drain", "default", "--timeout", "0", "--json")
+    assert (ran.code, ran.document) == (1, {"queues": ["default"], "left": 3})
+
+    @store
+    async def _(work: Work) -> None:
+        with pytest.raises(QueueClosed):
+            await work.push(*opaque_tasks(1))
+        await work.end(await work.take(2), Verdict("complete", status=200))
+        await work.broker.purge("default", most=10, deadline=1e12)
+
+    assert taskqueue("queues", "drain", "default").out == "0 task(s) left in default, closed\n"
+    assert taskqueue("queues", "drain", "--timeout", "1").code == 2

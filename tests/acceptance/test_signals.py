@@ -60,6 +60,7 @@ def reached(tq: TaskQueue, task_id: str, state: str) -> None:
 
 @pytest.mark.accept("TA11")
 @STOPS
+@pytest.mark.accept("TA04")
 def test_the_first_lets_what_runs_end_and_the_second_gives_it_back_unspent(
     number: signal.Signals, tq: TaskQueue, consumer: Consumer, application: socket.socket, any_server: RedisServer
 ) -> None:

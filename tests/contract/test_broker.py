@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from taskqueue.broker import Broker, Lease
+from taskqueue.broker import Broker, Lease, Trimmed
 from taskqueue.errors import BrokerUnavailable, Fenced
 from taskqueue.task import Settlement, Verdict
 from tests.invariants import Queue
@@ -243,7 +243,7 @@ class TestSettling:
         await broker.due("default", deadline=soon())
         (second,) = await reserve(broker, lease)
         assert (second.delivery, second.attempt) == (2, 2)
-        (entry,) = await broker.inspector.life("default", "id", deadline=soon())
+        (entry,) = (await broker.inspector.log("default", "id", deadline=soon())).ended
         assert (entry.delivery, entry.attempt, entry.status, entry.reason) == (1, 1, 500, "server")
         assert (entry.consumer, entry.verdict) == ("one", "retry")
 
@@ -448,7 +448,7 @@ class TestTrimming:
         failed = await self._ended(broker, lease, Verdict("fail", "x"))
         store.backdate("failed", {task_id: position for position, task_id in enumerate(failed)})
         limits = (("finished", 0, 0), ("failed", 10**15, 2))
-        assert await broker.trim("default", limits, most=100, deadline=soon()) == 3
+        assert await broker.trim("default", limits, most=100, deadline=soon()) == Trimmed(3)
         queue = store.queue()
         kept = {task_id.encode() for task_id in failed[3:]}
         assert set(queue.states) == queue.records == queue.logs == kept
@@ -457,14 +457,14 @@ class TestTrimming:
         done = await self._ended(broker, lease, COMPLETE)
         store.backdate("finished", dict.fromkeys(done[:2], 1))
         limits = (("finished", 3_600_000, 100), ("failed", 0, 0))
-        assert await broker.trim("default", limits, most=100, deadline=soon()) == 2
+        assert await broker.trim("default", limits, most=100, deadline=soon()) == Trimmed(2)
         assert set(store.queue().states) == {task_id.encode() for task_id in done[2:]}
 
     async def test_at_most_so_many_a_call(self, broker: Broker, store: Inspectable, lease: Lease) -> None:
         await self._ended(broker, lease, COMPLETE)
         await self._ended(broker, lease, Verdict("fail", "x"))
         limits = (("finished", 0, 0), ("failed", 0, 0))
-        trimmed = [await broker.trim("default", limits, most=4, deadline=soon()) for _ in range(4)]
+        trimmed = [(await broker.trim("default", limits, most=4, deadline=soon())).count for _ in range(4)]
         assert trimmed == [4, 4, 2, 0]
         assert store.queue().states == {}
 
@@ -473,7 +473,9 @@ class TestTrimming:
         await broker.prepare("default", opaque_tasks(1), deadline=soon())
         await reserve(broker, lease)
         before = store.everything()
-        assert await broker.trim("default", (("finished", 0, 0), ("failed", 0, 0)), most=9, deadline=soon()) == 0
+        assert await broker.trim("default", (("finished", 0, 0), ("failed", 0, 0)), most=9, deadline=soon()) == Trimmed(
+            0
+        )
         assert store.everything() == before
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 import taskqueue
-from taskqueue.broker import Broker, Capacity
+from taskqueue.broker import Broker, Capacity, Trimmed
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import SCRIPTS
 from taskqueue.errors import BrokerUnavailable, CommitUncertain, QueueFull
@@ -152,7 +152,9 @@ class TestBytes:
         assert store.queue().stored == 100 + 3 + 4 + 5 + 6 + 6
         (held,) = await reserve(broker, lease)
         await settle(broker, lease, ended(held, Verdict("fail", "client", 422)))
-        assert await broker.trim("default", [("failed", 0, 0), ("finished", 0, 0)], most=10, deadline=soon()) == 2
+        assert await broker.trim(
+            "default", [("failed", 0, 0), ("finished", 0, 0)], most=10, deadline=soon()
+        ) == Trimmed(2)
         store.queue()
         await broker.reset("default", deadline=soon())
         assert store.queue().weighed == 0

@@ -8,6 +8,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -81,7 +82,7 @@ class Tripping:
     def __init__(self, broker: Broker, at: int = -1, trip: Trip | None = None) -> None:
         self.calls: list[str] = []
         self.deadlines: set[float] = set()
-        self.aclose = broker.aclose
+        self.aclose, self.routes = broker.aclose, broker.routes
         self._broker, self._at, self._trip = broker, at, trip
 
     async def _call(self, name: str, deadline: float, carry_out: CarryOut) -> None:
@@ -464,9 +465,10 @@ async def test_a_loop_that_is_closed_in_the_midst_is_a_doubt(store: Inspectable)
 
 
 def impatient(tq: taskqueue.TaskQueue) -> taskqueue.TaskQueue:
-    """Return a TaskQueue on the same connection that gives up soon."""
+    """Return a TaskQueue on the same connection that gives up soon, and has just read the rules."""
     soon = queue_at(tq.url, commit_deadline=0.2)
     soon.__dict__["broker"] = tq.broker
+    soon._read_at = time.monotonic()
     return soon
 
 

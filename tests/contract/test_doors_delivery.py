@@ -104,6 +104,7 @@ async def test_a_user_who_is_gone_fails_the_task(kind: str, tq: taskqueue.TaskQu
     assert seen.tasks == []
 
 
+@pytest.mark.accept("TA21")
 async def test_an_anonymous_task_loads_nobody(kind: str, tq: taskqueue.TaskQueue, seen: Seen) -> None:
     async def never(user_id: str) -> None:
         raise AssertionError(user_id)
@@ -196,6 +197,7 @@ async def test_a_delivery_whose_view_fails_is_answered_with_a_receipt(
 # ---- once
 
 
+@pytest.mark.accept("TA15")
 async def test_a_delivery_starts_once(kind: str, tq: taskqueue.TaskQueue, seen: Seen) -> None:
     async with serving(kind, {"/": adding("/build"), "/build": seen.handler}, tq) as base:
         await fetch("GET", base + "/")

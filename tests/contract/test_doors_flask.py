@@ -116,6 +116,7 @@ async def test_the_queue_is_what_the_configuration_says(any_server: RedisServer,
         ({"TASKQUEUE_QUEUS": ["a"]}, "TASKQUEUE_QUEUS: no such setting; did you mean TASKQUEUE_QUEUES?"),
         ({"TASKQUEUE_URL": "redis://x"}, "tq: the configuration says TASKQUEUE_URL as well"),
         ({"TASKQUEUE_CREDENTIALS": "keep"}, "credentials: 'keep' must be"),
+        ({"TASKQUEUE_ALLOW_MANUAL": "no"}, "allow_manual: 'no' must be True or False"),
     ],
 )
 def test_a_wrong_setting_is_refused(app: flask.Flask, config: dict[str, Any], message: str) -> None:

@@ -151,6 +151,7 @@ def who(request: Any) -> str | None:
         ({"taskqueue.url": "redis://x"}, "tq: the settings say taskqueue.url as well"),
         ({"taskqueue.max_tasks": "many"}, "taskqueue.max_tasks: 'many' must be a whole number"),
         ({"taskqueue.credentials": "keep"}, "credentials: 'keep' must be"),
+        ({"taskqueue.allow_manual": "perhaps"}, "taskqueue.allow_manual: 'perhaps' must be true or false"),
         ({"taskqueue.load_user": "nowhere.to.be_found"}, "taskqueue.load_user: 'nowhere.to.be_found' cannot be"),
     ],
 )

@@ -1,7 +1,7 @@
 """A consumer among others, in every store: beats, fences, take-overs, names. No clock is compared anywhere."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from taskqueue import membership as membership_module
-from taskqueue.broker import Broker, Lease, Owner, Pulse, Seen
+from taskqueue.broker import Beat, Broker, Lease, Owner, Pulse, Seen
 from taskqueue.brokers import local as local_broker
 from taskqueue.brokers import redis as redis_broker
 from taskqueue.errors import Fenced, NameInUse
@@ -46,9 +46,9 @@ class TestBeating:
     async def test_a_beat_counts_and_shows_the_others(self, broker: Broker, store: Inspectable, pulse: Pulse) -> None:
         one, two = await claimed(broker, "one"), await claimed(broker, "two")
         await claimed(broker, "of-mail", queue="mail")
-        assert pulse.beat(one) == [Seen("two", two.epoch, "0")]
-        assert pulse.beat(two) == [Seen("one", one.epoch, "1")]
-        assert pulse.beat(one) == [Seen("two", two.epoch, "1")]
+        assert pulse.beat(one) == Beat((Seen("two", two.epoch, "0"),))
+        assert pulse.beat(two) == Beat((Seen("one", one.epoch, "1"),))
+        assert pulse.beat(one) == Beat((Seen("two", two.epoch, "1"),))
         assert (await seen(broker)).beat == "2"
 
 
@@ -79,7 +79,7 @@ class TestReclaiming:
     ) -> None:
         dead, other = await claimed(broker, "one"), await claimed(broker, "two")
         assert await reclaim(broker, await seen(broker)) == 0
-        assert pulse.beat(other) == []
+        assert pulse.beat(other) == Beat(())
         assert number((await seen(broker)).epoch) == number(dead.epoch) + 1
         again = await claimed(broker, "one")
         assert number(again.epoch) == number(dead.epoch) + 2
@@ -199,7 +199,7 @@ class TestLeaving:
         await push(broker, opaque_tasks(1))
         await reserve(broker, lease)
         await broker.leave(lease, deadline=soon())
-        assert pulse.beat(other) == [Seen("one", lease.epoch, "0")]
+        assert pulse.beat(other) == Beat((Seen("one", lease.epoch, "0"),))
         assert await reclaim(broker, await seen(broker)) == 1
 
 
@@ -262,8 +262,17 @@ def member(
     *,
     wake: Callable[[], None] | None = None,
     begins: Callable[[], bool] = lambda: True,
+    on_marked: Callable[[Sequence[str]], None] = lambda _: None,
 ) -> Membership:
-    return Membership(broker, name, lease=1.0, patience=lambda: 60.0, begins=begins, wake=wake or Woken())
+    return Membership(
+        broker,
+        name,
+        lease=1.0,
+        patience=lambda: 60.0,
+        begins=begins,
+        wake=wake or Woken(),
+        on_marked=on_marked,
+    )
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 from redis.exceptions import ResponseError
 
-from taskqueue.broker import connect, masked
+from taskqueue.broker import Beat, connect, masked
 from taskqueue.brokers.sentinel import SentinelBroker, service
 from taskqueue.durability import Durability
 from taskqueue.errors import BrokerUnavailable, ConfigError
@@ -103,7 +103,7 @@ class TestFinding:
         await broker.push("default", opaque_tasks(2), deadline=within(10))
         lease, _ = await broker.claim("default", "one", begins=True, deadline=within(10))
         pulse = broker.pulse(timeout=5)
-        assert await asyncio.to_thread(pulse.beat, lease) == []
+        assert await asyncio.to_thread(pulse.beat, lease) == Beat(())
         pulse.close()
         async with broker.hints(["default"]) as hints:
             assert await anext(hints) == "default"

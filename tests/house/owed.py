@@ -19,6 +19,10 @@ PART_6_QUEUES: Final = frozenset(("TA05", "TA06", "TA07", "MY08", "MY09", "MY10"
 
 PART_6_LIFE: Final = frozenset(("TA13", "TA14", "TA46", "MY20"))
 
-PART_6_NOTES: Final = frozenset(("TA18", "TA19", "TA20", "TA55", "TA56", "TA57"))
+PART_6_TASKS: Final = frozenset(
+    f"TA{row:02}" for row in (4, 15, 16, 17, *range(18, 28), *range(29, 35), 42, 43, 44, 45, 47, 53, 55, 56, 57)
+)
 
-OWED: Final = PART_1 | PART_2 | PART_3 | PART_4 | PART_5 | PART_6_QUEUES | PART_6_LIFE | PART_6_NOTES
+PART_6_ROUTES: Final = frozenset(("TA08", "TA09", "TA10", "MY16"))
+
+OWED: Final = PART_1 | PART_2 | PART_3 | PART_4 | PART_5 | PART_6_QUEUES | PART_6_LIFE | PART_6_TASKS | PART_6_ROUTES

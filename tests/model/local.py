@@ -7,28 +7,41 @@ the order stays.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Final
 
+import msgpack
+
 from taskqueue.broker import Capacity, Lease, Owner, Seen
 from taskqueue.brokers.memory import MemoryQueue
-from taskqueue.brokers.places import Admission, Consumer, Log
+from taskqueue.brokers.places import Admission, Consumer, TaskLog
 from taskqueue.errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, QueueClosed, QueueFull
 from taskqueue.identity import Identity
 from taskqueue.task import SealedTask, Settlement, TaskState, Verdict
 from tests.model.model import EXPIRES, Model, line_key
-from tests.model.values import Outcome, Step, Task, grouped
+from tests.model.places import GHOST
+from tests.model.values import Outcome, Step, Task, grouped, has, unpacked
 
 _ANYBODY: Final = b"*"
 
 
 class InOneProcess(Model):
-    """The model where no reply is ever lost: a start has no token, a reset no second half, and a zero is no key."""
+    """The model where no reply is ever lost: a start has no token, a reset no second half, and a zero is no key.
+
+    Nor are there ghosts: out of a line in memory any task is taken at once.
+    """
 
     def begin(self, task_id: bytes, delivery: int, token: bytes) -> int:
         task = self._load(task_id)
         return 0 if task and task.state == b"running" else super().begin(task_id, delivery, b"")
 
-    def settle(self, consumer: bytes, epoch: bytes, slow: int, *endings: Any) -> list[bytes]:
+    def settle(self, consumer: bytes, epoch: bytes, slow: int, keep: int, *endings: Any) -> list[bytes]:
         # It is a settlement that says so.
-        return super().settle(consumer, epoch, slow if endings else 0, *endings)
+        return super().settle(consumer, epoch, slow if endings else 0, keep, *endings)
+
+    def _away(self, task_id: bytes, task: Task, word: bytes, actor: bytes) -> None:
+        super()._away(task_id, task, word, actor)
+        ghost = self._load(task_id)
+        if ghost and has(ghost, GHOST):
+            self._line(ghost).remove(task_id)
+            self.states[task_id] = self._lay(ghost)
 
     def reset(self) -> bytes:
         reply = super().reset()
@@ -73,12 +86,12 @@ class Local:
         return self._store(self._queue.prepare, not_after, most, most_bytes, tasks)
 
     def _store(self, move: Callable[..., None], not_after: int, most: int, most_bytes: int, tasks: Any) -> bytes:
-        made = [
-            SealedTask(text(task_id), "default", record, due, text(method), text(path), text(label), priority)
-            for task_id, record, due, method, path, label, priority in grouped(tasks, 7)
-        ]
         try:
-            move(made, Admission(not_after, Capacity(most, most_bytes)), at=self._at)
+            move(
+                [sealed(values) for values in grouped(tasks, 11)],
+                Admission(not_after, Capacity(most, most_bytes)),
+                at=self._at,
+            )
         except QueueFull:
             return b"FULL"
         except QueueClosed:
@@ -89,13 +102,13 @@ class Local:
 
     def _promote(self, *ids: bytes) -> int:
         try:
-            self._queue.promote([text(task_id) for task_id in ids], at=self._at)
+            self._queue.promote(texts(ids), at=self._at)
         except BrokerUnavailable as error:
             return int(str(error).partition(" ")[0])
         return 0
 
     def _discard(self, *ids: bytes) -> int:
-        return self._queue.discard([text(task_id) for task_id in ids])
+        return self._queue.discard(texts(ids), at=self._at)
 
     def _claim(  # as the script is called
         self, consumer: bytes, random: bytes, host: bytes, pid: int, boot: bytes, start: bytes, begins: int,
@@ -117,14 +130,15 @@ class Local:
         dead = Seen(text(consumer), text(epoch_found), text(beat_found))
         return list(self._queue.reclaim(dead, text(random), at=self._at))
 
-    def _beat(self, consumer: bytes, epoch: bytes) -> list[bytes]:
-        return leased(
-            lambda: [
-                raw(word)
-                for one in self._queue.beat(lease(consumer, epoch))
-                for word in (one.consumer, one.epoch, one.beat)
+    def _beat(self, consumer: bytes, epoch: bytes) -> list[Any]:
+        def heard() -> list[Any]:
+            beat = self._queue.beat(lease(consumer, epoch))
+            return [
+                raws(beat.marked),
+                *(raw(word) for one in beat.others for word in (one.consumer, one.epoch, one.beat)),
             ]
-        )
+
+        return leased(heard)
 
     def _leave(self, consumer: bytes, epoch: bytes) -> list[bytes]:
         return leased(lambda: self._queue.leave(lease(consumer, epoch)))
@@ -140,17 +154,34 @@ class Local:
     def _begin(self, task_id: bytes, delivery: int, _token: bytes) -> int:
         return int(self._queue.begin(text(task_id), delivery, at=self._at))
 
-    def _settle(self, consumer: bytes, epoch: bytes, slow: int, *endings: Any) -> list[bytes]:
+    def _note(self, task_id: bytes, delivery: int, *fields: bytes) -> int:
+        noted = {text(name): value for name, value in grouped(fields, 2)}
+        return int(self._queue.note(text(task_id), delivery, noted))
+
+    def _settle(self, consumer: bytes, epoch: bytes, slow: int, keep: int, *endings: Any) -> list[bytes]:
         settlements = [
             Settlement(
                 text(task_id),
                 delivery,
                 Verdict(kind.decode(), text(reason), status, delay / 1000, slow / 1000),
                 response,
+                *(sealed(unpacked(packed)) if packed else None for packed in following),
             )
-            for task_id, delivery, kind, delay, status, reason, response in grouped(endings, 7)
+            for task_id, delivery, kind, delay, status, reason, response, *following in grouped(endings, 9)
         ]
-        return leased(lambda: map(raw, self._queue.settle(lease(consumer, epoch), settlements, at=self._at)))
+        return leased(
+            lambda: map(raw, self._queue.settle(lease(consumer, epoch), settlements, keep=keep == 1, at=self._at))
+        )
+
+    def _withdraw(self, word: bytes, forced: int, actor: bytes, *ids: bytes) -> list[bytes]:
+        chosen: Any = word.decode()
+        return raws(self._queue.withdraw(texts(ids), chosen, actor=text(actor), force=forced == 1, at=self._at))
+
+    def _hasten(self, actor: bytes, *ids: bytes) -> int:
+        return self._queue.hasten(texts(ids), actor=text(actor), at=self._at)
+
+    def _restart(self, actor: bytes, *ids: bytes) -> int:
+        return self._queue.restart(texts(ids), actor=text(actor), at=self._at)
 
     def _control(self, *changes: bytes) -> bytes:
         said: Any = {text(name): int(value) if value else None for name, value in grouped(changes, 2)}
@@ -158,22 +189,24 @@ class Local:
         return b"OK"
 
     def _purge(self, most: int) -> int:
-        return self._queue.purge(most)
+        return self._queue.purge(most, at=self._at)
 
     def _due(self, in_doubt_after: int) -> int:
         wait = self._queue.due(in_doubt_after, at=self._at)
         return -1 if wait is None else wait
 
-    def _trim(self, most: int, *limits: Any) -> int:
+    def _trim(self, most: int, *limits: Any) -> list[Any]:
         chosen = [(text(index), kept, count) for index, kept, count in grouped(limits, 3)]
-        return self._queue.trim(chosen, most=most, at=self._at)
+        trimmed = self._queue.trim(chosen, most=most, at=self._at)
+        return [trimmed.count, *raws(trimmed.with_files)]
 
     def _reset(self) -> bytes:
         self._queue.reset()
         return b"OK"
 
-    def _retry(self, *tasks: bytes) -> int:
-        return self._queue.retry([(text(task_id), record) for task_id, record in grouped(tasks, 2)], at=self._at)
+    def _retry(self, actor: bytes, *tasks: bytes) -> int:
+        chosen = [(text(task_id), record) for task_id, record in grouped(tasks, 2)]
+        return self._queue.retry(chosen, actor=text(actor), at=self._at)
 
     def _flush(self) -> bytes:
         return b"OK"
@@ -192,12 +225,30 @@ def text(value: bytes) -> str:
     return value.decode("latin-1")
 
 
+def texts(values: Iterable[bytes]) -> list[str]:
+    return [text(value) for value in values]
+
+
 def raw(value: str) -> bytes:
     return value.encode("latin-1")
 
 
 def raws(values: Iterable[str]) -> list[bytes]:
     return [raw(value) for value in values]
+
+
+def sealed(values: Sequence[Any]) -> SealedTask:
+    """Return a new task from what a script is told of it."""
+    task_id, record, due, method, path, label, priority, owner, route, parent, flags = values
+    of_whom = (text(owner), text(route), text(parent))
+    shown = (text(method), text(path), text(label), int(priority), *of_whom, int(flags))
+    return SealedTask(text(task_id), "default", record, int(due), *shown)
+
+
+def packed_values(task: SealedTask) -> bytes:
+    """Return a task that is to follow as the walk tells a script of it."""
+    values = [value if isinstance(value, bytes) else raw(str(value)) for value in task.values]
+    return bytes(msgpack.packb(values, use_bin_type=False))
 
 
 def lease(consumer: bytes, epoch: bytes) -> Lease:
@@ -221,11 +272,14 @@ def dump(queue: MemoryQueue) -> dict[bytes, Any]:
         b":state": {raw(task_id): packed(task) for task_id, task in queue.states.items()},
         b":records": {raw(task_id): record for task_id, record in queue.records.items()},
         b":consumers": watched,
+        b":marks": {raw(task_id): raw(word) for task_id, word in queue.marks.items()},
         b":control": {name: b"%d" % value for name, value in control.items() if value}
         | {raw(name): b"%d" % value for name, value in queue.control.items()},
     }
     for name, index in queue.indexes.items():
         held[b":" + raw(name)] = {raw(task_id): float(at) for task_id, at in index.times.items()}
+    for (by, value), index in queue.found.items():
+        held[b":by:" + raw(by) + b":" + raw(value)] = {raw(task_id): float(at) for task_id, at in index.times.items()}
     for name, one in queue.consumers.items():
         held[b":reserved:" + raw(name)] = raws(reversed(one.held))
         held[b":consumer:" + raw(name)] = fields(one)
@@ -236,8 +290,10 @@ def dump(queue: MemoryQueue) -> dict[bytes, Any]:
 
 def packed(task: TaskState) -> Task:
     numbers = (task.delivery, task.attempt, task.crashes, task.added, task.due, task.reserved, task.begun, task.changed)
-    texts = map(raw, (task.reason, task.holder, "", task.method, task.path, task.label))
-    return Task._make((raw(task.state), *numbers, task.status, *texts, task.priority))
+    words = map(raw, (task.reason, task.holder, "", task.method, task.path, task.label))
+    of_whom = map(raw, (task.owner, task.route, task.parent))
+    counts = (task.flags, task.open, task.spoilt)
+    return Task._make((raw(task.state), *numbers, task.status, *words, task.priority, *of_whom, *counts))
 
 
 def fields(one: Consumer) -> dict[bytes, bytes]:
@@ -249,12 +305,21 @@ def fields(one: Consumer) -> dict[bytes, bytes]:
     return {raw(name): raw(str(value)) for name, value in known.items()} | ({} if one.watched else {EXPIRES: b"24 h"})
 
 
-def lines(log: Log) -> dict[bytes, Any]:
-    ended = {
+def lines(log: TaskLog) -> dict[bytes, Any]:
+    found: dict[bytes, Any] = {
         b"%d" % one.delivery: (
             *(one.attempt, one.reserved, one.begun, one.ended, one.status),
             *(raw(one.reason), raw(one.consumer), raw(one.verdict)),
         )
         for one in log.ended.values()
     }
-    return ended | ({b"response": log.response} if log.response else {})
+    found |= {b"act:%d:%s" % (at, raw(what)): raw(actor) for (at, what), actor in log.acts.items()}
+    found |= {raw(name): value for name, value in log.fields.items()}
+    found |= {raw(state): packed_values(task) for state, task in log.following.items()}
+    if log.released:
+        given_back = log.released
+        found[b"released"] = (
+            *(given_back.first, given_back.last, given_back.count),
+            *(raw(given_back.reason), raw(given_back.actor)),
+        )
+    return found if log.record is None else found | {b"record": log.record}

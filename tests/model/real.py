@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final
 import hiredis
 
 from taskqueue.brokers.scripts import SCRIPTS
+from tests.house import tree
 from tests.model.model import EXPIRES, Model
 from tests.model.values import Outcome, Step, task_of, unpacked
 from tests.servers import RedisServer
@@ -159,18 +160,27 @@ class Real:
         return Outcome(reply, hints, dict(_decoded(*entry) for entry in dump))
 
 
-_FORGET: Final = b"""
-for _, id in ipairs(redis.call('HKEYS', KEYS[1] .. ':emptied')) do redis.call('DEL', KEYS[1] .. ':log:' .. id) end
-redis.call('DEL', KEYS[1] .. ':emptied')
+_FORGET: Final = (
+    b"".join(timed((tree.PACKAGE / "lua" / f"{part}.lua").read_bytes(), strict=False) for part in ("_task", "_places"))
+    + b"""
+local emptied = redis.call('HGETALL', base .. ':emptied')
+for i = 1, #emptied, 2 do
+  local id, task = emptied[i], unpacked(emptied[i + 1])
+  for _, by in ipairs(task and BY or {}) do redis.call('ZREM', base .. by[1] .. task[by[2]], id) end
+  redis.call('DEL', base .. ':log:' .. id)
+end
+redis.call('DEL', base .. ':emptied')
 """
+)
 
 
 def _in_order(reply: Any) -> Any:
-    """Return the others that a beat tells of by name: Redis tells of the members of a set in any order."""
-    if not isinstance(reply, list):
+    """Return what a beat tells of, by name: Redis tells of the members of a set in any order."""
+    if not isinstance(reply, list) or len(reply) < 2:
         return reply
-    others = sorted(reply[start : start + 3] for start in range(1, len(reply), 3))
-    return [*reply[:1], *itertools.chain.from_iterable(others)]
+    answer, marked, *others = reply
+    in_threes = sorted(others[start : start + 3] for start in range(0, len(others), 3))
+    return [answer, sorted(marked), *itertools.chain.from_iterable(in_threes)]
 
 
 def _decoded(key: bytes, kind: bytes, value: Any, left: int) -> tuple[bytes, Any]:
@@ -187,5 +197,7 @@ def _decoded(key: bytes, kind: bytes, value: Any, left: int) -> tuple[bytes, Any
     if part in (b":state", b":emptied"):
         return part, {task_id: task_of(raw) for task_id, raw in pairs.items()}
     if part.startswith(b":log:"):
-        return part, {name: raw if name == b"response" else unpacked(raw) for name, raw in pairs.items()}
+        return part, {
+            name: unpacked(raw) if name.isdigit() or name == b"released" else raw for name, raw in pairs.items()
+        }
     return part, pairs

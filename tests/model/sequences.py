@@ -7,15 +7,17 @@ import msgpack
 from tests.model.values import Step, Task
 
 AT: Final = 1_700_000_000_000_000
-TASK: Final = (b"id", b"record", 0, b"GET", b"/", b"", 4)
+TASK: Final = (b"id", b"record", 0, b"GET", b"/", b"", 4, b"", b"", b"", 0)
 
 
 def _tasks(count: int) -> tuple[Any, ...]:
     return tuple(value for number in range(count) for value in (b"id-%d" % number, *TASK[1:]))
 
 
-def _of_priority(priority: object) -> bytes:
-    return bytes(msgpack.packb([*Task(b"queued", 0, 0, 0, AT, 0, 0, 0, AT, 0)[:-1], priority], use_bin_type=False))
+def _of_priority(priority: Any) -> bytes:
+    return bytes(
+        msgpack.packb(Task(b"queued", 0, 0, 0, AT, 0, 0, 0, AT, 0)._replace(priority=priority), use_bin_type=False)
+    )
 
 
 def _claim(name: bytes) -> Step:
@@ -27,7 +29,9 @@ def _reserve(token: bytes, *, later: int = 0) -> Step:
 
 
 def _settle(delivery: int, kind: bytes, *, slow: int = 0, response: bytes = b"") -> Step:
-    return Step(AT, "settle", (b"one", b"1-c-one", slow, b"id", delivery, kind, 0, 500, b"status", response))
+    return Step(
+        AT, "settle", (b"one", b"1-c-one", slow, 0, b"id", delivery, kind, 0, 500, b"status", response, b"", b"")
+    )
 
 
 SEQUENCES: Final[dict[str, list[Step]]] = {
@@ -54,7 +58,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
         Step(AT, "forget"),
     ],
     "scheduled for later than its index says": [
-        Step(AT, "push", (AT, 0, 0, b"id", b"record", AT // 1000 + 5000, b"GET", b"/", b"", 4)),
+        Step(AT, "push", (AT, 0, 0, b"id", b"record", AT // 1000 + 5000, *TASK[3:])),
         Step(AT, "write", (b"ZADD", b":scheduled", AT // 1000 - 1, b"id")),
         Step(AT, "due", (60_000,)),
     ],
@@ -64,7 +68,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
         Step(AT, "reserve", (b"one", b"1-c-one", b"token", 1, 100)),
         Step(AT, "write", (b"HDEL", b":records", b"id")),
         Step(AT, "write", (b"HSET", b":control", b"bytes", -5)),
-        Step(AT, "settle", (b"one", b"1-c-one", 0, b"id", 1, b"complete", 0, 200, b"", b"")),
+        Step(AT, "settle", (b"one", b"1-c-one", 0, 0, b"id", 1, b"complete", 0, 200, *[b""] * 4)),
     ],
     "more to give back than one call does": [
         Step(AT, "push", (AT, 0, 0, *_tasks(501))),
@@ -90,7 +94,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
         Step(AT, "reserve", (b"one", b"1-c-one", b"t1", 2, 100)),
         Step(AT, "reserve", (b"two", b"1-c-two", b"t2", 5, 100)),
         Step(AT, "reserve", (b"one", b"1-c-one", b"t3", 5, 100)),
-        Step(AT, "settle", (b"two", b"1-c-two", 0, b"id-2", 1, b"complete", 0, 200, b"", b"")),
+        Step(AT, "settle", (b"two", b"1-c-two", 0, 0, b"id-2", 1, b"complete", 0, 200, *[b""] * 4)),
         Step(AT, "reserve", (b"two", b"1-c-two", b"t4", 5, 100)),
         Step(AT, "control", (b"limit", b"")),
         Step(AT, "reserve", (b"two", b"1-c-two", b"t5", 5, 100)),
@@ -112,7 +116,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
     ],
     "a purge of every line, piece by piece": [
         Step(AT, "push", (AT, 0, 0, *_tasks(10))),
-        Step(AT, "push", (AT, 0, 0, *(value for n in (0, 9, 5) for value in (b"p%d" % n, *TASK[1:6], n)))),
+        Step(AT, "push", (AT, 0, 0, *(value for n in (0, 9, 5) for value in (b"p%d" % n, *TASK[1:6], n, *TASK[7:])))),
         Step(AT, "push", (AT, 0, 0, *(value for n in (1, 2) for value in (b"s%d" % n, b"", AT, *TASK[3:])))),
         Step(AT, "purge", (4,)),
         Step(AT, "purge", (9,)),
@@ -121,7 +125,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
         Step(AT, "purge", (5,)),
     ],
     "a reset of every line": [
-        Step(AT, "push", (AT, 0, 0, *(value for n in range(10) for value in (b"p%d" % n, *TASK[1:6], n)))),
+        Step(AT, "push", (AT, 0, 0, *(value for n in range(10) for value in (b"p%d" % n, *TASK[1:6], n, *TASK[7:])))),
         Step(AT, "reset"),
         Step(AT, "forget"),
     ],
@@ -129,7 +133,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
         Step(AT, "push", (AT, 0, 0, *TASK)),
         _claim(b"one"),
         Step(AT, "reserve", (b"one", b"1-c-one", b"token", 1, 100)),
-        Step(AT, "settle", (b"one", b"1-c-one", 0, b"id", 1, b"fail", 0, 500, b"status", b"")),
+        Step(AT, "settle", (b"one", b"1-c-one", 0, 0, b"id", 1, b"fail", 0, 500, b"status", *[b""] * 3)),
         Step(AT, "promote", (b"id",)),
     ],
     "patience until the last millisecond": [

@@ -1,6 +1,7 @@
 """What goes into the model and comes out of it: steps and outcomes, and tasks as they are packed."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -31,6 +32,12 @@ class Task(NamedTuple):
     path: Any = b""
     label: Any = b""
     priority: float = 4
+    owner: Any = b""
+    route: Any = b""
+    parent: Any = b""
+    flags: float = 0
+    open: float = 0
+    spoilt: float = 0
 
 
 class Step(NamedTuple):
@@ -67,11 +74,17 @@ def task_of(raw: bytes) -> Task | bytes:
     fields = unpacked(raw)
     if not isinstance(fields, tuple) or len(fields) != len(Task._fields):
         return raw
-    if not all(type(number) in (int, float) for number in (*fields[1:10], fields[16])):
+    task = Task(*fields)
+    if not all(type(number) in (int, float) for number in (*task[1:10], task.priority, *task[20:])):
         return raw
-    if fields[16] not in range(10):
+    if not all(type(text) is bytes for text in (task.state, *task[10:16], *task[17:20])):
         return raw
-    return Task(*fields)
+    return task if task.priority in range(10) else raw
+
+
+def has(task: Task, flag: int) -> bool:
+    """Tell whether a flag is one of a task's."""
+    return math.floor(task.flags / flag) % 2 == 1
 
 
 def random_part(epoch: bytes) -> bytes | None:

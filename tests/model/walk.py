@@ -12,8 +12,9 @@ from typing import Any, Final, TypeVar
 
 import msgpack
 
-from tests.model.model import HELD, INDEXES, Model
-from tests.model.values import Step, Task
+from tests.model.model import HELD, INDEXES, VALUES, Model
+from tests.model.places import CHILD, MASTER
+from tests.model.values import Step, Task, has
 
 T = TypeVar("T")
 
@@ -28,9 +29,9 @@ SEALED: Final = (b"", b"s", b"\xff\x00", b"ten bytes.", b"as long as twenty is")
 
 # How often each step is taken; the names are those of the methods of Walk that choose the arguments.
 CALLS: Final = {
-    "push": 14, "prepare": 7, "promote": 7, "discard": 3, "retry": 4, "trim": 4, "reset": 0.7, "due": 9,
-    "control": 1, "purge": 0.7,
-    "claim": 5, "reclaim": 3, "beat": 5, "leave": 1.5, "reserve": 18, "begin": 12, "settle": 18,
+    "push": 16, "prepare": 7, "promote": 7, "discard": 3, "retry": 5, "trim": 6, "reset": 0.7, "due": 9,
+    "control": 1, "purge": 0.7, "withdraw": 7, "hasten": 2, "restart": 2,
+    "claim": 5, "reclaim": 3, "beat": 5, "leave": 1.5, "reserve": 18, "begin": 12, "note": 3, "settle": 20,
     "again": 9, "flush": 1, "lost": 0.2,
 }  # fmt: skip
 
@@ -49,12 +50,12 @@ class Profile:
 
 # Where there is a crowd, it is the limits of one call that matter.
 _LARGE: Final = {
-    "push": 10, "prepare": 4, "promote": 2, "retry": 1, "trim": 2, "due": 5,
+    "push": 10, "prepare": 4, "promote": 2, "retry": 1, "trim": 2, "due": 5, "withdraw": 2, "hasten": 1, "restart": 1,
     "claim": 4, "reclaim": 4, "reserve": 12, "settle": 3, "again": 4,
 }  # fmt: skip
 CLEAN: Final = Profile("clean")
 SPOILT: Final = Profile("spoilt", garbage=0.08)
-CROWDED: Final = Profile("crowded", ids=1300, sizes=(1, 100, 101, 499, 500, 501, 700), calls=_LARGE)
+CROWDED: Final = Profile("crowded", ids=1000, sizes=(1, 100, 101, 199, 200, 201, 400), calls=_LARGE)
 OVERRUN: Final = Profile("overrun", ids=400, sizes=(1, 120), garbage=0.3, strays=103, calls=_LARGE)
 
 
@@ -82,6 +83,8 @@ class Walk:
                 continue
             (name,) = self._random.choices(list(self._profile.calls), list(self._profile.calls.values()))
             step = Step(self._clock, name, getattr(self, "_" + name)()) if name != "again" else self._again()
+            if not self._profile.garbage and self._reborn() & set(_added(step)):
+                continue
             yield step
             self._past.append(step)
 
@@ -135,30 +138,43 @@ class Walk:
         tasks = tuple(field for task_id in self._new_ids() for field in self._new(task_id))
         return (self._clock // 1000 + late, *self._caps(tasks), *tasks)
 
+    def _reborn(self) -> set[bytes]:
+        """Return ids that are never added again, as no two tasks have the same: something still remembers the first."""
+        children = (task for task in self._model.states.values() if isinstance(task, Task) and has(task, CHILD))
+        return {child.parent for child in children} - self._model.states.keys() | self._model.emptied.keys()
+
     def _caps(self, tasks: Sequence[Any]) -> tuple[int, int]:
         """Return how many tasks and bytes the queue may hold: mostly any number, else about what it will."""
         if self._random.random() < 0.8:
             return 0, 0
-        held = len(self._model.records) - len(self._model.indexes[b"failed"]) + len(tasks) // 7
-        stored = self._model.control.get(b"bytes", 0) + sum(map(len, tasks[1::7]))
+        held = len(self._model.records) - len(self._model.indexes[b"failed"]) + len(tasks) // VALUES
+        stored = self._model.control.get(b"bytes", 0) + sum(map(len, tasks[1::VALUES]))
         return max(0, self._one(0, held - 1, held, held + 1)), max(0, self._one(0, stored - 1, stored, stored + 1))
 
     _prepare = _push
 
     def _new_ids(self) -> list[bytes]:
-        return self._some([name for name in self._ids if name not in self._model.states]) or [self._any_id()]
+        free = [name for name in self._ids if name not in self._model.states and name not in self._reborn()]
+        return self._some(free) or [self._any_id()]
 
     def _new(self, task_id: bytes) -> tuple[Any, ...]:
         now = self._clock // 1000
         priority = self._one(4, 4, 4, 9, 5, 3, 0)
         due = self._one(0, 0, 0, 0, 1, now - 1, now, now + 1, now + 5000, -1, -1000, -MINUTE)
-        return (task_id, self._one(*SEALED), due, b"POST", b"/path\xff", self._one(b"", b"label"), priority)
+        found_by = self._one(b"", b"user\xff"), self._one(b"", b"/path/:name")
+        texts = b"POST", b"/path\xff", self._one(b"", b"", b"label", b"a:label")
+        return (task_id, self._one(*SEALED), due, *texts, priority, *found_by, *self._family())
+
+    def _family(self) -> tuple[bytes, int]:
+        """Return a parent and flags: of what runs, mostly; or of anything, and nothing."""
+        likely = self._in_state(*HELD) or self._in_state(b"waiting", b"queued", b"scheduled", b"prepared")
+        if not likely or self._random.random() < 0.4:
+            return self._one((b"", 0), (b"", 0), (b"", CHILD), (b"", MASTER), (self._any_id(), CHILD))
+        return self._one(*likely), self._one(0, CHILD, CHILD, CHILD, CHILD, CHILD | MASTER, MASTER)
 
     def _undecided(self) -> list[bytes]:
         doubted = [name for name in self._in_state(b"failed") if self._model.states[name].reason == b"in-doubt"]  # type: ignore[union-attr]
-        likely = self._in_state(b"prepared") + doubted
-        self._random.shuffle(likely)
-        return likely
+        return self._shuffled(self._in_state(b"prepared") + doubted)
 
     def _promote(self) -> tuple[Any, ...]:
         likely = self._undecided()
@@ -170,12 +186,20 @@ class Walk:
         return tuple(self._some(likely))
 
     def _retry(self) -> tuple[Any, ...]:
-        ids = self._some(self._in_state(b"failed"))
-        return tuple(field for task_id in ids for field in (task_id, self._one(b"", b"", b"again", *ids[:3])))
+        ids = self._some(self._shuffled(self._in_state(b"failed", b"cancelled")))
+        records = (field for task_id in ids for field in (task_id, self._one(b"", b"", b"again", *ids[:3])))
+        return (self._actor(), *records)
+
+    def _actor(self) -> bytes:
+        return self._one(b"one", b"somebody@host", b"")
+
+    def _shuffled(self, ids: list[bytes]) -> list[bytes]:
+        self._random.shuffle(ids)
+        return ids
 
     def _trim(self) -> tuple[Any, ...]:
         limits: list[Any] = []
-        for index in (b"failed", b"finished"):
+        for index in (b"failed", b"finished", b"cancelled", b"archived"):
             ages = [self._model.now - int(at) for at in self._model.indexes[index].values()]
             kept = self._one(0, DAY, DAY, self._one(*ages) + self._one(-1, 0, 1) if ages else 0)
             limits += index, kept, self._one(0, 1, 3, len(ages), 10_000, 10_000)
@@ -194,6 +218,18 @@ class Walk:
 
     def _purge(self) -> tuple[Any, ...]:
         return (self._one(1, 2, 5, 100),)
+
+    def _withdraw(self) -> tuple[Any, ...]:
+        waits = (b"queued", b"queued", b"scheduled", b"waiting")
+        chosen = self._one(*waits, b"reserved", b"running", b"completed", b"failed", b"cancelled", b"prepared")
+        ids = self._some(self._shuffled(self._in_state(chosen)))
+        return (self._one(b"cancelled", b"cancelled", b"archived"), self._one(0, 1), self._actor(), *ids)
+
+    def _hasten(self) -> tuple[Any, ...]:
+        return (self._actor(), *self._some(self._shuffled(self._in_state(b"scheduled"))))
+
+    def _restart(self) -> tuple[Any, ...]:
+        return (self._actor(), *self._some(self._shuffled(self._in_state(b"queued", b"scheduled", *HELD))))
 
     def _flush(self) -> tuple[Any, ...]:
         return ()
@@ -262,6 +298,13 @@ class Walk:
         known = task.token if isinstance(task, Task) and isinstance(task.token, bytes) else b""
         return task_id, self._delivery(task_id), self._one(b"start-1", b"start-2", known)
 
+    def _note(self) -> tuple[Any, ...]:
+        held = self._in_state(*HELD)
+        task_id = self._one(*held) if held and self._random.random() < 0.9 else self._any_id()
+        names = (b"report", b"progress", b"redirect", b"output", b"files")
+        fields = (value for name in names[: self._one(1, 2, 5)] for value in (name, self._one(b"sealed", b"\x01")))
+        return (task_id, self._delivery(task_id), *fields)
+
     def _delivery(self, task_id: bytes) -> int:
         task = self._model.states.get(task_id)
         return (int(task.delivery) if isinstance(task, Task) else 1) + self._one(*[0] * 12, -1, 1)
@@ -270,11 +313,24 @@ class Walk:
         name, epoch = self._lease()
         flat: list[Any] = []
         for task_id in self._some(self._model.reserved.get(name, [])):
-            kind = self._one(b"complete", b"retry", b"fail", b"release")
+            kind = self._one(b"complete", b"complete", b"retry", b"fail", b"release")
             delay = self._one(0, 0, 1, 1000, MINUTE, -5)
             flat += task_id, self._delivery(task_id), kind, delay, self._one(0, 200, 503), self._one(b"", b"status")
             flat.append(self._one(b"", b"", b"sealed response", b"\x01"))
-        return (name, epoch, self._one(*[0] * 14, 1, 1000), *flat)
+            flat += self._follower(task_id), self._follower(task_id)
+        return (name, epoch, self._one(*[0] * 14, 1, 1000), self._one(0, 1), *flat)
+
+    def _follower(self, task_id: bytes) -> bytes:
+        """Return the values of a task that follows from the end of another, packed; mostly of none."""
+        if self._random.random() < 0.7:
+            return b""
+        self._count += 1
+        new_id = b"after-%d" % self._count
+        if self._profile.garbage:
+            new_id = self._one(new_id, self._any_id())
+        *values, _, flags = self._new(new_id)
+        texts = (b"%d" % value if isinstance(value, int) else value for value in (*values, task_id, flags))
+        return _packed(list(texts))
 
     def _again(self) -> Step:
         """Return a step of before, as after a lost reply: most often the last one."""
@@ -302,7 +358,12 @@ class Walk:
             score = self._one(-1, self._clock // 1000 + self._one(-MINUTE, 0, 1000))
             return b"ZADD", b":" + index, score, self._one(task_id, *there)
         if choice < 0.82:
-            return self._one((b"DEL", b":control"), (b"HSET", b":control", b"bytes", self._one(-5, 0, 7)))
+            counter = b"HSET", b":control", self._one(b"bytes", b"ghosts"), self._one(-5, 0, 7)
+            return self._one((b"DEL", b":control"), counter, counter)
+        if choice < 0.87:
+            return b"HSET", b":marks", task_id, self._one(b"cancelled", b"archived")
+        if choice < 0.9:
+            return b"DEL", b":reserved:" + name
         lease = b":consumer:" + name
         field, value = self._one(
             *((b"epoch", value) for value in (b"", b"7", b"7-", b"-a", b"x7-a", b"3-a-b")),
@@ -317,17 +378,31 @@ class Walk:
         fields = list(task) if isinstance(task, Task) else list(Task(b"queued", 1, 1, 0, 0, 0, 0, 0, 0, 0))
         whole = _packed(fields)
         untrue = self._one(
-            b"queued", b"scheduled", b"prepared", b"reserved", b"running", b"failed", b"completed", b"", 7
-        )
-        position, later = self._one(*range(1, 10), 16), self._clock // 1000 + 5000
+            b"queued", b"scheduled", b"prepared", b"reserved", b"running", b"waiting",
+            b"failed", b"completed", b"cancelled", b"archived", b"", 7,
+        )  # fmt: skip
+        text = self._one(0, *range(10, 16), *range(17, 20))
+        position, later = self._one(*range(1, 10), 16, *range(20, 23)), self._clock // 1000 + 5000
         shapes: Sequence[object] = (b"1", True, [], 1.5, later, -1, 9, 10)
         return self._one(
             *(b"", b"x", b"\xc1", b"\xc0", b"\x07", b"\x90", whole[:-1], whole[:20], whole + b"\xc1", whole + b"\x00"),
-            *(_packed(fields[:16]), _packed([*fields, b""])),
+            *(_packed(fields[:22]), _packed([*fields, b""])),
             *(_packed([*fields[:position], wrong, *fields[position + 1 :]]) for wrong in shapes),
+            *(_packed([*fields[:text], wrong, *fields[text + 1 :]]) for wrong in (7, [b"no"], None)),
+            *(_packed([*fields[:19], self._any_id(), self._one(*range(8)), self._one(0, 1), self._one(0, 1)]),) * 3,
             *(_packed([wrong, *fields[1:]]) for wrong in (untrue, untrue, [b"queued"])),
             _packed([*fields[:11], self._one(*CONSUMERS, 3), *fields[12:]]),
         )
+
+
+def _added(step: Step) -> list[bytes]:
+    """Return the ids of the tasks that a step may add."""
+    if step.name in ("push", "prepare"):
+        return list(step.arguments[3::VALUES])  # type: ignore[arg-type]
+    if step.name != "settle":
+        return []
+    packed = [value for start in (4 + 7, 4 + 8) for value in step.arguments[start::9] if value]
+    return [msgpack.unpackb(value, raw=True)[0] for value in packed]  # type: ignore[arg-type]
 
 
 def _packed(value: object) -> bytes:

@@ -11,6 +11,7 @@ import ZConfig
 from taskqueue.errors import ConfigError
 from taskqueue.middleware.zope import configuration
 from taskqueue.middleware.zope.configuration import Section
+from taskqueue.middleware.zope.door import make_filter
 from tests.house import readme
 from tests.tasks import SECRET
 
@@ -115,3 +116,18 @@ def test_a_process_has_one_task_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configuration, "_sections", lambda: read(section(), section(name="more")))
     with pytest.raises(ConfigError, match="2 <taskqueue> sections, and a process has one TaskQueue; name all its"):
         configuration.task_queue()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"allow_manual": "perhaps"}, "allow_manual: 'perhaps' must be true or false"),
+        (
+            {"task_only": "/"},
+            "task_only: the filter egg:http-taskqueue#zope knows credentials, replay_guard, allow_manual",
+        ),
+    ],
+)
+def test_an_option_of_the_filter_that_is_wrong_is_refused(given: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make_filter(lambda _environ, _start: [], None, **given)

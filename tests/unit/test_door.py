@@ -30,6 +30,7 @@ def door(**options: Any) -> Door[object]:
         "credentials": None,
         "task_only": (),
         "replay_guard": "begin",
+        "allow_manual": False,
     }
     return Door(taskqueue.TaskQueue("redis://127.0.0.1:1/0", secret=SECRET, queues=["default"]), **settings | options)
 
@@ -43,6 +44,7 @@ PROOF = Proof("id-1", "default", "ada", 1, 1, 11, 0, 0, "", "", "/x", None)
     [
         ({"credentials": "keep"}, "credentials: 'keep' must be 'copy', 'drop' or None"),
         ({"replay_guard": "redis"}, "replay_guard: 'redis' must be 'begin' or 'process'"),
+        ({"allow_manual": "no"}, "allow_manual: 'no' must be True or False"),
         ({"task_only": "/tasks/"}, r"task_only: a list of paths is needed, as in \['/tasks/'\]"),
         ({"task_only": ["tasks"]}, "task_only: 'tasks/' must start with a slash"),
     ],
@@ -56,7 +58,8 @@ def test_a_queue_knows_whether_all_its_doors_note_starts() -> None:
     assert door().tq.notes_starts
     tq = door(replay_guard="process").tq
     assert not tq.notes_starts
-    Door(tq, load_user=None, user_id=lambda _subject: None, credentials=None, task_only=(), replay_guard="begin")
+    options: dict[str, Any] = {"credentials": None, "task_only": (), "allow_manual": False}
+    Door(tq, load_user=None, user_id=lambda _subject: None, replay_guard="begin", **options)
     assert not tq.notes_starts
 
 

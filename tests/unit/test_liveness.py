@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskqueue.broker import Lease, Seen
+from taskqueue.broker import Beat, Lease, Seen
 from taskqueue.errors import BrokerUnavailable, ConfigError, Fenced
 from taskqueue.liveness import Heart, Watch, beat_interval
 from tests.waiting import until, wait_until
@@ -125,11 +125,11 @@ class Beats:
     error: Exception | None = None
     closed: int = 0
 
-    def beat(self, lease: Lease) -> list[Seen]:
+    def beat(self, lease: Lease) -> Beat:
         self.beats.append(lease.queue)
         if self.error is not None:
             raise self.error
-        return [ONE]
+        return Beat((ONE,))
 
     def close(self) -> None:
         self.closed += 1
@@ -143,8 +143,8 @@ class Listener:
     fenced: list[tuple[Lease, Fenced]] = field(default_factory=list)
     threads: set[int] = field(default_factory=set)
 
-    def seen(self, queue: str, others: Sequence[Seen], now: float) -> None:
-        self.looks.append((queue, others, now))
+    def heard(self, queue: str, beat: Beat, now: float) -> None:
+        self.looks.append((queue, beat.others, now))
         self.threads.add(threading.get_ident())
 
     def lost(self, lease: Lease, error: Fenced) -> None:
@@ -162,7 +162,7 @@ def listener() -> Listener:
 
 
 def heart_of(pulse: Beats, listener: Listener, *, patience: float = 60.0) -> Heart:
-    return Heart(pulse, lease=QUICK, patience=lambda: patience, on_seen=listener.seen, on_fenced=listener.lost)
+    return Heart(pulse, lease=QUICK, patience=lambda: patience, on_beat=listener.heard, on_fenced=listener.lost)
 
 
 @asynccontextmanager

@@ -56,6 +56,7 @@ def test_every_setting_can_come_from_a_variable_and_from_the_file(tmp_path: Path
         "namespace": "shop",
         "durability": "replica:2",
         "queues": "a,b:3",
+        "route": "/reports/*=slow,/a=b",
         "strategy": "strict",
         "max_tasks": 5000,
         "max_bytes": 10**12,
@@ -74,6 +75,7 @@ def test_every_setting_can_come_from_a_variable_and_from_the_file(tmp_path: Path
         "on_event": "tracking:event",
         "keep": "all",
         "storage": "/srv/files",
+        "retain": "completed=2h,mail.failed=/5",
         "resolve": "orders:committed",
         "log_format": "JSON",
         "log_level": "Debug",
@@ -310,7 +312,7 @@ def test_a_secret_file_without_secret_is_a_fault(tmp_path: Path, content: str | 
 
 
 def test_no_flag_takes_a_secret() -> None:
-    assert [row.name for row in table() if not row.flag] == ["secrets", "max_tasks", "max_bytes"]
+    assert [row.name for row in table() if not row.flag] == ["secrets", "routes", "max_tasks", "max_bytes"]
 
 
 def test_neither_repr_nor_public_shows_a_secret_or_a_password(tmp_path: Path) -> None:
