@@ -299,7 +299,8 @@ class Door(Generic[Subject]):
         return await self.tq.broker.begin(proof.queue, proof.task_id, proof.delivery, deadline=deadline)
 
     def _admission(self, arrival: Arrival, proof: Proof, content: bytes, user: object | None) -> Admission:
-        self._receipt(arrival, proof, logged_in=user is not None)  # in process it counts from here on
+        if arrival.handover is not None:  # in process it counts from here on
+            self._receipt(arrival, proof, logged_in=user is not None)
         if proof.manual:
             log.info("task %s is run by hand", proof.task_id)
         task = CurrentTask(

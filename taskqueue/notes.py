@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Final, TypeAlias
 
-from .errors import BrokerUnavailable, NotKept
+from .errors import BrokerUnavailable, InvalidReport, NotKept
 from .reporting import Report
 
 log = logging.getLogger("taskqueue.door")
@@ -22,6 +22,8 @@ INTERVAL: Final = 0.5
 
 FIELDS: Final = ("report", "progress", "redirect", "output", "files")
 """What a task may say of itself. One that is empty was not said."""
+
+_TOO_LATE: Final = "the answer of this task has begun, and with it went the type of its report: report before"
 
 Keep: TypeAlias = Callable[[Mapping[str, bytes]], Awaitable[bool]]
 """Stores these fields with the delivery; False if that is not under way any more."""
@@ -40,8 +42,8 @@ class Notes:
         end.
         """
         self._task_id, self._keep, self._start = task_id, keep, start
-        self._reports = Report.around("Running task {task}", task=task_id)
-        self._report_taken = False
+        self._reports: Report | None = None  # around all that was reported
+        self._closed = self._report_taken = False
         # What was said and is not kept yet.
         self._fields: dict[str, bytes] = dict.fromkeys(FIELDS, b"") if again else {}
         self._files: dict[str, object] = {}
@@ -52,7 +54,13 @@ class Notes:
 
     def report(self, report: Report) -> Report:
         """Add a report; raises InvalidReport once the answer has begun."""
-        return self._reports.attach(report)
+        if self._closed:
+            raise InvalidReport(f"report: {_TOO_LATE}")
+        with self._lock:
+            around = self._reports or Report.around("Running task {task}", task=self._task_id)
+            around.attach(report)
+            self._reports = around
+        return report
 
     def progress(self, raw: bytes) -> None:
         """Replace the progress."""
@@ -79,7 +87,7 @@ class Notes:
     @property
     def pending(self) -> bool:
         """Whether something was said that is not stored yet."""
-        reported = bool(self._reports.children) and not self._report_taken
+        reported = self._reports is not None and not self._report_taken
         return reported or bool(self._fields) or self._sending is not None
 
     def close(self) -> str:
@@ -87,8 +95,11 @@ class Notes:
 
         After that nothing can be reported.
         """
-        self._reports.close("the answer of this task has begun, and with it went the type of its report: report before")
-        return self._reports.worst if self._reports.children else ""
+        self._closed = True
+        if self._reports is None:
+            return ""
+        self._reports.close(_TOO_LATE)
+        return self._reports.worst
 
     async def keep(self) -> None:
         """Store what was said and is not stored yet; raises NotKept."""
@@ -97,8 +108,8 @@ class Notes:
         if sending is not None:
             await sending.stop()
         with self._lock:
-            tops = self._reports.children
-            if tops and not self._report_taken:
+            if self._reports is not None and not self._report_taken:
+                tops = self._reports.children
                 self._fields["report"] = (tops[0] if len(tops) == 1 else self._reports).encode()
                 self._report_taken = True
             fields = dict(self._fields)

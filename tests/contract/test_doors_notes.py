@@ -5,16 +5,21 @@ import json
 import logging
 import random
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 import pytest
 
 import taskqueue
 from taskqueue.policy import Answered, Rules, decide, report_of
+from taskqueue.replay import Delivery, signed_headers
 from taskqueue.reporting import MEDIA_TYPE
 from taskqueue.task import Verdict
 from tests.doors import KINDS, Consumer, Handler, Reply, View, adding, fetch, serving
+from tests.mutations import WireRequest
 from tests.notes import Kept, keeping
+from tests.tasks import KEYRING, task
 from tests.waiting import until
+from tests.wire import send
 
 pytestmark = pytest.mark.parametrize("kind", KINDS)
 
@@ -268,3 +273,19 @@ async def test_a_task_knows_who_and_what_it_is(kind: str, tq: taskqueue.TaskQueu
         second, _ = await consumer.replay(base)
     known = [(one.id, one.user_id, one.parent, one.queue, one.attempt) for one in seen if one is not None]
     assert known == [(first, "ada", None, "default", 1), (second.id, "ada", first, "default", 1)]
+
+
+async def test_what_a_person_runs_by_hand_leaves_all_as_it_is(kind: str, tq: taskqueue.TaskQueue, kept: Kept) -> None:
+    async def handler(_view: View) -> Reply:
+        saved = taskqueue.storage.save("rows.csv", b"a,b", "text/csv", output=True)
+        taskqueue.report("success", "built")
+        return Reply(text=saved.name)
+
+    made = task("/build")
+    delivery = Delivery(task=made, delivery=0, attempt=3, max_attempts=11, timeout=60)
+    async with serving(kind, {"/build": handler}, tq, allow_manual=True) as base:
+        headers = signed_headers(delivery, urlsplit(base).netloc, KEYRING.current, manual=True)
+        answer = await send(base, WireRequest("GET", "/build", tuple(headers), b""))
+    assert (answer.status, answer.headers["x-task-report"]) == (200, "success")
+    assert b"rows.csv" in answer.body
+    assert (kept.notes, tq.storage.names(made.id)) == ([], [])

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 import pytest
 
 from taskqueue import notes as module
-from taskqueue.errors import BrokerUnavailable, NotKept
+from taskqueue.errors import BrokerUnavailable, InvalidReport, NotKept
 from taskqueue.notes import Notes
 from taskqueue.reporting import Report
 from tests.waiting import until
@@ -73,6 +73,17 @@ async def test_a_report_is_stored_once(notes: Notes, store: Store) -> None:
     assert (notes.pending, notes.close()) == (False, "warning")
     await notes.keep()
     assert [list(fields) for fields in store.kept] == [["report"]]
+
+
+async def test_what_cannot_be_a_report_is_none(notes: Notes, store: Store) -> None:
+    other = Report("info", "another tree").add("info", "a part of it")
+    with pytest.raises(InvalidReport, match="one place"):
+        notes.report(other)
+    assert (notes.pending, notes.close()) == (False, "")
+    with pytest.raises(InvalidReport, match="the answer of this task has begun"):
+        notes.report(Report("info", "late"))
+    await notes.keep()
+    assert store.asked == 0
 
 
 async def test_what_cannot_be_stored_is_still_to_be_stored(notes: Notes, store: Store) -> None:
