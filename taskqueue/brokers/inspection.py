@@ -13,7 +13,7 @@ import msgpack
 from ..broker import ConsumerInfo, Control, Ended, QueueStats, StoreInfo
 from ..errors import BrokerUnavailable, ConfigError
 from ..task import NORMAL_PRIORITY, PRIORITIES, StateName, TaskState
-from .link import Arguments
+from .calls import Arguments
 
 INDEXES: Final[dict[StateName, str]] = {
     "scheduled": ":scheduled",

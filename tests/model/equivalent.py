@@ -25,6 +25,11 @@ _NO_ROOM: Final = "no room is no room, however little"
 _EACH_LINE: Final = "for priority = {}, {} do redis.call('UNLINK', line(priority)) end"
 _SEVENS: Final = "the arguments come in sevens, so that the step before the last ends below either bound"
 
+_REDIS_6: Final = "if not done and type(answer) == 'string' then answer = {err = answer} end -- as Redis 6 has it"
+_ERROR: Final = (
+    "the model raises no error, and later versions raise a table; tests/contract/test_together.py raises one"
+)
+
 EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     **{("_task", _NAMES.format("5"), _NAMES.format(other)): _UNREAD for other in ("6", "(5 - 1)")},
     **{
@@ -84,4 +89,13 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         for other in (("(0 - 1)", "9"), ("0", "10"))
     },
     ("settle", "for i = #ARGV - 6, 4, -7 do", "for i = #ARGV - 6, (4 - 1), -7 do"): _SEVENS,
+    (
+        "_admit",
+        "while first < #ARGV do",
+        "while first <= #ARGV do",
+    ): "no commit begins with the last argument: a head of four stands before its tasks",
+    **{
+        ("_admit", _REDIS_6, other): _ERROR
+        for other in ("", _REDIS_6.replace("==", "~="), _REDIS_6.replace("'string'", "''"))
+    },
 }

@@ -14,7 +14,7 @@ from taskqueue.errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, 
 from taskqueue.identity import Identity
 from taskqueue.task import SealedTask, Settlement, TaskState, Verdict
 from tests.model.model import EXPIRES, Model, line_key
-from tests.model.values import Outcome, Step, Task, grouped
+from tests.model.values import Outcome, Step, Task, grouped, separate
 
 _ANYBODY: Final = b"*"
 
@@ -66,16 +66,18 @@ class Local:
         move: Callable[..., Any] = getattr(self, "_" + step.name)
         return Outcome(move(*step.arguments), self._hints, dump(self._queue))
 
-    def _push(self, not_after: int, most: int, most_bytes: int, *tasks: Any) -> bytes:
-        return self._store(self._queue.push, not_after, most, most_bytes, tasks)
+    def _push(self, *commits: Any) -> list[bytes]:
+        answers = [self._store(self._queue.push, *commit) for commit in separate(commits)]
+        del self._hints[1:]  # one is enough for all that comes in one step
+        return answers
 
-    def _prepare(self, not_after: int, most: int, most_bytes: int, *tasks: Any) -> bytes:
-        return self._store(self._queue.prepare, not_after, most, most_bytes, tasks)
+    def _prepare(self, *commits: Any) -> list[bytes]:
+        return [self._store(self._queue.prepare, *commit) for commit in separate(commits)]
 
     def _store(self, move: Callable[..., None], not_after: int, most: int, most_bytes: int, tasks: Any) -> bytes:
         made = [
             SealedTask(text(task_id), "default", record, due, text(method), text(path), text(label), priority)
-            for task_id, record, due, method, path, label, priority in grouped(tasks, 7)
+            for task_id, record, due, method, path, label, priority in tasks
         ]
         try:
             move(made, Admission(not_after, Capacity(most, most_bytes)), at=self._at)

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Final
 
-from tests.model.values import Outcome, Step, Task, Value, grouped, next_epoch, random_part, task_of
+from tests.model.values import Outcome, Step, Task, Value, grouped, next_epoch, random_part, separate, task_of
 
 GIVEN_BACK_AT_ONCE: Final = 500
 MOVED_AT_ONCE: Final = 100
@@ -127,21 +127,24 @@ class Model:
 
     # ---- the producer's scripts
 
-    def push(self, not_after: int, most: int, most_bytes: int, *tasks: Any) -> bytes:
-        return self._store(not_after, most, most_bytes, tasks, self._enqueue) or self._hinted(b"OK")
+    def push(self, *commits: Any) -> list[bytes]:
+        answers = [self._store(self._enqueue, *commit) for commit in separate(commits)]
+        if b"OK" in answers:
+            self._hint()
+        return answers
 
-    def prepare(self, not_after: int, most: int, most_bytes: int, *tasks: Any) -> bytes:
+    def prepare(self, *commits: Any) -> list[bytes]:
         def prepared(task_id: bytes, task: Task) -> None:
             self.indexes[b"prepared"][task_id] = self.now
             self._save(task_id, task, b"prepared")
 
-        return self._store(not_after, most, most_bytes, tasks, prepared) or b"OK"
+        return [self._store(prepared, *commit) for commit in separate(commits)]
 
     def _store(
-        self, not_after: int, most: int, most_bytes: int, tasks: Any, put: Callable[[bytes, Task], None]
-    ) -> bytes | None:
+        self, put: Callable[[bytes, Task], None], not_after: int, most: int, most_bytes: int, tasks: Any
+    ) -> bytes:
         fresh: dict[bytes, Any] = {}
-        for task_id, *rest in grouped(tasks, 7):
+        for task_id, *rest in tasks:
             if task_id not in self.states:
                 fresh.setdefault(task_id, rest)
         size = sum(len(record) for record, *_ in fresh.values())
@@ -157,7 +160,7 @@ class Model:
             self.records[task_id] = record
             self._weigh(len(record))
             put(task_id, self._new(*fields))
-        return None
+        return b"OK"
 
     def _weigh(self, size: int) -> int:
         self.control[b"bytes"] = self.control.get(b"bytes", 0) + size

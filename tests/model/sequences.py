@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgpack
 
-from tests.model.values import Step, Task
+from tests.model.values import Step, Task, commit
 
 AT: Final = 1_700_000_000_000_000
 TASK: Final = (b"id", b"record", 0, b"GET", b"/", b"", 4)
@@ -32,7 +32,7 @@ def _settle(delivery: int, kind: bytes, *, slow: int = 0, response: bytes = b"")
 
 SEQUENCES: Final[dict[str, list[Step]]] = {
     "an id twice in one promotion": [
-        Step(AT, "prepare", (AT, 0, 0, *TASK)),
+        Step(AT, "prepare", commit(AT, 0, 0, *TASK)),
         Step(AT, "promote", (b"id", b"id")),
     ],
     "a lease whose epoch is none, found dead": [
@@ -47,19 +47,19 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
         Step(AT, "reclaim", (b"one", b"r1", b"1-c-one", b"")),
     ],
     "a reset when nothing waits": [
-        Step(AT, "push", (AT, 0, 0, *TASK)),
+        Step(AT, "push", commit(AT, 0, 0, *TASK)),
         _claim(b"one"),
         Step(AT, "reserve", (b"one", b"1-c-one", b"token", 1, 100)),
         Step(AT, "reset"),
         Step(AT, "forget"),
     ],
     "scheduled for later than its index says": [
-        Step(AT, "push", (AT, 0, 0, b"id", b"record", AT // 1000 + 5000, b"GET", b"/", b"", 4)),
+        Step(AT, "push", commit(AT, 0, 0, b"id", b"record", AT // 1000 + 5000, b"GET", b"/", b"", 4)),
         Step(AT, "write", (b"ZADD", b":scheduled", AT // 1000 - 1, b"id")),
         Step(AT, "due", (60_000,)),
     ],
     "a completed task whose record has gone": [
-        Step(AT, "push", (AT, 0, 0, *TASK)),
+        Step(AT, "push", commit(AT, 0, 0, *TASK)),
         _claim(b"one"),
         Step(AT, "reserve", (b"one", b"1-c-one", b"token", 1, 100)),
         Step(AT, "write", (b"HDEL", b":records", b"id")),
@@ -67,14 +67,14 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
         Step(AT, "settle", (b"one", b"1-c-one", 0, b"id", 1, b"complete", 0, 200, b"", b"")),
     ],
     "more to give back than one call does": [
-        Step(AT, "push", (AT, 0, 0, *_tasks(501))),
+        Step(AT, "push", commit(AT, 0, 0, *_tasks(501))),
         _claim(b"one"),
         Step(AT, "reserve", (b"one", b"1-c-one", b"token", 501, 10**6)),
         Step(AT, "claim", (b"one", b"c-again", b"host", 1, b"boot", b"1", 1, b"*", b"")),
         Step(AT, "claim", (b"one", b"c-again", b"host", 1, b"boot", b"1", 1, b"*", b"")),
     ],
     "priorities that there are not": [
-        Step(AT, "push", (AT, 0, 0, *_tasks(5))),
+        Step(AT, "push", commit(AT, 0, 0, *_tasks(5))),
         *(
             Step(AT, "write", (b"HSET", b":state", b"id-%d" % number, _of_priority(priority)))
             for number, priority in enumerate((-1, 10, 1.5, b"4", 9))
@@ -83,7 +83,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
         Step(AT, "reserve", (b"one", b"1-c-one", b"token", 9, 1000)),
     ],
     "a limit over all consumers": [
-        Step(AT, "push", (AT, 0, 0, *_tasks(5))),
+        Step(AT, "push", commit(AT, 0, 0, *_tasks(5))),
         _claim(b"one"),
         _claim(b"two"),
         Step(AT, "control", (b"limit", b"3")),
@@ -96,7 +96,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
         Step(AT, "reserve", (b"two", b"1-c-two", b"t5", 5, 100)),
     ],
     "a queue that is paused, then disabled, then closed": [
-        Step(AT, "push", (AT, 0, 0, *TASK)),
+        Step(AT, "push", commit(AT, 0, 0, *TASK)),
         _claim(b"one"),
         *(
             step
@@ -104,16 +104,16 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
             for step in (
                 Step(AT, "control", (word, b"1")),
                 Step(AT, "reserve", (b"one", b"1-c-one", b"t-" + word, 0 if word == b"closed" else 1, 100)),
-                Step(AT, "push", (AT, 0, 0, b"new", *TASK[1:])),
+                Step(AT, "push", commit(AT, 0, 0, b"new", *TASK[1:])),
                 _claim(b"two"),
                 Step(AT, "control", (word, b"")),
             )
         ),
     ],
     "a purge of every line, piece by piece": [
-        Step(AT, "push", (AT, 0, 0, *_tasks(10))),
-        Step(AT, "push", (AT, 0, 0, *(value for n in (0, 9, 5) for value in (b"p%d" % n, *TASK[1:6], n)))),
-        Step(AT, "push", (AT, 0, 0, *(value for n in (1, 2) for value in (b"s%d" % n, b"", AT, *TASK[3:])))),
+        Step(AT, "push", commit(AT, 0, 0, *_tasks(10))),
+        Step(AT, "push", commit(AT, 0, 0, *(value for n in (0, 9, 5) for value in (b"p%d" % n, *TASK[1:6], n)))),
+        Step(AT, "push", commit(AT, 0, 0, *(value for n in (1, 2) for value in (b"s%d" % n, b"", AT, *TASK[3:])))),
         Step(AT, "purge", (4,)),
         Step(AT, "purge", (9,)),
         Step(AT, "purge", (1,)),
@@ -121,19 +121,19 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
         Step(AT, "purge", (5,)),
     ],
     "a reset of every line": [
-        Step(AT, "push", (AT, 0, 0, *(value for n in range(10) for value in (b"p%d" % n, *TASK[1:6], n)))),
+        Step(AT, "push", commit(AT, 0, 0, *(value for n in range(10) for value in (b"p%d" % n, *TASK[1:6], n)))),
         Step(AT, "reset"),
         Step(AT, "forget"),
     ],
     "a promotion of what has failed for another reason": [
-        Step(AT, "push", (AT, 0, 0, *TASK)),
+        Step(AT, "push", commit(AT, 0, 0, *TASK)),
         _claim(b"one"),
         Step(AT, "reserve", (b"one", b"1-c-one", b"token", 1, 100)),
         Step(AT, "settle", (b"one", b"1-c-one", 0, b"id", 1, b"fail", 0, 500, b"status", b"")),
         Step(AT, "promote", (b"id",)),
     ],
     "patience until the last millisecond": [
-        Step(AT, "push", (AT, 0, 0, *TASK)),
+        Step(AT, "push", commit(AT, 0, 0, *TASK)),
         _claim(b"one"),
         _reserve(b"t1"),
         _settle(1, b"release", slow=1000),
@@ -142,7 +142,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
         _reserve(b"t3", later=1_000_000),
     ],
     "the last response is kept until there is another, or the task completes": [
-        Step(AT, "push", (AT, 0, 0, *TASK)),
+        Step(AT, "push", commit(AT, 0, 0, *TASK)),
         _claim(b"one"),
         _reserve(b"t1"),
         _settle(1, b"retry", response=b"sealed"),
@@ -152,5 +152,23 @@ SEQUENCES: Final[dict[str, list[Step]]] = {
         Step(AT, "due", (60_000,)),
         _reserve(b"t3"),
         _settle(3, b"complete"),
+    ],
+    "commits that come at once, each with a fate of its own": [
+        Step(
+            AT,
+            "push",
+            (
+                *commit(AT, 2, 0, *TASK),
+                *commit(AT // 1000 - 1, 0, 0, b"late", *TASK[1:]),
+                *commit(AT, 2, 0, *(value for name in (b"too", b"many") for value in (name, *TASK[1:]))),
+                *commit(AT, 0, 12, b"heavy", *TASK[1:]),
+                *commit(AT, 2, 12, b"light", b"r", *TASK[2:]),
+                *commit(AT // 1000 - 1, 1, 1, *TASK),
+            ),
+        ),
+        Step(
+            AT, "prepare", (*commit(AT // 1000 - 1, 0, 0, b"late", *TASK[1:]), *commit(AT, 3, 13, b"p", b"", *TASK[2:]))
+        ),
+        Step(AT, "push", (*commit(AT, 1, 0, b"refused", *TASK[1:]), *commit(AT // 1000 - 1, 0, 0, b"late", *TASK[1:]))),
     ],
 }

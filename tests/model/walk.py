@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import msgpack
 
 from tests.model.model import HELD, INDEXES, Model
-from tests.model.values import Step, Task
+from tests.model.values import FIELDS, Step, Task, commit
 
 T = TypeVar("T")
 
@@ -131,16 +131,20 @@ class Walk:
     # ---- arguments of the scripts
 
     def _push(self) -> tuple[Any, ...]:
+        """Return one commit, or as many as have come together."""
+        return tuple(value for _ in range(self._one(1, 1, 2, 3)) for value in self._commit())
+
+    def _commit(self) -> tuple[Any, ...]:
         late = self._one(2000, 2000, 2000, 2000, 1, 0, -1)
         tasks = tuple(field for task_id in self._new_ids() for field in self._new(task_id))
-        return (self._clock // 1000 + late, *self._caps(tasks), *tasks)
+        return commit(self._clock // 1000 + late, *self._caps(tasks), *tasks)
 
     def _caps(self, tasks: Sequence[Any]) -> tuple[int, int]:
         """Return how many tasks and bytes the queue may hold: mostly any number, else about what it will."""
         if self._random.random() < 0.8:
             return 0, 0
-        held = len(self._model.records) - len(self._model.indexes[b"failed"]) + len(tasks) // 7
-        stored = self._model.control.get(b"bytes", 0) + sum(map(len, tasks[1::7]))
+        held = len(self._model.records) - len(self._model.indexes[b"failed"]) + len(tasks) // FIELDS
+        stored = self._model.control.get(b"bytes", 0) + sum(map(len, tasks[1::FIELDS]))
         return max(0, self._one(0, held - 1, held, held + 1)), max(0, self._one(0, stored - 1, stored, stored + 1))
 
     _prepare = _push
