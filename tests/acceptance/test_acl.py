@@ -25,6 +25,7 @@ from taskqueue.intake import Intake
 from taskqueue.metrics import Metrics
 from taskqueue.policy import Rules
 from taskqueue.replay import HttpReplayer
+from taskqueue.routes import Route
 from taskqueue.server import TaskQueueServer
 from taskqueue.signs import Signs
 from taskqueue.task import CHILD, Settlement, Verdict
@@ -90,6 +91,7 @@ class TestWholeJobs:
             found = await broker.get("default", "one", deadline=within())
             assert found is not None
             assert found.state == "scheduled"
+            assert await broker.routes(deadline=within()) == {}
         async with users.broker(role, Durability("replica", 1)) as broker:
             with pytest.raises(ReplyLost, match="0 of 1"):
                 await broker.push("default", opaque_tasks(1), deadline=within(0.5))
@@ -189,6 +191,7 @@ class TestWholeJobs:
             assert await admin.life(found)
             assert await admin.request(found, KEYRING) is not None
             assert [stats.failed for stats in await admin.stats()] == [1]
+            assert len(await admin.routes()) == 0
             assert users.refused() == []
             findings = await doctor.examine(broker, ["default"], declared=Durability("process"))
             assert not [finding for finding in findings if finding.level == "error"]
@@ -211,6 +214,9 @@ class TestWholeJobs:
             ) == ["cancelled"]
             assert await broker.purge("default", most=10, deadline=within()) == 2
             await broker.reset("default", deadline=within())
+            assert not await admin.route("/a", Route("/a", "mail"))
+            assert await admin.route("/a", None)
+            assert len(await admin.routes()) == 0
         assert users.refused() == []
 
     async def _fail_one(self, users: Users) -> None:

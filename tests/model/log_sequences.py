@@ -57,6 +57,16 @@ FAMILIES: Final = {
         end(b"2", b"fail"),
         end(b"p", b"complete", after=_AFTER),
     ],
+    "a child failed first, and nothing follows": [*_parent(_ONE), end(b"1", b"fail"), end(b"p", b"complete")],
+    "a child failed first, and something would follow": [
+        *_parent(_ONE),
+        end(b"1", b"fail"),
+        end(b"p", b"complete", after=(_AFTER[0], b"")),
+        retry(b"p", b"1"),
+        take(b"t3", 2),
+        end(b"1", b"fail", 2),
+        end(b"p", b"complete", 2, after=(b"", _AFTER[1])),
+    ],
     "children that ended well first": [*_parent(_ONE), end(b"1", b"complete"), end(b"p", b"complete", after=_AFTER)],
     "a parent that is a child, and waits for one": [
         *_parent(_ONE),
