@@ -98,7 +98,13 @@ def show(
         complain(f"no task {task_id!r} in {queues}: never committed, forgotten since, or in another queue (--queue)")
         return 1
     if common.as_json:
-        write_json({"task": as_json(known.task), "life": as_json(known.life), **known.secret()})
+        write_json(
+            {
+                "task": {**as_json(known.task), "chosen": str(known.task.chosen)},
+                "life": as_json(known.life),
+                **known.secret(),
+            }
+        )
     else:
         known.write()
     return 0

@@ -16,7 +16,7 @@ from .task import TaskState
 
 def register(app: App) -> None:
     """Add these commands to ``taskqueue``."""
-    app.command(retry, help_epilogue=example("taskqueue retry --reason exhausted --path '/reports/*'"))
+    app.command(retry, help_epilogue=example("taskqueue retry --reason exhausted --path '/reports/*' --yes"))
 
 
 def retry(

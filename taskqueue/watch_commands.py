@@ -27,7 +27,7 @@ _LINE: Final = "{:<23}  {:>9} {:>9} {:>9} {:>9} {:>12} {:>12} {:>9}"
 
 def register(app: App) -> None:
     """Add these commands to ``taskqueue``."""
-    app.command(watch, help_epilogue=example("taskqueue watch", "taskqueue watch --interval 1 --count 2 --json"))
+    app.command(watch, help_epilogue=example("taskqueue watch", "taskqueue watch --count 1 --json"))
     app.command(show_workers, name="workers", help_epilogue=example("taskqueue workers"))
 
 

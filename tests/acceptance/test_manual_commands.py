@@ -2,71 +2,25 @@
 
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import redis
-from anyio.from_thread import start_blocking_portal
 
-import taskqueue as queue
-from tests.doors import Handlers, Reply, View, serving
+from tests.doors import Reply
+from tests.laptop import LAPTOP, Laptop
 from tests.servers import RedisServer
 from tests.tasks import SECRET, opaque, sealed, task
 from tests.work import Doing, Work
 
-LAPTOP: Final = "the secret of a laptop 0123456789-abcdefgh"
 COOKIE: Final = "session=of-alice"
 BODY: Final = b'name=it\'s "you"\n' + bytes(range(256))
-
-
-@dataclass
-class Laptop:
-    """An application elsewhere, with a store and a secret of its own: what its view saw, and what it answers."""
-
-    reply: Reply = field(default_factory=lambda: Reply(201, "made"))
-    seen: list[tuple[str, str, bytes]] = field(default_factory=list)
-    tasks: list[queue.CurrentTask | None] = field(default_factory=list)
-
-    async def view(self, view: View) -> Reply:
-        self.seen.append((view.method, view.query, await view.body()))
-        self.tasks.append(queue.current_task())
-        queue.add("/added", payload=None)
-        return self.reply
-
-
-@asynccontextmanager
-async def _running(handlers: Handlers, url: str, secret: str, **door: Any) -> AsyncIterator[tuple[str, str]]:
-    tq = queue.TaskQueue(url, secret=secret, queues=["default"])
-    try:
-        async with serving("starlette", handlers, tq, **door) as base:
-            yield base, url
-    finally:
-        await tq.aclose()
 
 
 @pytest.fixture
 def laptop() -> Laptop:
     return Laptop()
-
-
-@pytest.fixture
-def running(laptop: Laptop, tmp_path: Path) -> Callable[..., AbstractContextManager[str]]:
-    """Run the application of the laptop in another thread; its tasks go into a store inside that process."""
-
-    @contextmanager
-    def run(secret: str = LAPTOP, **door: Any) -> Iterator[str]:
-        handlers = {"/build": laptop.view}
-        with (
-            start_blocking_portal() as portal,
-            portal.wrap_async_context_manager(_running(handlers, "local://laptop", secret, **door)) as (base, _),
-        ):
-            yield base
-
-    return run
 
 
 @pytest.fixture
@@ -104,10 +58,10 @@ def everything(server: RedisServer) -> dict[Any, bytes | None]:
 
 
 def test_replay_runs_a_failed_task_elsewhere_and_changes_nothing(
-    taskqueue: Any, any_server: RedisServer, failed: str, laptop: Laptop, running: Any, secret_file: str
+    taskqueue: Any, any_server: RedisServer, failed: str, laptop: Laptop, secret_file: str
 ) -> None:
     before = everything(any_server)
-    with running(allow_manual=True) as base:
+    with laptop.running(allow_manual=True) as base:
         ran = taskqueue("replay", failed, "--to", base, "--secret-file", secret_file, "--json")
     assert ran.code == 0
     document = ran.document
@@ -126,10 +80,10 @@ def test_replay_runs_a_failed_task_elsewhere_and_changes_nothing(
 
 
 def test_replay_tells_what_would_have_become_of_it(
-    taskqueue: Any, failed: str, laptop: Laptop, running: Any, secret_file: str
+    taskqueue: Any, failed: str, laptop: Laptop, secret_file: str
 ) -> None:
     laptop.reply = Reply(404)
-    with running(allow_manual=True) as base:
+    with laptop.running(allow_manual=True) as base:
         ran = taskqueue("replay", failed, "--to", base, "--secret-file", secret_file)
         assert (ran.code, ran.lines[:2]) == (1, [["verdict", "fail"], ["reason", "not-found"]])
         assert ["status", "404"] in ran.lines
@@ -139,19 +93,17 @@ def test_replay_tells_what_would_have_become_of_it(
 
 
 def test_a_door_that_was_not_told_so_lets_nobody_in_even_with_the_secret(
-    taskqueue: Any, failed: str, laptop: Laptop, running: Any
+    taskqueue: Any, failed: str, laptop: Laptop
 ) -> None:
-    with running(SECRET) as base:
+    with laptop.running(SECRET) as base:
         ran = taskqueue("replay", failed, "--to", base)
     assert (ran.code, laptop.seen) == (1, [])
     assert "release manual" in ran.out
     assert "allow_manual=True" in ran.out
 
 
-def test_another_secret_than_the_applications_is_told(
-    taskqueue: Any, failed: str, laptop: Laptop, running: Any
-) -> None:
-    with running(allow_manual=True) as base:
+def test_another_secret_than_the_applications_is_told(taskqueue: Any, failed: str, laptop: Laptop) -> None:
+    with laptop.running(allow_manual=True) as base:
         ran = taskqueue("replay", failed, "--to", base)
     assert (ran.code, laptop.seen) == (1, [])
     assert "release key" in ran.out
@@ -163,12 +115,11 @@ def test_what_curl_prints_runs_once(
     any_server: RedisServer,
     failed: str,
     laptop: Laptop,
-    running: Any,
     secret_file: str,
     tmp_path: Path,
 ) -> None:
     before = everything(any_server)
-    with running(allow_manual=True) as base:
+    with laptop.running(allow_manual=True) as base:
         printed = taskqueue("curl", failed, "--to", base, "--secret-file", secret_file)
         assert printed.code == 0
         assert SECRET not in printed.out
