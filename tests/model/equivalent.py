@@ -23,6 +23,7 @@ _SLOW: Final = (
 )
 _LOOKED: Final = "for i = {}, #ARGV, {} do table.insert(ids, ARGV[i]) end"
 _STEPS: Final = (("6", "9"), ("(5 - 1)", "9"), ("5", "10"), ("5", "(9 - 1)"))
+_NINES: Final = "the arguments come in nines, so that the step before the last ends below either bound"
 _SOONER: Final = "it saves round trips inside the script: what is not looked at beforehand is when it is needed"
 _SECOND: Final = "only the first of what Redis answers is read"
 _FULL: Final = "it matters only while the memory is full, and then it is the command that counts, not the field"
@@ -108,4 +109,5 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         ("_admit", _REDIS_6, other): _ERROR
         for other in ("", _REDIS_6.replace("==", "~="), _REDIS_6.replace("'string'", "''"))
     },
+    ("settle", "for i = #ARGV - 8, 5, -9 do", "for i = #ARGV - 8, (5 - 1), -9 do"): _NINES,
 }
