@@ -5,7 +5,7 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from .broker import CALL_DEADLINE
@@ -13,7 +13,7 @@ from .errors import BrokerUnavailable, RecordError
 from .hooks import FailedTask, failed_task
 from .keys import Keyring
 from .policy import BROKEN, Answered, Broken, NotSent, Outcome, Rules, Unreadable, decide, warning
-from .replay import Delivery, Replayer
+from .replay import Delivery, Replay, Replayer
 from .seal import NONCE_BYTES, seal_response, unseal
 from .signs import Ending
 from .task import Reservation, Response, Settlement, Task, Verdict
@@ -27,6 +27,9 @@ PARKED: Final = 60.0
 SUSPECT_AFTER: Final = 2
 # So many deliveries of a task may come to nothing without a spent attempt when its connection breaks.
 SPARED: Final = 10
+# A fault of ours in one replay must not end the others; whether the task ran is unknown.
+FAULT: Final = "task %s: the replay itself failed"
+BROKEN_OFF: Final = Broken(BROKEN)
 
 
 class Begin(Protocol):
@@ -39,6 +42,23 @@ class Begin(Protocol):
 
 def _ids(reservation: Reservation) -> dict[str, object]:
     return {"task_id": reservation.id, "queue": reservation.queue, "attempt": reservation.attempt}
+
+
+async def _broken_off() -> Outcome:
+    return BROKEN_OFF
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A delivery that can start: the task, or why its record did not open; its ``replay``, or else its ``verdict``.
+
+    The ``reservation`` is without its record: while the task runs, its body is enough to keep.
+    """
+
+    reservation: Reservation
+    task: Task | RecordError
+    verdict: Verdict | None = None
+    replay: Replay = _broken_off
 
 
 class Courier:
@@ -79,68 +99,84 @@ class Courier:
         """Return whether the application notes the start of each delivery."""
         return self._rules.receipt_required and self._door_begins()
 
-    async def deliver(self, reservation: Reservation, record: bytes) -> Settlement:
-        """Replay the task in this record and return what becomes of it; raises nothing but a cancellation."""
-        opened = self._opened(reservation, record)
-        del record  # While the task runs, its body is enough to keep.
-        verdict, outcome = await self._judged(reservation, opened)
-        response = b""
-        if verdict.kind in ("retry", "fail") and isinstance(outcome, Answered):
-            kept = Response(outcome.status, outcome.headers, outcome.content)
-            nonce = os.urandom(NONCE_BYTES)
-            response = seal_response(self._keyring, reservation.queue, reservation.id, kept, nonce=nonce)
-        return Settlement(reservation.id, reservation.delivery, verdict, response)
+    def prepare(self, reservation: Reservation) -> Prepared:
+        """Open the record, and do for its delivery what needs no waiting.
 
-    def _opened(self, reservation: Reservation, record: bytes) -> Task | RecordError:
+        Whoever starts several prepares all of them first: what is done in a row takes half the time.
+        """
+        known = Reservation(
+            reservation.id, reservation.queue, b"", reservation.delivery, reservation.attempt, reservation.crashes
+        )
         try:
-            return unseal(self._keyring, queue=reservation.queue, task_id=reservation.id, record=record)
+            task = unseal(self._keyring, queue=known.queue, task_id=known.id, record=reservation.record)
         except RecordError as error:
-            return error
-
-    async def _judged(self, reservation: Reservation, task: Task | RecordError) -> tuple[Verdict, Outcome | None]:
-        if isinstance(task, RecordError):
-            verdict = self._decide(Unreadable(task.reason), reservation, None)
-            log.log(LEVELS["fail"], "%s: %s", verdict.kind, task, extra=_ids(reservation))
-            if verdict.kind == "fail":
-                self._failed(failed_task(reservation, None, verdict))
-            self._note(reservation, verdict, None, None)
-            return replace(verdict, delay=PARKED), None
+            return Prepared(known, error)
         retries = self._rules.retry_max_count if task.retry_max_count is None else task.retry_max_count
+        if time.time() * 1000 > task.expires:
+            return Prepared(known, task, verdict=Verdict("fail", "expired"))
+        if known.attempt > retries + 1 or known.crashes > SUSPECT_AFTER:
+            return Prepared(known, task, verdict=Verdict("fail", "crashed"))
+        timeout = task.timeout or self._timeout
+        self._longest = max(self._longest, timeout)
+        delivery = Delivery(
+            task=task,
+            delivery=known.delivery,
+            attempt=known.attempt,
+            max_attempts=retries + 1,
+            timeout=timeout,
+        )
+        try:
+            return Prepared(known, task, replay=self._replayer.prepare(delivery))
+        except Exception:
+            log.exception(FAULT, known.id, extra=_ids(known))
+            return Prepared(known, task, replay=_broken_off)
+
+    async def deliver(self, prepared: Prepared) -> Settlement:
+        """Replay this task and return what becomes of it; raises nothing but a cancellation."""
+        reservation, task, verdict = prepared.reservation, prepared.task, prepared.verdict
+        if isinstance(task, RecordError):
+            return Settlement(reservation.id, reservation.delivery, self._unopened(reservation, task))
         started = time.monotonic()
         outcome: Outcome | None = None
-        if time.time() * 1000 > task.expires:
-            verdict = Verdict("fail", "expired")
-        elif reservation.attempt > retries + 1 or reservation.crashes > SUSPECT_AFTER:
-            verdict = Verdict("fail", "crashed")
-        else:
-            outcome = await self._replay(task, reservation, retries)
-            if outcome == Broken(BROKEN) and await self._never_began(reservation):
-                outcome = NotSent(BROKEN)
+        if verdict is None:
+            outcome = await self._replay(prepared)
             verdict = self._decide(outcome, reservation, task)
-        self._learn(outcome, verdict)
+            self._learn(outcome, verdict)
         seconds = time.monotonic() - started
         waited = max(0.0, time.time() - seconds - task.created / 1000)
         self._note(reservation, verdict, waited, seconds if outcome is not None else None)
         self._tell(task, reservation, outcome, verdict, seconds, waited)
         if verdict.kind == "fail":
             self._failed(failed_task(reservation, task, verdict))
-        return verdict, outcome
+        response = self._kept_response(reservation, verdict, outcome)
+        return Settlement(reservation.id, reservation.delivery, verdict, response)
 
-    async def _replay(self, task: Task, reservation: Reservation, retries: int) -> Outcome:
-        delivery = Delivery(
-            task=task,
-            delivery=reservation.delivery,
-            attempt=reservation.attempt,
-            max_attempts=retries + 1,
-            timeout=task.timeout or self._timeout,
-        )
-        self._longest = max(self._longest, delivery.timeout)
+    def _unopened(self, reservation: Reservation, error: RecordError) -> Verdict:
+        """Return what becomes of a task whose record could not be opened."""
+        verdict = self._decide(Unreadable(error.reason), reservation, None)
+        log.log(LEVELS["fail"], "%s: %s", verdict.kind, error, extra=_ids(reservation))
+        if verdict.kind == "fail":
+            self._failed(failed_task(reservation, None, verdict))
+        self._note(reservation, verdict, None, None)
+        return replace(verdict, delay=PARKED)
+
+    def _kept_response(self, reservation: Reservation, verdict: Verdict, outcome: Outcome | None) -> bytes:
+        """Return the answer sealed, to be kept beside a task that it did not complete."""
+        if verdict.kind not in ("retry", "fail") or not isinstance(outcome, Answered):
+            return b""
+        kept = Response(outcome.status, outcome.headers, outcome.content)
+        nonce = os.urandom(NONCE_BYTES)
+        return seal_response(self._keyring, reservation.queue, reservation.id, kept, nonce=nonce)
+
+    async def _replay(self, prepared: Prepared) -> Outcome:
         try:
-            return await self._replayer.replay(delivery)
+            outcome = await prepared.replay()
         except Exception:
-            # A fault of ours in one replay must not end the others; whether the task ran is unknown.
-            log.exception("task %s: the replay itself failed", task.id, extra=_ids(reservation))
-            return Broken(BROKEN)
+            log.exception(FAULT, prepared.reservation.id, extra=_ids(prepared.reservation))
+            outcome = BROKEN_OFF
+        if outcome == BROKEN_OFF and await self._never_began(prepared.reservation):
+            return NotSent(BROKEN)
+        return outcome
 
     async def _never_began(self, reservation: Reservation) -> bool:
         """Tell whether the application has not begun this delivery, and see to it that it never will.
@@ -175,9 +211,7 @@ class Courier:
             jitter=random.random(),
         )
 
-    def _learn(self, outcome: Outcome | None, verdict: Verdict) -> None:
-        if outcome is None:
-            return
+    def _learn(self, outcome: Outcome, verdict: Verdict) -> None:
         if isinstance(outcome, Answered) and outcome.receipted:
             self._target_known = True
         if verdict.kind != "release":
@@ -201,6 +235,8 @@ class Courier:
         seconds: float,
         waited: float,
     ) -> None:
+        if verdict.kind == "complete" and not verdict.reason and not log.isEnabledFor(LEVELS["complete"]):
+            return
         remark = warning(outcome, verdict) if outcome is not None else f"{verdict.kind} {verdict.reason}"
         level = max(LEVELS[verdict.kind], logging.WARNING if verdict.kind == "complete" and remark else 0)
         if not log.isEnabledFor(level):

@@ -6,6 +6,7 @@ application is served on a private unix socket, because it cannot be called with
 """
 
 import asyncio
+import functools
 import logging
 import tempfile
 import time
@@ -21,7 +22,7 @@ from urllib.parse import unquote
 from .errors import AppFailed, ConfigError
 from .keys import Keyring
 from .policy import TIMEOUT, Answered, Broken, Outcome
-from .replay import KEPT_BYTES, Delivery, HttpReplayer, request_headers
+from .replay import KEPT_BYTES, Delivery, HttpReplayer, Replay, request_headers
 from .request import HANDOVER, Handover
 from .signature import Proof
 
@@ -77,10 +78,17 @@ class AsgiReplayer:
         """Run the application's shutdown."""
         await self._lifespan.shutdown()
 
-    async def replay(self, delivery: Delivery) -> Outcome:
+    def prepare(self, delivery: Delivery) -> Replay:
         """See Replayer."""
         handover = Handover(_proof(delivery))
         call = _Call(self._app, self._scope(delivery, handover), delivery.task.body)
+        return functools.partial(self._replay, delivery, handover, call)
+
+    async def replay(self, delivery: Delivery) -> Outcome:
+        """See Replayer."""
+        return await self.prepare(delivery)()
+
+    async def _replay(self, delivery: Delivery, handover: Handover, call: "_Call") -> Outcome:
         started = time.monotonic()
         raised = False
         limit = asyncio.timeout(delivery.timeout if self._cancellable else None)
@@ -114,6 +122,7 @@ class AsgiReplayer:
         if task.body or task.method in ("POST", "PUT", "PATCH"):
             headers.append(("content-length", str(len(task.body))))
         path, _, query = task.target.partition("?")
+        raw = [(_raw_name(name), text.encode()) for name, text in headers]
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -124,12 +133,18 @@ class AsgiReplayer:
             "raw_path": path.encode(),
             "query_string": query.encode(),
             "root_path": "",
-            "headers": [(b"host", host.encode()), *((name.lower().encode(), text.encode()) for name, text in headers)],
+            "headers": [(b"host", host.encode()), *raw],
             "client": ("127.0.0.1", 0),
             "server": (HOST, 80),
             "state": dict(self._state),
             HANDOVER: handover,
         }
+
+
+# The same few come again and again; a task's own are in lower case, and no longer than a record lets them be.
+@functools.lru_cache(maxsize=256)
+def _raw_name(name: str) -> bytes:
+    return name.lower().encode()
 
 
 def _proof(delivery: Delivery) -> Proof:
@@ -303,8 +318,12 @@ class AiohttpReplayer:
         """Stop the application."""
         await self._stack.aclose()
 
-    async def replay(self, delivery: Delivery) -> Outcome:
+    def prepare(self, delivery: Delivery) -> Replay:
         """See Replayer."""
         if self._http is None:
             raise RuntimeError("AiohttpReplayer: use it as a context manager")
-        return await self._http.replay(delivery)
+        return self._http.prepare(delivery)
+
+    async def replay(self, delivery: Delivery) -> Outcome:
+        """See Replayer."""
+        return await self.prepare(delivery)()

@@ -6,12 +6,13 @@ twice unseen. So all of it is off, and the tests look at the bytes on the wire.
 """
 
 import asyncio
-import secrets
+import functools
+import os
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, TypeAlias
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -47,6 +48,10 @@ class Delivery:
     timeout: float
 
 
+Replay: TypeAlias = Callable[[], Awaitable[Outcome]]
+"""Makes one request, called once, and returns what came of it; raises nothing but a cancellation."""
+
+
 class Replayer(Protocol):
     """A way to the application. Used as an asynchronous context manager around all its replays."""
 
@@ -55,8 +60,12 @@ class Replayer(Protocol):
         """Where the application is, for people."""
         ...
 
+    def prepare(self, delivery: Delivery) -> Replay:
+        """Do for a delivery what needs no waiting; it is to start at once."""
+        ...
+
     async def replay(self, delivery: Delivery) -> Outcome:
-        """Make one request and return what came of it; raises nothing but a cancellation."""
+        """Do both; return what came of it; raises nothing but a cancellation."""
         ...
 
     async def __aenter__(self) -> Self:
@@ -126,14 +135,22 @@ class HttpReplayer:
         if self._session is not None:
             await self._session.close()
 
-    async def replay(self, delivery: Delivery) -> Outcome:
-        """See Replayer."""
+    def prepare(self, delivery: Delivery) -> Replay:
+        """See Replayer. The request is signed here."""
         try:
             headers = self._headers(delivery)
+        except SignatureError:
+            return _unreadable
+        return functools.partial(self._replay, delivery, headers)
+
+    async def replay(self, delivery: Delivery) -> Outcome:
+        """See Replayer."""
+        return await self.prepare(delivery)()
+
+    async def _replay(self, delivery: Delivery, headers: Iterable[tuple[str, str]]) -> Outcome:
+        try:
             async with asyncio.timeout(delivery.timeout):
                 return await self._exchange(delivery, headers)
-        except SignatureError:
-            return Unreadable(FORMAT)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return _failure(error)
 
@@ -148,16 +165,16 @@ class HttpReplayer:
             headers=headers,
             body=task.body,
             created=int(now),
-            nonce=secrets.token_urlsafe(16),
+            nonce=os.urandom(16).hex(),
         )
+        if task.body:
+            headers.append(("Content-Length", str(len(task.body))))
         return [("Host", host), *headers, *signed]
 
     async def _exchange(self, delivery: Delivery, headers: Iterable[tuple[str, str]]) -> Outcome:
         task = delivery.task
         if self._session is None:
             raise RuntimeError("HttpReplayer: use it as a context manager")
-        if task.body:
-            headers = [*headers, ("Content-Length", str(len(task.body)))]
         async with self._session.request(
             task.method,
             URL(self.address + task.target, encoded=True),
@@ -167,10 +184,15 @@ class HttpReplayer:
         ) as response:
             # Read to its end, or the application may be cut off in its work; kept only of what is no success.
             kept = b""
-            async for piece in response.content.iter_any():
+            while not response.content.at_eof():
+                piece = await response.content.readany()
                 if response.status >= 300 and len(kept) < KEPT_BYTES:
                     kept += piece[: KEPT_BYTES - len(kept)]
             return answered(self._keyring, delivery, response.status, response.headers, kept)
+
+
+async def _unreadable() -> Outcome:
+    return Unreadable(FORMAT)
 
 
 async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
