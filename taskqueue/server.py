@@ -12,7 +12,6 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 from . import stacks
@@ -95,7 +94,7 @@ class TaskQueueServer:
             self._rules,
             timeout=timeout,
             failed=self._tell_failed,
-            begin=broker.begin,
+            broker=broker,
             begins=begins,
             keep=self._retention.everything,
         )
@@ -363,9 +362,9 @@ class TaskQueueServer:
             self._wake.set()
             return
         self._one_by_one, size = suspect, len(reservation.record)
-        opened = replace(reservation, record=b"")  # whoever delivers it opens the record, and then that can go
-        job = group.create_task(self._courier.deliver(opened, reservation.record))
-        self._running[job] = opened
+        prepared = self._courier.prepare(reservation)
+        job = group.create_task(self._courier.deliver(prepared))
+        self._running[job] = prepared.reservation
         self._in_flight += size
         job.add_done_callback(lambda ended: self._end(line, ended, size))
 

@@ -132,7 +132,7 @@ class _Visit:
             rules_for(chosen),
             timeout=chosen.timeout,
             failed=self._failed.append,
-            begin=tq.broker.begin,
+            broker=tq.broker,
             begins=lambda: tq.notes_starts,
         )
 
@@ -144,7 +144,7 @@ class _Visit:
         _held.update((one.id, _Held(self._depth)) for one in line)
         try:
             while line and self._courier.target_down is None:
-                settlement = await self._courier.deliver(line[0], line[0].record)
+                settlement = await self._courier.deliver(self._courier.prepare(line[0]))
                 await self._exchange(lease, [settlement])
                 _held.pop(line.pop(0).id).ended.set_result(None)
                 await self._tell_failed()
