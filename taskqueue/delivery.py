@@ -63,14 +63,14 @@ class Courier:
         replayer: Replayer,
         keyring: Keyring,
         rules: Rules,
+        broker: Broker,
         *,
         timeout: float,
         failed: Callable[[FailedTask], None],
-        broker: Broker,
         begins: Callable[[], bool],
         keep: bool = False,
     ) -> None:
-        """Take the way to the application.
+        """Take the way to the application, and the broker.
 
         ``timeout`` is in seconds, for tasks that name none; ``failed`` is told of each delivery that fails its task;
         ``begins`` whether the application, if it has a door, has the broker note the start of each delivery;

@@ -28,11 +28,12 @@ from .commit import to_its_end
 from .delivery import Courier
 from .errors import ConfigError
 from .hooks import FailedTask, tell
+from .jobs import GIVEN_BACK
 from .loading import Application, Kind, replayer_for
 from .portal import waiting
 from .producer import NO_APPLICATION, TaskQueue
 from .replay import Replayer
-from .server import BATCH_BYTES, BATCH_TASKS, GIVEN_BACK
+from .server import BATCH_BYTES, BATCH_TASKS
 from .task import Reservation, Settlement, Task
 
 log = logging.getLogger("taskqueue.server")
@@ -130,9 +131,9 @@ class _Visit:
             replayer,
             tq.keyring,
             rules_for(chosen),
+            tq.broker,
             timeout=chosen.timeout,
             failed=self._failed.append,
-            broker=tq.broker,
             begins=lambda: tq.notes_starts,
         )
 
