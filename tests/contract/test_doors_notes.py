@@ -181,7 +181,7 @@ async def test_the_answer_itself_may_be_the_report(kind: str, tq: taskqueue.Task
         return Reply(text=report.encode().decode(), headers={"Content-Type": MEDIA_TYPE})
 
     _, outcome = await delivered(kind, tq, handler)
-    assert report_of(outcome) == report
+    assert report_of(outcome, Rules()) == report
     assert verdict(outcome) == Verdict("fail", "reported", 200)
 
 
@@ -193,7 +193,7 @@ async def test_an_answer_that_is_no_report_is_logged(
 
     with caplog.at_level(logging.WARNING, "taskqueue.server"):
         task_id, outcome = await delivered(kind, tq, handler)
-    assert (report_of(outcome), verdict(outcome).kind) == (None, "complete")
+    assert (report_of(outcome, Rules()), verdict(outcome).kind) == (None, "complete")
     assert f"task {task_id}: its answer calls itself a report: type: 'fatal' must be one of" in caplog.text
 
 
