@@ -132,15 +132,22 @@ async def test_what_was_reported_before_a_view_raised_is_kept(kind: str, tq: tas
     assert "the secret detail" not in str(kept.fields)
 
 
+@pytest.mark.parametrize(("adds", "status"), [(["/mail"], 200), ([], 200), ([], 404)])
 async def test_an_answer_is_not_told_whose_report_cannot_be_kept(
-    kind: str, tq: taskqueue.TaskQueue, kept: Kept, caplog: pytest.LogCaptureFixture
+    kind: str,
+    tq: taskqueue.TaskQueue,
+    kept: Kept,
+    caplog: pytest.LogCaptureFixture,
+    adds: list[str],
+    status: int,
 ) -> None:
     kept.down = True
 
     async def handler(_view: View) -> Reply:
-        taskqueue.add("/mail")
+        for url in adds:
+            taskqueue.add(url)
         taskqueue.report("success", "built")
-        return Reply(text="done")
+        return Reply(status, "done")
 
     async with serving(kind, {"/": adding("/build"), "/build": handler}, tq) as base:
         await fetch("GET", base + "/")
