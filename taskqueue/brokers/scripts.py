@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import Final
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Script:
     """A Lua script and the digest Redis knows it by."""
 
@@ -16,28 +16,32 @@ class Script:
 
 
 # Whatever takes tasks out must work with a full memory (_drain); whatever puts some in must not.
+_ALL: Final = ("_task", "_places")
+_NEW: Final = (*_ALL, "_store")
+_OUT: Final = (*_ALL, "_drain")
+_END: Final = (*_NEW, "_drain", "_ends")
 PARTS: Final[dict[str, tuple[str, ...]]] = {
-    "push": ("_task", "_places", "_admit"),
-    "prepare": ("_task", "_places", "_admit"),
-    "retry": ("_task", "_places", "_acts"),
-    "restart": ("_task", "_places", "_drain", "_ends", "_acts"),
-    "promote": ("_task", "_places", "_drain"),
-    "discard": ("_task", "_places", "_drain", "_ends"),
-    "begin": ("_task", "_places", "_drain", "_ends"),
-    "note": ("_task", "_places", "_drain"),
-    "due": ("_task", "_places", "_drain", "_ends"),
-    "trim": ("_task", "_places", "_drain"),
-    "reset": ("_task", "_places", "_drain"),
-    "claim": ("_task", "_places", "_drain", "_ends", "_return"),
-    "reclaim": ("_task", "_places", "_drain", "_ends", "_return"),
-    "control": ("_task", "_places"),
-    "purge": ("_task", "_places", "_drain", "_ends"),
-    "withdraw": ("_task", "_places", "_drain", "_ends", "_acts"),
-    "hasten": ("_task", "_places", "_drain", "_acts"),
-    "reserve": ("_task", "_places", "_drain", "_ends", "_lease", "_allowed"),
-    "settle": ("_task", "_places", "_drain", "_ends", "_lease", "_outcomes"),
-    "beat": ("_task", "_places", "_drain", "_lease"),
-    "leave": ("_task", "_places", "_drain", "_lease"),
+    "push": (*_NEW, "_admit"),
+    "prepare": (*_NEW, "_admit"),
+    "retry": (*_NEW, "_acts"),
+    "restart": (*_END, "_held", "_acts"),
+    "promote": (*_NEW, "_drain"),
+    "discard": _END,
+    "begin": (*_END, "_held"),
+    "note": _OUT,
+    "due": _END,
+    "trim": _OUT,
+    "reset": _OUT,
+    "claim": (*_END, "_held", "_return"),
+    "reclaim": (*_END, "_held", "_return"),
+    "control": _ALL,
+    "purge": _END,
+    "withdraw": (*_END, "_acts"),
+    "hasten": (*_OUT, "_acts"),
+    "reserve": (*_END, "_lease", "_allowed"),
+    "settle": (*_END, "_held", "_lease", "_outcomes"),
+    "beat": (*_OUT, "_lease"),
+    "leave": (*_OUT, "_lease"),
 }
 
 

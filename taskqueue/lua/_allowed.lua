@@ -1,4 +1,6 @@
--- Stands before reserve. Returns how many of ``n`` tasks may be given out now.
+-- Stands before reserve: what may be given out, and to whom it belongs then.
+
+-- Returns how many of ``n`` tasks may be given out now.
 local function allowed(n)
   local control = redis.call('HMGET', base .. ':control', 'slowed', 'paused', 'disabled', 'limit')
   -- An application that asked for patience (Retry-After) is left alone until then.
@@ -21,4 +23,20 @@ local function lines_in_use()
   if redis.call('EXISTS', unpack(others)) == 0 then return {base} end
   table.insert(others, 6, base)
   return others
+end
+
+local function hand_over(id, task)
+  task[DELIVERY], task[ATTEMPT] = task[DELIVERY] + 1, task[ATTEMPT] + 1
+  task[RESERVED], task[BEGUN], task[HOLDER], task[TOKEN] = at, 0, ARGV[1], ''
+  save(id, task, 'reserved')
+end
+
+-- A ghost is at rest now; any other task that is rightly somewhere else stays there.
+local function pass_over(id, task)
+  if task and is(task, GHOST) then
+    lay(task)
+    put(id, task)
+  elseif not task or task[STATE] == 'queued' then
+    set_aside(id, task)
+  end
 end

@@ -1,11 +1,6 @@
 -- Stands before settle: what the end of a delivery makes of its task. following: what is queued when the task has
 -- completed, and when it has failed, each packed (see follow) or ''.
 
-local function log_ending(id, task, kind)
-  redis.call('HSET', base .. ':log:' .. id, task[DELIVERY], cmsgpack.pack(
-    {task[ATTEMPT], task[RESERVED], task[BEGUN], at, task[STATUS], task[REASON], ARGV[1], kind}))
-end
-
 local function complete(id, task, response, following)
   local log = base .. ':log:' .. id
   if ARGV[4] == '1' then log_record(id) end

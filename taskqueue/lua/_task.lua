@@ -5,16 +5,11 @@ local base = KEYS[1]
 local STATE, DELIVERY, ATTEMPT, CRASHES, ADDED, DUE, RESERVED, BEGUN, CHANGED = 1, 2, 3, 4, 5, 6, 7, 8, 9
 local STATUS, REASON, HOLDER, TOKEN, METHOD, PATH, LABEL, PRIORITY = 10, 11, 12, 13, 14, 15, 16, 17
 local OWNER, ROUTE, PARENT, FLAGS, OPEN, SPOILT = 18, 19, 20, 21, 22, 23
--- FLAGS is a sum. OPEN counts a task's children that have not ended, SPOILT those that failed.
-local CHILD, MASTER, GHOST = 1, 2, 4
+-- OPEN counts a task's children that have not ended, SPOILT those that failed.
 local NORMAL = 4
 
 local clock = redis.call('TIME')
 local at = clock[1] * 1000 + math.floor(clock[2] / 1000)
-
-local function is(task, flag)
-  return math.floor(task[FLAGS] / flag) % 2 == 1
-end
 
 -- Returns nil for what has no state, and for a state that something else than these scripts has written: what cannot be
 -- unpacked comes back from pcall as the text of an error.

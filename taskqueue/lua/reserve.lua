@@ -28,18 +28,10 @@ local function serve(from)
     if record then
       if count > 0 and bytes + #record > tonumber(ARGV[5]) then return false end
       redis.call('RPOPLPUSH', from, reserved)
-      task[DELIVERY], task[ATTEMPT] = task[DELIVERY] + 1, task[ATTEMPT] + 1
-      task[RESERVED], task[BEGUN], task[HOLDER], task[TOKEN] = at, 0, ARGV[1], ''
-      save(id, task, 'reserved')
+      hand_over(id, task)
       give(id, task, record)
     else
-      -- A ghost is at rest now; any other task that is rightly somewhere else stays there.
-      if task and is(task, GHOST) then
-        lay(task)
-        put(id, task)
-      elseif not task or task[STATE] == 'queued' then
-        set_aside(id, task)
-      end
+      pass_over(id, task)
       redis.call('RPOP', from)
       spoilt = spoilt + 1
     end

@@ -200,6 +200,48 @@ FAMILIES: Final = {
         end(b"p", b"complete", after=_AFTER),
         Step(AT, "discard", (b"1",)),
     ],
+    "one of two failed children was in doubt, and is discarded": [
+        *_parent(_TWO, task(b"3", b"p", CHILD)),
+        prepare(_ONE),
+        _IN_DOUBT,
+        end(b"2", b"fail"),
+        end(b"p", b"complete"),
+        Step(AT, "discard", (b"1",)),
+        end(b"3", b"complete"),
+    ],
+    "one of two failed children is retried": [
+        *_parent(_ONE, _TWO),
+        end(b"1", b"fail"),
+        end(b"2", b"fail"),
+        retry(b"1"),
+        take(b"t3"),
+        end(b"1", b"complete", 2),
+        end(b"p", b"complete"),
+    ],
+    "one of two failed children was in doubt, and is promoted": [
+        *_parent(_TWO),
+        prepare(_ONE),
+        _IN_DOUBT,
+        end(b"2", b"fail"),
+        Step(AT, "promote", (b"1",)),
+        end(b"p", b"complete"),
+        take(b"t3"),
+        end(b"1", b"complete"),
+    ],
+    "a cancelled child is archived while its parent waits": [
+        *_parent(_TWO),
+        push(_ONE),
+        end(b"p", b"complete"),
+        withdraw(b"cancelled", b"1"),
+        withdraw(b"archived", b"1"),
+        end(b"2", b"complete"),
+    ],
+    "children of a parent that was cancelled, and of one that was archived": [
+        push(task(b"p"), task(b"q")),
+        withdraw(b"cancelled", b"p"),
+        withdraw(b"archived", b"q"),
+        push(_ONE, task(b"2", b"q", CHILD)),
+    ],
     "a child in doubt is discarded after its parent": [
         *_parent(),
         prepare(_ONE),
@@ -258,6 +300,15 @@ GHOSTS: Final = {
         retry(b"2"),
         claim(),
         take(b"t1", 9),
+    ],
+    "who does it has the name of a task": [
+        push(task(b"somebody"), task(b"1"), task(b"2", due=-5000)),
+        withdraw(b"cancelled", b"1"),
+        withdraw(b"cancelled", b"somebody"),
+        retry(b"1"),
+        Step(AT, "restart", (b"somebody", b"1")),
+        push(task(b"other", due=-5000)),
+        Step(AT, "hasten", (b"other", b"2")),
     ],
     "ghosts are passed by": [
         push(task(b"1"), task(b"2"), task(b"3")),
@@ -372,6 +423,13 @@ MARKS: Final = {
 }
 
 LOGS: Final = {
+    "a reservation with an id twice in it": [
+        push(task(b"1"), task(b"2")),
+        claim(),
+        take(b"t1", 2),
+        Step(AT, "write", (b"LPUSH", b":reserved:one", b"1", b"1")),
+        end(b"1", b"complete"),
+    ],
     "a record that is kept is there to be retried": [
         *_parent(_ONE),
         end(b"p", b"complete", keep=1, response=b"sealed"),
