@@ -199,9 +199,11 @@ def _has_error(answer: Answered) -> bool:
     return answer.reported == "error" or (answer.report is not None and answer.report.worst == "error")
 
 
-def report_of(outcome: Outcome | None) -> Report | None:
-    """Return what the application's response itself reports, if it does; None for the answer of anything else."""
-    return outcome.report if isinstance(outcome, Answered) else None
+def report_of(outcome: Outcome | None, rules: Rules) -> Report | None:
+    """Return what the application's response itself reports, if it does; None for what others may have answered."""
+    if not isinstance(outcome, Answered) or (rules.receipt_required and not outcome.receipted):
+        return None
+    return outcome.report
 
 
 def _judge_status(answer: Answered, retrying: _Retrying, *, anonymous: bool) -> Verdict:

@@ -132,15 +132,22 @@ async def test_what_was_reported_before_a_view_raised_is_kept(kind: str, tq: tas
     assert "the secret detail" not in str(kept.fields)
 
 
+@pytest.mark.parametrize(("adds", "status"), [(["/mail"], 200), ([], 200), ([], 404)])
 async def test_an_answer_is_not_told_whose_report_cannot_be_kept(
-    kind: str, tq: taskqueue.TaskQueue, kept: Kept, caplog: pytest.LogCaptureFixture
+    kind: str,
+    tq: taskqueue.TaskQueue,
+    kept: Kept,
+    caplog: pytest.LogCaptureFixture,
+    adds: list[str],
+    status: int,
 ) -> None:
     kept.down = True
 
     async def handler(_view: View) -> Reply:
-        taskqueue.add("/mail")
+        for url in adds:
+            taskqueue.add(url)
         taskqueue.report("success", "built")
-        return Reply(text="done")
+        return Reply(status, "done")
 
     async with serving(kind, {"/": adding("/build"), "/build": handler}, tq) as base:
         await fetch("GET", base + "/")
@@ -181,7 +188,7 @@ async def test_the_answer_itself_may_be_the_report(kind: str, tq: taskqueue.Task
         return Reply(text=report.encode().decode(), headers={"Content-Type": MEDIA_TYPE})
 
     _, outcome = await delivered(kind, tq, handler)
-    assert report_of(outcome) == report
+    assert report_of(outcome, Rules()) == report
     assert verdict(outcome) == Verdict("fail", "reported", 200)
 
 
@@ -193,7 +200,7 @@ async def test_an_answer_that_is_no_report_is_logged(
 
     with caplog.at_level(logging.WARNING, "taskqueue.server"):
         task_id, outcome = await delivered(kind, tq, handler)
-    assert (report_of(outcome), verdict(outcome).kind) == (None, "complete")
+    assert (report_of(outcome, Rules()), verdict(outcome).kind) == (None, "complete")
     assert f"task {task_id}: its answer calls itself a report: type: 'fatal' must be one of" in caplog.text
 
 

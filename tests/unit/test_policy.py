@@ -405,3 +405,11 @@ def test_a_release_never_depends_on_the_attempt(outcome: Outcome, situation: dic
 def test_the_words_of_the_reasons_are_told_apart() -> None:
     reasons = [value for name, value in vars(policy).items() if name.isupper() and isinstance(value, str)]
     assert len(reasons) == len(set(reasons))
+
+
+def test_a_report_is_believed_of_whom_the_answer_is() -> None:
+    report = Report("info", "built")
+    assert policy.report_of(proved(200, report=report), RULES) == report
+    assert policy.report_of(stray(200, report=report), RULES) is None
+    assert policy.report_of(stray(200, report=report), NO_RECEIPT) == report
+    assert [policy.report_of(other, RULES) for other in (None, Broken("timeout"), proved(200))] == [None] * 3
