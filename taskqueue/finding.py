@@ -63,7 +63,7 @@ class Finder:
         totals = [each.total for each in plans if each.total is not None]
         exact = self._hidden is None and len(totals) == len(plans)
         sources = [source for each in plans for source in each.sources]
-        size = min(PAGE, need) if exact else PAGE
+        size = min(PAGE, need)
         if exact and len(sources) == 1 and sources[0].ordered:
             # What comes before the page need not be read.
             size = min(PAGE, query.limit + 1)
@@ -194,7 +194,8 @@ class _Reader:
     """Reads a source page by page, in the direction that the query asks for.
 
     From the latest on it goes by time, because ranks shift when something is added in front: each page begins with the
-    time at which the one before it ended. From the end, and in a line, it goes by rank.
+    time at which the one before it ended. From the end, and in a line, it goes by rank. Where the first page was not
+    enough, the next one is twice as long.
     """
 
     def __init__(self, inspector: Inspector, query: Query, source: Source, *, size: int, skip: int) -> None:
@@ -217,6 +218,7 @@ class _Reader:
             place = self._count - self._offset - size if self._from_end else self._offset
             page = await self._ask(size, place)
             self._offset += size
+            self._size = min(PAGE, 2 * self._size)
             if page:
                 return page[::-1] if self._from_end else page
         return []
@@ -236,6 +238,7 @@ class _Reader:
             self._done += len(fresh)
             # A page may be short because something has moved on.
             self._ended = not page or (len(page) < self._size and self._done >= self._count)
+            self._size = min(PAGE, 2 * self._size)
             if fresh:
                 return fresh
         return []
