@@ -2,8 +2,8 @@
 
 What a script does inside, Redis checks against the rights of its caller. So the commands of a role are read off its
 scripts, and cannot be forgotten when a script changes; beside them stand the plain commands that the role's code sends.
-Rights go by command and by key, not by script: who may push may also note the start of a delivery, because both write
-the same keys with the same commands.
+Rights go by command and by key, not by script: who may push may also write into a task's log, because both write the
+same keys with the same commands.
 """
 
 import re
@@ -39,7 +39,11 @@ class Role:
 _DECIDING: Final = ("promote", "discard")
 _STORING: Final = ("push", "prepare", *_DECIDING)
 _CONSUMING: Final = ("claim", "reclaim", "reserve", "settle", "beat", "leave", "due", "trim", *_DECIDING)
-_STORED: Final = ("", ":p?", ":records", ":state", ":scheduled", ":prepared", ":failed", ":control")
+_STORED: Final = (
+    *("", ":p?", ":records", ":state", ":scheduled", ":prepared", ":failed", ":control", ":by:*", ":log:*"),
+)
+# Whoever discards a child may thereby end its parent; and what is marked does not begin.
+_RUN: Final = (*_STORED, ":waiting", ":finished", ":marks")
 _RUNNING: Final = ("info", "hmget", "subscribe", "zrevrange")
 _COUNTING: Final = ("llen", "hgetall", "lindex", "smembers", "zcard")
 _LOOKING: Final = (
@@ -51,21 +55,21 @@ ROLES: Final = {
     "producer": Role("whoever adds tasks outside the application", _STORING, ("llen", "wait", "hgetall"), _STORED),
     "door": Role(
         "the application, which adds tasks and lets deliveries in",
-        (*_STORING, "begin"),
+        (*_STORING, "begin", "note"),
         ("llen", "wait", "hgetall"),
-        _STORED,
+        _RUN,
     ),
     # With what its metrics count.
     "consumer": Role("taskqueue-server --target", _CONSUMING, (*_RUNNING, *_COUNTING)),
     "app": Role(
         "taskqueue-server --app, which is the application too",
-        (*_STORING, "begin", *_CONSUMING),
+        (*_STORING, "begin", "note", *_CONSUMING),
         ("wait", *_RUNNING, *_COUNTING),
     ),
     "reader": Role("taskqueue list, show, log, times, stats and doctor", (), _LOOKING, channels=False),
     "operator": Role(
-        "taskqueue retry, queues and route, and TaskQueue.reset",
-        ("retry", "reset", "control", "purge"),
+        "what operators do (taskqueue retry, cancel, queues, route ...), and TaskQueue.reset",
+        ("retry", "withdraw", "hasten", "restart", "reset", "control", "purge"),
         (*_LOOKING, "hscan", "hset", "hdel"),
     ),
 }

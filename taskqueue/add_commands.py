@@ -19,6 +19,7 @@ from .errors import InvalidTask, UsageError
 from .producer import TaskQueue
 from .record import queue_name
 from .request import UNSET
+from .routes import with_ruled
 
 FROM_FILE: Final = "@"
 
@@ -115,24 +116,28 @@ def add(
         del given["payload"]
     about = {"method": method, "queue": queue, "user_id": user_id, "label": label, **when.options(), **given}
     try:
-        task_id = asyncio.run(_pushed(tq, path, about, known=chosen.queues))
+        task_id, queue = asyncio.run(_pushed(tq, path, about, known=chosen.queues))
     except InvalidTask as error:
         raise UsageError(str(error)) from None
     if store.as_json:
-        write_json({"id": task_id, "queue": queue_name(queue, tq.queues)})
+        write_json({"id": task_id, "queue": queue})
     else:
         print(task_id)
 
 
-async def _pushed(tq: TaskQueue, path: str, about: dict[str, Any], *, known: Sequence[str]) -> str:
+async def _pushed(tq: TaskQueue, path: str, about: dict[str, Any], *, known: Sequence[str]) -> tuple[str, str]:
+    """Return the id of the task, and its queue, which a rule may have chosen."""
     try:
         queue = about["queue"]
+        known = with_ruled(known, await tq.try_routes())
         if queue not in (None, *known) and not in_use(await Admin(tq.broker, known).stats_of(queue)):
             raise UsageError(
                 f"--queue: nobody uses {queue!r}, and the settings name {', '.join(known)}; misspelt? If not, start a"
                 " consumer for it first, or name it in TASKQUEUE_QUEUES"
             )
-        return await tq.push(path, **about)
+        task_id = await tq.push(path, **about)
+        state = await tq.get(task_id)
+        return task_id, queue_name(queue, tq.queues) if state is None else state.queue
     finally:
         await tq.aclose()
 

@@ -115,7 +115,13 @@ for module in (
 @app.command(help_epilogue=example('eval "$(taskqueue completion bash)"', "taskqueue completion fish"))
 def completion(shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(help="Which one reads it.")], /) -> None:
     """Print what lets a shell complete both programs; for its start-up file, zsh after compinit."""
-    for program in (app, server_app):
+
+    def options(**_: object) -> None: ...
+
+    vars(options)["__signature__"] = inspect.Signature(list(_server_parameters(completing=True)))
+    server = App(name=server_app.name, help=server_app.help, help_format="plaintext", version=_version)
+    server.default(options)
+    for program in (app, server):
         print(program.generate_completion(shell=shell))
         if shell == "zsh":
             (name,) = program.name
@@ -209,17 +215,21 @@ def serve(**flags: Any) -> int:
     return 0
 
 
-def _server_parameters() -> Iterator[inspect.Parameter]:
-    """Yield one keyword for each setting that has a flag; its text is left to the settings' own checks."""
+def _server_parameters(*, completing: bool = False) -> Iterator[inspect.Parameter]:
+    """Yield one keyword for each setting that has a flag; its text is left to the settings' own checks.
+
+    ``completing``: for a shell, to which a flag that may also be None would seem to want a value. Where an application
+    has imported pydantic, cyclopts has it check the type, to which it must be allowed.
+    """
     for row in catalogue.table():
         if row.flag:
             kind = list[str] if isinstance(row.default, tuple) else bool if isinstance(row.default, bool) else str
-            yield _keyword(row, kind)
+            yield _keyword(row, kind, kind if kind is bool and completing else kind | None)
     annotation = Annotated[str | None, CONFIG_FLAG]
     yield inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _keyword(row: Row, kind: Any) -> inspect.Parameter:
+def _keyword(row: Row, kind: Any, annotation: Any) -> inspect.Parameter:
     default = ", ".join(row.default) if isinstance(row.default, tuple) else row.default
     about = f"{row.help} [{row.variable}]" + ("" if default is None or kind is bool else f" (default: {default})")
     if kind is bool:
@@ -228,11 +238,7 @@ def _keyword(row: Row, kind: Any) -> inspect.Parameter:
         written = _as_written if kind is str else _all_as_written
         parameter = Parameter(name=row.flag, negative=(), help=about, converter=written)
     return inspect.Parameter(
-        row.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        # A flag that may also be None would seem to want a value, to what completes it.
-        annotation=Annotated[kind if kind is bool else kind | None, parameter],
+        row.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, parameter]
     )
 
 

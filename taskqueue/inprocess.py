@@ -21,7 +21,7 @@ from urllib.parse import unquote
 from .errors import AppFailed, ConfigError
 from .keys import Keyring
 from .policy import TIMEOUT, Answered, Broken, Outcome
-from .replay import KEPT_BYTES, Delivery, HttpReplayer, request_headers
+from .replay import Content, Delivery, HttpReplayer, request_headers
 from .request import HANDOVER, Handover
 from .signature import Proof
 
@@ -105,7 +105,9 @@ class AsgiReplayer:
             task_retry=call.headers.get("x-task-retry"),
             refused=call.headers.get("x-task-refused"),
             headers=tuple(call.headers.items()) if call.status >= 300 else (),
-            content=call.kept,
+            content=call.content.shown,
+            reported=handover.reported,
+            report=None if raised else call.content.report(delivery.task.id),
         )
 
     def _scope(self, delivery: Delivery, handover: Handover) -> Scope:
@@ -147,6 +149,7 @@ def _proof(delivery: Delivery) -> Proof:
         nonce="",
         target=task.target,
         content_digest=None,
+        parent=task.parent or None,
     )
 
 
@@ -158,7 +161,7 @@ class _Call:
         self._sent = False
         self.status = 500
         self.headers: dict[str, str] = {}
-        self.kept = b""
+        self.content = Content(self.headers, shown=self.status >= 300)
 
     async def run(self) -> None:
         await self._app(self._scope, self._receive, self._send)
@@ -177,8 +180,9 @@ class _Call:
             self.headers = {
                 name.decode("latin-1").lower(): value.decode("latin-1") for name, value in message.get("headers", ())
             }
-        elif self.status >= 300 and len(self.kept) < KEPT_BYTES:
-            self.kept += message.get("body", b"")[: KEPT_BYTES - len(self.kept)]
+            self.content = Content(self.headers, shown=self.status >= 300)
+        else:
+            self.content.take(message.get("body", b""))
 
 
 class Lifespan:

@@ -26,6 +26,7 @@ from .request import CURRENT, CurrentRequest, CurrentTask
 from .routes import routed
 from .routing import Routed
 from .seal import NONCE_BYTES, seal
+from .storage import Storage
 from .target import check_user_id
 from .task import SealedTask, Task, TaskState
 from .transaction import Ballot, Entry, Scope, Transaction, innermost
@@ -287,6 +288,12 @@ class TaskQueue(Routed):
         """Do the same from synchronous code, which is where the application's own code has run."""
         _fetch(entries, request)
         return self.run_sync(lambda: self.finished(entries, request))
+
+    @property
+    def storage(self) -> Storage:
+        """The files that tasks have saved; raises ConfigError if there is no place for them, or no secret."""
+        keyring = drains[-1] if drains else self.keyring
+        return Storage(self.storage_directory, keyring, namespace=self.namespace, queues=self.queues)
 
     def routed_without_sync(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """``routed_without`` for synchronous code."""

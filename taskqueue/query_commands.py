@@ -240,7 +240,8 @@ def show(
     if not isinstance(known, showing.Known):
         return _unknown(task_id, known)
     if common.as_json:
-        write_json({"task": as_json(known.task), "life": as_json(known.life), **known.secret()})
+        task = {**as_json(known.task), "chosen": str(known.task.chosen)}
+        write_json({"task": task, "life": as_json(known.life), **known.secret()})
     else:
         known.write()
     return 0

@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 
 from . import doctor
 from .admin import Admin, gone
-from .asking import NOTHING, Common, complain, write_json
+from .asking import NOTHING, Common, complain, example, write_json
 from .errors import UsageError
 from .inspector import QueueStats
 from .routes import Route, Routes, route, table_of
@@ -16,7 +16,7 @@ from .tables import write_table
 route_app: Final = App(
     name="route",
     help="The rules that say to which queue the tasks of a path go, and of what kind they are.",
-    help_epilogue="Examples:\n  taskqueue route\n  taskqueue route '/reports/*' slow --category export",
+    help_epilogue=example("taskqueue route", "taskqueue route '/reports/*' slow --category export"),
 )
 
 Path = Annotated[str, Parameter(help="Paths: * stands for anything, {year} for one part between slashes.")]
@@ -26,7 +26,7 @@ def register(app: App) -> None:
     """Add these commands to ``taskqueue``."""
     app.command(route_app)
     route_app.default(list_or_set)
-    route_app.command(remove, help_epilogue="Example:\n  taskqueue route remove '/reports/*'")
+    route_app.command(remove, help_epilogue=example("taskqueue route remove '/reports/*'"))
 
 
 def list_or_set(

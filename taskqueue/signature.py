@@ -79,8 +79,8 @@ class Proof:
     """What a verified delivery says of itself; times in milliseconds since 1970.
 
     ``target`` is the candidate that was signed; ``user_id`` is decoded, None for an anonymous task; ``content_digest``
-    is what its body must have, None for a delivery in process, whose body nobody could change. ``manual``: it was made
-    by hand.
+    is what its body must have, None for a delivery in process, whose body nobody could change. ``parent`` is the id of
+    the task that has added this one, None if none has. ``manual``: it was made by hand.
     """
 
     task_id: str
@@ -96,6 +96,7 @@ class Proof:
     target: str
     content_digest: str | None
     manual: bool = False
+    parent: str | None = None
 
 
 def sign(
@@ -210,13 +211,14 @@ def delivery_headers(
     max_attempts: int,
     enqueued_at: int,
     deadline: int,
+    parent: str = "",
 ) -> list[tuple[str, str]]:
     """Return the headers that tell the application which delivery this is, ready to be signed.
 
     ``enqueued_at`` and ``deadline`` are milliseconds since 1970, sent as RFC 3339 in UTC with three decimals
     (``2026-01-31T09:30:00.250Z``), which loses nothing up to the year 9999. Of the user id all but visible ASCII, and
     the percent sign and the comma, is percent-encoded as UTF-8. Raises InvalidTask for an empty one, or with a lone
-    surrogate.
+    surrogate. ``parent``: the id of the task that has added this one.
     """
     headers = [("X-Task-Id", task_id)]
     if user_id is not None:
@@ -228,6 +230,7 @@ def delivery_headers(
         ("X-Task-Max-Attempts", str(max_attempts)),
         ("X-Task-Enqueued-At", _format_time(enqueued_at)),
         ("X-Task-Deadline", _format_time(deadline)),
+        *([("X-Task-Parent-Id", parent)] if parent else []),
         ("Idempotency-Key", task_id),
     ]
     return headers
@@ -342,6 +345,7 @@ def _proof(fields: dict[str, str], key_id: str, nonce: str, target: str, *, manu
             target,
             fields["content-digest"],
             manual,
+            fields.get("x-task-parent-id"),
         )
     except ValueError:
         raise _refused("an X-Task-* header has a value this release cannot read") from None

@@ -193,7 +193,8 @@ class SealedTask:
     """A task as a broker stores it: the sealed record, and the few things that may be read without the secret.
 
     ``due`` is in ms since 1970; 0 means at once, a negative number a delay in ms that counts from the commit.
-    ``owner`` is the index of its user (see ``keys.owner_index``), "" for nobody; ``flags`` a sum of CHILD and MASTER.
+    ``owner`` is the index of its user (see ``keys.owner_index``), "" for nobody; ``flags`` a sum of CHILD, MASTER and
+    who has chosen its queue.
     """
 
     id: str

@@ -130,7 +130,8 @@ class DjangoView(View):
 def response(reply: Reply, stream: Any) -> HttpResponseBase:
     if stream is not None:
         return StreamingHttpResponse(stream, status=reply.status, headers=reply.headers)
-    made = HttpResponse(reply.text, status=reply.status, headers=reply.headers, content_type="text/plain")
+    headers = {"Content-Type": "text/plain", **reply.headers}
+    made = HttpResponse(reply.text, status=reply.status, headers=headers)
     if reply.location is not None:
         made["Location"] = reply.location
     return made

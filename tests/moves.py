@@ -5,10 +5,13 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from taskqueue.broker import Broker, Exchange, Lease, Seen
-from taskqueue.task import Reservation, SealedTask, Settlement, TaskState, Verdict
+from taskqueue.broker import Broker, Exchange, Lease, Seen, Withdrawal
+from taskqueue.inspector import Log, QueueStats
+from taskqueue.task import Reservation, SealedTask, Settlement, StateName, TaskState, Verdict
 
 COMPLETE: Final = Verdict("complete", status=200)
+FAIL: Final = Verdict("fail", "exhausted", 500)
+OPERATOR: Final = "ada@desk"
 ROOM: Final = 4 * 1024 * 1024
 
 
@@ -34,9 +37,10 @@ async def exchange(
     token: str = "",
     want: int = 1,
     room: int = ROOM,
+    keep: bool = False,
 ) -> Exchange:
     token = token or f"{random.getrandbits(64):x}"
-    return await broker.exchange(lease, settlements, token=token, want=want, room=room, deadline=soon())
+    return await broker.exchange(lease, settlements, token=token, want=want, room=room, keep=keep, deadline=soon())
 
 
 async def reserve(
@@ -45,8 +49,17 @@ async def reserve(
     return list((await exchange(broker, lease, token=token, want=want, room=room)).reservations)
 
 
-async def settle(broker: Broker, lease: Lease, *settlements: Settlement) -> list[str]:
-    return list((await exchange(broker, lease, *settlements, want=0)).stale)
+async def settle(broker: Broker, lease: Lease, *settlements: Settlement, keep: bool = False) -> list[str]:
+    return list((await exchange(broker, lease, *settlements, want=0, keep=keep)).stale)
+
+
+async def begun(broker: Broker, lease: Lease, want: int = 1) -> list[Reservation]:
+    """Reserve so many and let them run."""
+    held = await reserve(broker, lease, want)
+    assert len(held) == want
+    for item in held:
+        assert await broker.begin("default", item.id, item.delivery, deadline=soon())
+    return held
 
 
 async def state_of(broker: Broker, task_id: str) -> TaskState:
@@ -55,8 +68,39 @@ async def state_of(broker: Broker, task_id: str) -> TaskState:
     return state
 
 
-def ended(reservation: Reservation, verdict: Verdict = COMPLETE) -> Settlement:
-    return Settlement(reservation.id, reservation.delivery, verdict)
+async def names_of(broker: Broker, *task_ids: str) -> list[StateName]:
+    """Return the states of these tasks."""
+    return [(await state_of(broker, task_id)).state for task_id in task_ids]
+
+
+async def log_of(broker: Broker, task_id: str) -> Log:
+    return await broker.inspector.log("default", task_id, deadline=soon())
+
+
+async def withdraw(
+    broker: Broker, *task_ids: str, word: Withdrawal = "cancelled", force: bool = False, actor: str = OPERATOR
+) -> list[str]:
+    return await broker.withdraw("default", task_ids, word, actor=actor, force=force, deadline=soon())
+
+
+async def retry(broker: Broker, *task_ids: str, record: bytes = b"") -> int:
+    tasks = [(task_id, record) for task_id in task_ids]
+    return await broker.inspector.retry("default", tasks, actor=OPERATOR, deadline=soon())
+
+
+async def stats_of(broker: Broker) -> QueueStats:
+    return await broker.inspector.stats("default", deadline=soon())
+
+
+def ended(
+    reservation: Reservation,
+    verdict: Verdict = COMPLETE,
+    *,
+    response: bytes = b"",
+    on_success: SealedTask | None = None,
+    on_failure: SealedTask | None = None,
+) -> Settlement:
+    return Settlement(reservation.id, reservation.delivery, verdict, response, on_success, on_failure)
 
 
 def ids(reservations: Sequence[Reservation]) -> list[str]:

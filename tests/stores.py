@@ -6,6 +6,8 @@ from typing import Any, Final, Protocol
 
 from taskqueue.broker import UNLIMITED, Broker, Capacity, connect
 from taskqueue.brokers.local_store import clock, here
+from taskqueue.brokers.memory import MemoryQueue
+from taskqueue.brokers.memory_tasks import HELD
 from tests.invariants import Queue, assert_invariants, check_queue
 from tests.model.local import dump
 from tests.model.proof import as_queue
@@ -42,6 +44,10 @@ class Inspectable(Protocol):
 
     def backdate(self, index: str, times: Mapping[str, int], *, queue: str = "default") -> None:
         """Let those of these tasks that stand in an index of a queue have come there at other times, in ms."""
+        ...
+
+    def misplace(self, task_id: str) -> None:
+        """Take a task's id out of its line, its index, or the list of its holder, but leave its state as it is."""
         ...
 
     def lose(self) -> None:
@@ -81,6 +87,12 @@ class RedisStore:
     def backdate(self, index: str, times: Mapping[str, int], *, queue: str = "default") -> None:
         self._client.zadd(f"{NAMESPACE}:{{{queue}}}:{index}", dict(times), xx=True)
 
+    def misplace(self, task_id: str) -> None:
+        removed = self._client.zrem(f"{NAMESPACE}:{{default}}:scheduled", task_id)
+        for key in self._client.scan_iter(f"{NAMESPACE}:{{default}}*", _type="list"):
+            removed += self._client.lrem(key, 0, task_id)
+        assert removed == 1
+
     def lose(self) -> None:
         self._client.flushall()
 
@@ -118,9 +130,23 @@ class LocalStore:
         return clock()
 
     def backdate(self, index: str, times: Mapping[str, int], *, queue: str = "default") -> None:
+        found = self._stored(queue)
+        named = {f"by:{by}:{value}": one for (by, value), one in found.found.items()}
+        chosen = (named | found.indexes)[index]
+        for task_id in times.keys() & chosen.times.keys():
+            chosen.put(task_id, times[task_id])
+
+    def _stored(self, queue: str) -> MemoryQueue:
         (found,) = (one for one in here.find(self._name, NAMESPACE).queues() if one.name == queue)
-        for task_id in times.keys() & found.indexes[index].times.keys():
-            found.indexes[index].put(task_id, times[task_id])
+        return found
+
+    def misplace(self, task_id: str) -> None:
+        found = self._stored("default")
+        task = found.states[task_id]
+        if task.state in HELD:
+            found.consumers[task.holder].held.remove(task_id)
+        else:
+            found._take_out(task)
 
     def lose(self) -> None:
         for key in [key for key in here._stores if key[0] == self._name]:

@@ -15,9 +15,12 @@ KEYRING: Final = Keyring([SECRET])
 _numbers: Final = itertools.count(1)
 
 
-def opaque(task_id: str = "", *, queue: str = "default", record: bytes = b"sealed", due: int = 0) -> SealedTask:
+def opaque(
+    task_id: str = "", *, queue: str = "default", record: bytes = b"sealed", due: int = 0, **fields: object
+) -> SealedTask:
     """Return a task as a broker sees it: bytes that it never looks into."""
-    return SealedTask(task_id or f"id-{next(_numbers)}", queue, record, due, "POST", "/path", "label")
+    made = SealedTask(task_id or f"id-{next(_numbers)}", queue, record, due, "POST", "/path", "label")
+    return replace(made, **fields)  # type: ignore[arg-type]
 
 
 def opaque_tasks(count: int, *, queue: str = "default") -> list[SealedTask]:

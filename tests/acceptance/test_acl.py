@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pytest
@@ -26,9 +26,10 @@ from taskqueue.metrics import Metrics
 from taskqueue.policy import Rules
 from taskqueue.query import Query, parse
 from taskqueue.replay import HttpReplayer
+from taskqueue.routes import Route
 from taskqueue.server import TaskQueueServer
 from taskqueue.signs import Signs
-from taskqueue.task import Settlement, Verdict
+from taskqueue.task import CHILD, Settlement, Verdict
 from tests.rights import refused
 from tests.servers import RedisServer
 from tests.target import listening
@@ -91,6 +92,7 @@ class TestWholeJobs:
             found = await broker.get("default", "one", deadline=within())
             assert found is not None
             assert found.state == "scheduled"
+            assert await broker.routes(deadline=within()) == {}
         async with users.broker(role, Durability("replica", 1)) as broker:
             with pytest.raises(ReplyLost, match="0 of 1"):
                 await broker.push("default", opaque_tasks(1), deadline=within(0.5))
@@ -103,6 +105,26 @@ class TestWholeJobs:
             (given,) = (await consumer.exchange(lease, (), token="t", want=1, room=9, deadline=within())).reservations
             assert await door.begin("default", given.id, given.delivery, deadline=within())
             assert not await door.begin("default", given.id, given.delivery, deadline=within())
+            fields = {"report": b"sealed"}
+            assert await door.note("default", given.id, given.delivery, fields, deadline=within())
+        assert users.refused() == []
+
+    @pytest.mark.parametrize("role", ["door", "app"])
+    async def test_giving_up_a_child_that_its_parent_waits_for(self, users: Users, role: str) -> None:
+        """The vote of a delivery that nobody waits for any more: with it the parent ends, and what follows comes."""
+        async with users.broker(role) as door, users.broker("consumer") as consumer:
+            await door.push("default", [opaque("parent")], deadline=within())
+            lease = await _claim(consumer)
+            (given,) = (await consumer.exchange(lease, (), token="t", want=1, room=9, deadline=within())).reservations
+            assert await door.begin("default", given.id, given.delivery, deadline=within())
+            child = replace(opaque("child"), parent="parent", flags=CHILD)
+            await door.prepare("default", [child], deadline=within())
+            ended = Settlement("parent", 1, Verdict("complete", "", 200), on_success=opaque("next"))
+            await consumer.exchange(lease, [ended], token="u", want=0, room=0, deadline=within())
+            assert await _is(door, "parent", "waiting")
+            await door.discard("default", ["child"], deadline=within())
+            assert await _is(door, "parent", "completed")
+            assert await _is(door, "next", "queued")
         assert users.refused() == []
 
     async def test_consuming(self, users: Users) -> None:
@@ -172,6 +194,7 @@ class TestWholeJobs:
             await admin.log(found)
             assert await admin.request(found, KEYRING) is not None
             assert [stats.failed for stats in await admin.stats()] == [1]
+            assert len(await admin.routes()) == 0
             assert users.refused() == []
             findings = await doctor.examine(broker, ["default"], declared=Durability("process"))
             assert not [finding for finding in findings if finding.level == "error"]
@@ -182,7 +205,21 @@ class TestWholeJobs:
         async with users.broker("operator") as broker:
             admin = Admin(broker, ["default"])
             assert await admin.retry(await admin.failed(Filter()), KEYRING) == 1
+            async with users.broker("producer") as producer:
+                await producer.push("default", [opaque("later", due=-60_000)], deadline=within())
+            for word in ("cancelled", "archived"):
+                done = await broker.withdraw("default", ["held", "x"], word, actor="me", force=True, deadline=within())
+                assert done == ["unknown", "unknown"]
+            assert await broker.hasten("default", ["later"], actor="me", deadline=within()) == 1
+            assert await broker.restart("default", ["later"], actor="me", deadline=within()) == 0
+            assert await broker.withdraw(
+                "default", ["later"], "cancelled", actor="me", force=False, deadline=within()
+            ) == ["cancelled"]
+            assert await broker.purge("default", most=10, deadline=within()) == 2
             await broker.reset("default", deadline=within())
+            assert not await admin.route("/a", Route("/a", "mail"))
+            assert await admin.route("/a", None)
+            assert len(await admin.routes()) == 0
         assert users.refused() == []
 
     async def _fail_one(self, users: Users) -> None:
@@ -216,21 +253,31 @@ DOINGS: Final[dict[str, Doing]] = {
     ),
     "reclaim": lambda broker, lease: broker.reclaim("default", Seen("one", lease.epoch, "0"), deadline=within()),
     "trim": lambda broker, _: broker.trim("default", [("failed", 0, 0)], most=9, deadline=within()),
+    "note": lambda broker, _: broker.note("default", "held", 1, {"report": b"sealed"}, deadline=within()),
     "look": lambda broker, _: broker.inspector.queues(deadline=within()),
+    "find": lambda broker, _: broker.inspector.index(
+        "default", "label", "label", limit=9, offset=0, since=1, deadline=within()
+    ),
     "retry": lambda broker, _: broker.inspector.retry("default", [("failed", b"")], deadline=within()),
+    "withdraw": lambda broker, _: broker.withdraw(
+        "default", ["queued", "held"], "cancelled", actor="me", force=True, deadline=within()
+    ),
+    "hasten": lambda broker, _: broker.hasten("default", ["later"], actor="me", deadline=within()),
+    "restart": lambda broker, _: broker.restart("default", ["stuck"], actor="me", deadline=within()),
     "reset": lambda broker, _: broker.reset("default", deadline=within()),
 }
-# Noting a start and queueing again what has failed take no more rights than a commit, or than deciding what is in
-# doubt: see taskqueue.acl.
-ADDING: Final = {"push", "prepare", "begin", "retry"}
-TAKING: Final = {"begin", "claim", "reserve", "settle", "reclaim", "trim"}
+# Writing into a log, and queueing again what has failed, take no more rights than a commit, or than deciding what is in
+# doubt; to withdraw and to hasten, no more than to let deliveries end: see taskqueue.acl.
+ADDING: Final = {"push", "prepare", "note", "retry"}
+TAKING: Final = {"begin", "note", "claim", "reserve", "settle", "reclaim", "trim"}
+ACTING: Final = {"withdraw", "hasten", "retry"}
 MAY: Final = {
     "producer": ADDING,
-    "door": ADDING,
-    "consumer": TAKING | {"retry"},
-    "app": ADDING | TAKING,
-    "reader": {"look"},
-    "operator": {"begin", "look", "retry", "reset", "trim"},
+    "door": ADDING | {"begin"},
+    "consumer": TAKING | ACTING,
+    "app": ADDING | TAKING | ACTING,
+    "reader": {"look", "find"},
+    "operator": {"begin", "note", "look", "find", "reset", "trim", "restart"} | ACTING,
 }
 
 
@@ -239,11 +286,16 @@ class TestNothingElse:
     @pytest.mark.parametrize("role", ROLES)
     async def test_what_another_role_does(self, users: Users, role: str, doing: str) -> None:
         async with users.broker("producer") as producer, users.broker("consumer") as consumer:
-            await producer.push("default", [opaque(name) for name in ("failed", "held", "queued")], deadline=within())
+            await producer.push(
+                "default", [opaque(name) for name in ("failed", "held", "queued", "stuck")], deadline=within()
+            )
+            await producer.push("default", [opaque("later", due=-60_000)], deadline=within())
             lease = await _claim(consumer)
             await consumer.exchange(lease, (), token="s", want=2, room=99, deadline=within())
             ended = [Settlement("failed", 1, Verdict("fail", "client", 404))]
             await consumer.exchange(lease, ended, token="s", want=0, room=0, deadline=within())
+        client: Any = users.server.client()
+        client.lrem(BASE, 1, "stuck")
         async with users.broker(role) as broker:
             if doing in MAY[role]:
                 await DOINGS[doing](broker, lease)
@@ -276,7 +328,7 @@ class TestNothingElse:
 
     @pytest.mark.parametrize("role", ["producer", "door"])
     def test_what_a_consumer_holds_is_not_for_who_adds(self, users: Users, role: str) -> None:
-        for key in (":reserved:one", ":consumer:one", ":log:id", ":finished", ":consumers"):
+        for key in (":reserved:one", ":consumer:one", ":cancelled", ":archived", ":consumers"):
             with pytest.raises(NoPermissionError):
                 users.client(role).hset(BASE + key, "x", "y")
 

@@ -21,7 +21,7 @@ def completed(script: str, cwd: Path, *words: str) -> list[str]:
 
 def test_bash_completes_commands_and_options_of_both(taskqueue: Any, tmp_path: Path) -> None:
     script = taskqueue("completion", "bash").out
-    assert set(completed(script, tmp_path, "taskqueue", "re")) == {"relay", "replay", "retry"}
+    assert set(completed(script, tmp_path, "taskqueue", "re")) == {"relay", "replay", "rerun", "retry"}
     assert "purge" in completed(script, tmp_path, "taskqueue", "queues", "p")
     assert completed(script, tmp_path, "taskqueue", "replay", "--secret") == ["--secret-file"]
     assert completed(script, tmp_path, "taskqueue-server", "--concur") == ["--concurrent-limit"]

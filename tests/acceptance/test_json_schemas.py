@@ -29,6 +29,15 @@ ANSWERS: Final = [
     ("watch", "watch --interval 0.1 --count 2"),
     ("workers", "workers"),
     ("retry", f"retry {ID}"),
+    ("cancel", "cancel id-opaque nobody"),
+    ("cancel", "cancel --all --force --yes"),
+    ("archive", f"archive {ID} id-opaque"),
+    ("run-now", "run-now id-opaque"),
+    ("rerun", f"rerun {ID}"),
+    ("stuck", "stuck --age 0 --restart"),
+    ("route", "route"),
+    ("route", "route /x/* mail --category export"),
+    ("route", "route remove /x/*"),
     ("curl", f"curl {ID} --to http://127.0.0.1:1"),
     ("replay", f"replay {ID} --to http://127.0.0.1:1"),
     ("queues", "queues"),
@@ -36,6 +45,7 @@ ANSWERS: Final = [
         ("pause", ""), ("resume", ""), ("close", ""), ("open", ""), ("disable", ""), ("enable", ""), ("limit", " 5"),
         ("purge", " --yes"),
     )),
+    ("queues-drain", "queues drain mail --timeout 0"),
     ("doctor", "doctor --queue empty"),
     ("acl", "acl"),
     ("config-show", "config show"),
@@ -85,7 +95,7 @@ def test_the_page_names_every_command_and_its_schema() -> None:
         first, *others = re.findall(r"`([a-z -]+)`", row[0])
         group = first.rpartition(" ")[0]
         for name in (first, *(f"{group} {other}".strip() for other in others)):
-            told[name] = link[1] if link else None
+            told[name] = str(link[1]) if link else None
     described = {
         " ".join(command.words[1:]): command
         for command in commands()
@@ -93,8 +103,8 @@ def test_the_page_names_every_command_and_its_schema() -> None:
     }
     assert told.keys() == described.keys()
     answering = {arguments.split(" mail")[0].split(f" {ID}")[0]: name for name, arguments in ANSWERS}
-    for name, link in told.items():
-        assert next((known for words, known in answering.items() if f"{words} ".startswith(f"{name} ")), None) == link
+    for name, page in told.items():
+        assert next((known for words, known in answering.items() if f"{words} ".startswith(f"{name} ")), None) == page
 
 
 def test_every_schema_is_used() -> None:

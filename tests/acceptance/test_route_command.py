@@ -1,16 +1,18 @@
 """``taskqueue route``: rules that every process follows, and the queues that they make known."""
 
-from collections.abc import Callable
+import asyncio
+import re
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from taskqueue.inspector import Log
+from taskqueue import TaskQueue, cli, settings
 from taskqueue.routes import Route
-from taskqueue.showing import Known
-from taskqueue.task import CHOSEN_SHIFT, Chosen, TaskState
-from tests.tasks import opaque
+from tests.servers import RedisServer
+from tests.tasks import SECRET, opaque
 from tests.work import Doing, Ran, Work
 
 Command = Callable[..., Ran]
@@ -96,20 +98,59 @@ def test_the_doctor_finds_a_queue_that_a_rule_names_and_nobody_consumes(taskqueu
 
 
 @pytest.mark.accept("TA08")
-@pytest.mark.parametrize(
-    ("who", "words"), [(Chosen.VIEW, "the view's defaults"), (Chosen.BROKER, "a rule in the broker")]
-)
-def test_show_tells_who_has_chosen_the_queue(capsys: pytest.CaptureFixture[str], who: Chosen, words: str) -> None:
-    state = TaskState(
-        *("t", "slow", "queued"), *(0,) * 9, "", "", "GET", "/a", "", route="/{x}", flags=who << CHOSEN_SHIFT
-    )
-    Known(state, Log(), []).write()
-    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
-    assert ["route", "/{x}"] in lines
-    assert any(words in " ".join(line) and line[0] == "queue" for line in lines if line)
+def test_show_tells_who_has_chosen_the_queue(
+    taskqueue: Command, any_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASKQUEUE_QUEUES", "default,mail")
+    (tmp_path / "taskqueue.toml").write_text("[[route]]\npath = '/filed'\nqueue = 'filed'\n")
+    taskqueue("route", "/reports/*", "slow")
+    taskqueue("route", "/other", "--category", "export")
+    tq = TaskQueue(any_server.url, secret=SECRET)
+    tq.defaults("/{viewed}.pdf", queue="mail")
+
+    async def added() -> list[str]:
+        ids = [await tq.push(path) for path in ("/reports/1", "/a.pdf", "/filed", "/other")]
+        ids.append(await tq.push("/reports/1", queue="mail"))
+        await tq.aclose()
+        return ids
+
+    told = []
+    for task_id in asyncio.run(added()):
+        first, _, _ = taskqueue("show", task_id).out.partition("\n\n")
+        pairs = dict(re.split(r" {2,}", line, maxsplit=1) for line in first.splitlines())
+        told.append((pairs["queue"], pairs["route"], pairs["queue chosen by"]))
+        document = taskqueue("show", task_id, "--json").document["task"]
+        assert (document["route"], document["chosen"]) == told[-1][1:]
+    assert told == [
+        ("slow", "/reports/*", "a rule in the broker"),
+        ("mail", "/{viewed}.pdf", "the view's defaults"),
+        ("filed", "/filed", "a rule in the file"),
+        ("default", "/other", "no rule: the default queue"),
+        ("mail", "/reports/*", "add itself"),
+    ]
 
 
 def test_a_rule_reads_as_it_is_written() -> None:
     assert str(Route("/a", hidden=True)) == "/a (hidden)"
     shown: Any = Route("/a", "slow", "export")
     assert str(shown) == "/a = slow (category export)"
+
+
+@pytest.mark.accept("TA09")
+async def test_a_consumer_without_queues_of_its_own_serves_what_rules_name(
+    any_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taskqueue.toml").write_text("[[route]]\npath = '/filed'\nqueue = 'filed'\n")
+    flags = {"url": any_server.url, "name": "one", "target": "http://127.0.0.1:1"}
+
+    async def served(**more: object) -> Sequence[str]:
+        chosen = settings.load({**flags, **more}, environ={"TASKQUEUE_SECRET": SECRET}, directory=tmp_path)
+        server, tq = await cli._server(chosen, None)
+        await tq.broker.route("/a", Route("/a", "slow").pack(), deadline=time.monotonic() + 10)
+        await tq.aclose()
+        return tuple(server.queues)
+
+    assert await served() == ("default", "filed")
+    assert await served() == ("default", "filed", "slow")
+    assert await served(queues=["default"]) == ("default",)

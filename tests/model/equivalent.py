@@ -11,7 +11,19 @@ _NAMES: Final = (
 )
 _MORE_NAMES: Final = "local STATUS, REASON, HOLDER, TOKEN, METHOD, PATH, LABEL, PRIORITY = 10, 11, 12, 13, {}, 17"
 _UNREAD: Final = "it stands there for the reader: no script uses the name of what is only set by new()"
-_SAVED: Final = "save() sets the state of every task that new() makes"
+_UNKNOWN: Final = (
+    "fail(id, task or {{'{}', 0, 0, 0, at, 0, 0, 0, at, 0, '{}', '', '', '', '', '', NORMAL, '', '', '', 0, 0, 0}},"
+    " 'format')"
+)
+_SAVED: Final = "state and reason are set in any case, before it is saved"
+_FIRST: Final = "elseif task[DELIVERY] {} {} then"
+_NO_EARLIER: Final = "a first delivery has no earlier one that could have left a response"
+_SLOW: Final = (
+    "local slowed = ARGV[3] ~= '0' and math.max(at + ARGV[3], redis.call('HGET', base .. ':control', 'slowed') or {})"
+)
+_LOOKED: Final = "for i = {}, #ARGV, {} do table.insert(ids, ARGV[i]) end"
+_STEPS: Final = (("6", "9"), ("(5 - 1)", "9"), ("5", "10"), ("5", "(9 - 1)"))
+_SOONER: Final = "it saves round trips inside the script: what is not looked at beforehand is when it is needed"
 _SECOND: Final = "only the first of what Redis answers is read"
 _FULL: Final = "it matters only while the memory is full, and then it is the command that counts, not the field"
 _SLOWED: Final = "if at < tonumber(control[1] or {}) or control[2] or control[3] then return 0 end"
@@ -23,7 +35,6 @@ _DAY: Final = (
 _NO_LINE: Final = "there is no line above the highest priority, nor below the lowest"
 _NO_ROOM: Final = "no room is no room, however little"
 _EACH_LINE: Final = "for priority = {}, {} do redis.call('UNLINK', line(priority)) end"
-_SEVENS: Final = "the arguments come in sevens, so that the step before the last ends below either bound"
 
 EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     **{("_task", _NAMES.format("5"), _NAMES.format(other)): _UNREAD for other in ("6", "(5 - 1)")},
@@ -38,11 +49,7 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
             "14, 15, (16 - 1)",
         )
     },
-    (
-        "_task",
-        "return {'', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', method, path, label, priority}",
-        "return {'other', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', method, path, label, priority}",
-    ): _SAVED,
+    **{("_ends", _UNKNOWN.format("", ""), _UNKNOWN.format(*other)): _SAVED for other in (("other", ""), ("", "other"))},
     **{
         (
             "due",
@@ -72,16 +79,19 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         "local room = repeated == 0 and allowed(tonumber(ARGV[4])) or 0",
         "local room = repeated == 0 and allowed(tonumber(ARGV[4])) or (0 - 1)",
     ): _NO_ROOM,
-    ("reserve", "local priority = 9", "local priority = 10"): _NO_LINE,
-    (
-        "reserve",
-        "while priority >= 0 and #ids < room and spoilt < 100 do",
-        "while priority >= (0 - 1) and #ids < room and spoilt < 100 do",
-    ): _NO_LINE,
     **{
         (script, line.format("0", "9"), line.format(*other)): _NO_LINE
         for script, line in (("reset", _EACH_LINE), ("purge", "for priority = {}, {} do"))
         for other in (("(0 - 1)", "9"), ("0", "10"))
     },
-    ("settle", "for i = #ARGV - 6, 4, -7 do", "for i = #ARGV - 6, (4 - 1), -7 do"): _SEVENS,
+    **{
+        ("_outcomes", _FIRST.format(">", "1"), _FIRST.format(*other)): _NO_EARLIER
+        for other in ((">=", "1"), (">", "(1 - 1)"))
+    },
+    **{("settle", _SLOW.format("0"), _SLOW.format(other)): _LONG_AGO for other in ("1", "(0 - 1)")},
+    **{
+        ("settle", _LOOKED.format("5", "9"), other): _SOONER
+        for other in ("", *(_LOOKED.format(*how) for how in _STEPS))
+    },
+    ("settle", "look(ids)", ""): _SOONER,
 }

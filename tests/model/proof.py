@@ -10,7 +10,7 @@ from tests.invariants import Queue, check_queue
 from tests.model.model import INDEXES, Model
 from tests.model.sequences import SEQUENCES
 from tests.model.values import Outcome, Step, Task
-from tests.model.walk import CLEAN, CROWDED, OVERRUN, SPOILT, Profile, Walk
+from tests.model.walk import CLEAN, CROWDED, FAMILIES, ORPHANS, OVERRUN, SPOILT, Profile, Walk
 
 WINDOW: Final = 25
 EPISODE: Final = 250
@@ -56,10 +56,10 @@ class Episode:
 def episodes(seed: str, steps: int, *, garbage: bool = True) -> Iterator[Episode]:
     """Yield walks of so many steps together: of five, two are clean, two spoilt, and one has a crowd in it.
 
-    Without ``garbage`` all are clean, or have a crowd in it.
+    One of each is about parents and children. Without ``garbage`` all are clean, or have a crowd in it.
     """
     for number in itertools.count():
-        profile = (CLEAN, SPOILT, (CROWDED, OVERRUN)[number // 5 % 2], CLEAN, SPOILT)[number % 5]
+        profile = (CLEAN, SPOILT, (CROWDED, OVERRUN)[number // 5 % 2], FAMILIES, ORPHANS)[number % 5]
         if profile.garbage and not garbage:
             continue
         length = min(steps, CROWDED_EPISODE if profile.ids > 100 else EPISODE)

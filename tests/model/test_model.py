@@ -8,11 +8,12 @@ import pytest
 
 from tests.model.local import Local
 from tests.model.model import Model
-from tests.model.proof import described, difference, exactly, fewest, first_difference, report, violation
+from tests.model.proof import Episode, described, difference, exactly, fewest, first_difference, report, violation
 from tests.model.real import Real, sources
-from tests.model.sequences import AT, SEQUENCES
+from tests.model.sequences import SEQUENCES
+from tests.model.steps import AT
 from tests.model.values import Outcome, Step
-from tests.model.walk import CALLS
+from tests.model.walk import CALLS, CLEAN, FAMILIES
 from tests.servers import RedisServer
 
 STEPS: Final = int(os.environ.get("STEPS", "20000"))  # noqa: TID251  the tests' own switch, no setting of the library
@@ -46,6 +47,41 @@ def test_a_queue_inside_this_process_does_what_the_model_does() -> None:
     found = first_difference(local, SEED, STEPS // 4, garbage=False)
     if found:
         pytest.fail(f"SEED={SEED} STEPS={STEPS}\n{report(local, found)}")
+
+
+def to_the_end(model: Model, walk: Episode) -> Iterator[Step]:
+    """Yield a walk, and then steps until every task has ended and is forgotten."""
+    clock = AT
+    for step in walk.steps(model):
+        yield step
+        clock = step.clock
+    yield Step(clock, "forget")
+    yield Step(clock, "control", (b"paused", b"", b"closed", b"", b"disabled", b"", b"limit", b""))
+    limits = [value for index in (b"finished", b"failed", b"cancelled", b"archived") for value in (index, 0, 0)]
+    while model.states:
+        held = [name for name, ids in model.reserved.items() if ids]
+        if prepared := model.indexes[b"prepared"]:
+            yield Step(clock, "discard", tuple(prepared))
+        elif held:
+            lease = model.leases[held[0]]
+            yield Step(clock, "reclaim", (held[0], b"r-end", lease[b"epoch"], lease[b"beat"]))
+        elif any(model.lines.values()) or model.indexes[b"scheduled"]:
+            yield Step(clock, "purge", (100,))
+        else:
+            yield Step(clock, "trim", (100, *limits))
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_nothing_is_left_of_what_has_ended_and_was_trimmed(any_server: RedisServer, number: int) -> None:
+    real, model, steps = Real(any_server, sources()), Model(), list[Step]()
+    for step in to_the_end(model, Episode(f"{SEED}/{number}", (CLEAN, FAMILIES)[number % 2], 200)):
+        model.apply(step)
+        steps.append(step)
+    assert difference(real, exactly(steps), check=True) is None
+    real.close()
+    left = model.keys()
+    assert not {b"bytes", b"ghosts"} & left.pop(b":control", {}).keys()
+    assert {key for key in left if not key.startswith(b":consumer")} == set()
 
 
 class TestTheProof:

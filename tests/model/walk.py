@@ -30,7 +30,7 @@ SEALED: Final = (b"", b"s", b"\xff\x00", b"ten bytes.", b"as long as twenty is")
 # How often each step is taken; the names are those of the methods of Walk that choose the arguments.
 CALLS: Final = {
     "push": 16, "prepare": 7, "promote": 7, "discard": 3, "retry": 5, "trim": 6, "reset": 0.7, "due": 9,
-    "control": 1, "purge": 0.7, "withdraw": 7, "hasten": 2, "restart": 2,
+    "control": 2, "purge": 0.7, "withdraw": 7, "hasten": 2, "restart": 2,
     "claim": 5, "reclaim": 3, "beat": 5, "leave": 1.5, "reserve": 18, "begin": 12, "note": 3, "settle": 20,
     "again": 9, "flush": 1, "lost": 0.2,
 }  # fmt: skip
@@ -53,7 +53,15 @@ _LARGE: Final = {
     "push": 10, "prepare": 4, "promote": 2, "retry": 1, "trim": 2, "due": 5, "withdraw": 2, "hasten": 1, "restart": 1,
     "claim": 4, "reclaim": 4, "reserve": 12, "settle": 3, "again": 4,
 }  # fmt: skip
+# Where there are families, most of what is added is soon taken, so that parents come to their ends.
+_KIN: Final = {
+    "push": 9, "prepare": 3, "promote": 4, "discard": 2, "retry": 3, "trim": 4, "purge": 0.5, "due": 6,
+    "withdraw": 4, "hasten": 6, "restart": 1, "claim": 7, "reclaim": 1, "beat": 2, "reserve": 30, "begin": 3, "note": 1,
+    "settle": 40, "again": 3,
+}  # fmt: skip
 CLEAN: Final = Profile("clean")
+FAMILIES: Final = Profile("families", ids=30, sizes=(1, 1, 2), calls=_KIN)
+ORPHANS: Final = Profile("orphans", ids=30, sizes=(1, 1, 2), garbage=0.03, calls=_KIN)
 SPOILT: Final = Profile("spoilt", garbage=0.08)
 CROWDED: Final = Profile("crowded", ids=1000, sizes=(1, 100, 101, 199, 200, 201, 400), calls=_LARGE)
 OVERRUN: Final = Profile("overrun", ids=400, sizes=(1, 120), garbage=0.3, strays=103, calls=_LARGE)
@@ -167,8 +175,8 @@ class Walk:
 
     def _family(self) -> tuple[bytes, int]:
         """Return a parent and flags: of what runs, mostly; or of anything, and nothing."""
-        likely = self._in_state(*HELD) or self._in_state(b"waiting", b"queued", b"scheduled", b"prepared")
-        if not likely or self._random.random() < 0.4:
+        likely = self._in_state(*HELD, b"waiting") or self._in_state(b"queued", b"scheduled", b"prepared")
+        if not likely or self._random.random() < 0.3:
             return self._one((b"", 0), (b"", 0), (b"", CHILD), (b"", MASTER), (self._any_id(), CHILD))
         return self._one(*likely), self._one(0, CHILD, CHILD, CHILD, CHILD, CHILD | MASTER, MASTER)
 
@@ -212,7 +220,7 @@ class Walk:
         values = {b"paused": b"1", b"closed": b"1", b"disabled": b"1", b"limit": self._one(b"0", b"2", b"5")}
         chosen = self._sample(list(values))[:2]
         # Mostly off, so that it does not stand in the way of everything else for long.
-        on = self._random.random() < 0.4
+        on = self._random.random() < 0.25
         pairs = [(name, values[name] if on else b"") for name in (chosen if on else values)]
         return tuple(value for pair in pairs for value in pair)
 
@@ -220,9 +228,9 @@ class Walk:
         return (self._one(1, 2, 5, 100),)
 
     def _withdraw(self) -> tuple[Any, ...]:
-        waits = (b"queued", b"queued", b"scheduled", b"waiting")
-        chosen = self._one(*waits, b"reserved", b"running", b"completed", b"failed", b"cancelled", b"prepared")
-        ids = self._some(self._shuffled(self._in_state(chosen)))
+        states = (b"queued", b"scheduled", b"waiting", *HELD, b"completed", b"failed", b"cancelled", b"prepared")
+        there = [state for state in states if self._in_state(state)] or states
+        ids = self._some(self._shuffled(self._in_state(self._one(*there))))
         return (self._one(b"cancelled", b"cancelled", b"archived"), self._one(0, 1), self._actor(), *ids)
 
     def _hasten(self) -> tuple[Any, ...]:
@@ -272,8 +280,10 @@ class Walk:
 
     _leave = _beat
 
-    def _lease(self) -> tuple[bytes, bytes]:
+    def _lease(self, *likely: bytes) -> tuple[bytes, bytes]:
         name = self._one(*CONSUMERS, *CONSUMERS, *CONSUMERS, *CONSUMERS, STRANGER)
+        if self._random.random() < 0.85:
+            name = self._one(*(likely or sorted(self._model.consumers) or [name]))
         current = self._model.leases.get(name, {}).get(b"epoch", b"")
         # The epoch that a reclaim leaves behind is nobody's; only who reads Redis can use it.
         owned = self._profile.garbage or b"-" + RECLAIMED not in current
@@ -310,7 +320,7 @@ class Walk:
         return (int(task.delivery) if isinstance(task, Task) else 1) + self._one(*[0] * 12, -1, 1)
 
     def _settle(self) -> tuple[Any, ...]:
-        name, epoch = self._lease()
+        name, epoch = self._lease(*(name for name in CONSUMERS if self._model.reserved.get(name)))
         flat: list[Any] = []
         for task_id in self._some(self._model.reserved.get(name, [])):
             kind = self._one(b"complete", b"complete", b"retry", b"fail", b"release")
@@ -322,7 +332,7 @@ class Walk:
 
     def _follower(self, task_id: bytes) -> bytes:
         """Return the values of a task that follows from the end of another, packed; mostly of none."""
-        if self._random.random() < 0.7:
+        if self._random.random() < 0.8:
             return b""
         self._count += 1
         new_id = b"after-%d" % self._count
@@ -353,24 +363,28 @@ class Walk:
         if choice < 0.62:
             return b"HDEL", self._one(b":state", b":records"), task_id
         if choice < 0.77:
-            index = self._one(*INDEXES)
-            there = self._sample(list(self._model.indexes[index]))
-            score = self._one(-1, self._clock // 1000 + self._one(-MINUTE, 0, 1000))
-            return b"ZADD", b":" + index, score, self._one(task_id, *there)
+            return self._stray()
         if choice < 0.82:
             counter = b"HSET", b":control", self._one(b"bytes", b"ghosts"), self._one(-5, 0, 7)
             return self._one((b"DEL", b":control"), counter, counter)
-        if choice < 0.87:
-            return b"HSET", b":marks", task_id, self._one(b"cancelled", b"archived")
-        if choice < 0.9:
-            return b"DEL", b":reserved:" + name
+        mark = b"HSET", b":marks", task_id, self._one(b"cancelled", b"archived")
+        return mark if choice < 0.87 else self._spoilt_lease(name)
+
+    def _stray(self) -> tuple[Any, ...]:
+        index = self._one(*INDEXES)
+        there = self._sample(list(self._model.indexes[index]))
+        score = self._one(-1, self._clock // 1000 + self._one(-MINUTE, 0, 1000))
+        return b"ZADD", b":" + index, score, self._one(self._any_id(), *there)
+
+    def _spoilt_lease(self, name: bytes) -> tuple[Any, ...]:
         lease = b":consumer:" + name
         field, value = self._one(
             *((b"epoch", value) for value in (b"", b"7", b"7-", b"-a", b"x7-a", b"3-a-b")),
             *((b"count", value) for value in (b"", b"x", b"0", b"1", b"9")),
         )
         return self._one(
-            (b"DEL", lease), (b"HDEL", lease, b"beat"), (b"HSET", lease, field, value), (b"HSET", lease, field, value)
+            *((b"DEL", lease), (b"HDEL", lease, b"beat"), (b"DEL", b":reserved:" + name)),
+            *((b"HSET", lease, field, value), (b"HSET", lease, field, value)),
         )
 
     def _spoilt(self, task: Task | bytes | None) -> bytes:
@@ -398,11 +412,11 @@ class Walk:
 def _added(step: Step) -> list[bytes]:
     """Return the ids of the tasks that a step may add."""
     if step.name in ("push", "prepare"):
-        return list(step.arguments[3::VALUES])  # type: ignore[arg-type]
+        return [bytes(task_id) for task_id in step.arguments[3::VALUES]]
     if step.name != "settle":
         return []
     packed = [value for start in (4 + 7, 4 + 8) for value in step.arguments[start::9] if value]
-    return [msgpack.unpackb(value, raw=True)[0] for value in packed]  # type: ignore[arg-type]
+    return [msgpack.unpackb(bytes(value), raw=True)[0] for value in packed]
 
 
 def _packed(value: object) -> bytes:

@@ -1,5 +1,6 @@
 """Rules by route: which paths a pattern means, which of several counts, who has the say, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from taskqueue.routes import (
     unpacked,
 )
 from taskqueue.seal import seal
-from taskqueue.task import Chosen, TaskState
+from taskqueue.task import CHILD, CHOSEN_MASK, CHOSEN_SHIFT, GHOST, MASTER, Chosen
 from tests.tasks import KEYRING, task
+from tests.unit.test_story import NEW as STATE
 
 
 @pytest.mark.parametrize(
@@ -98,12 +100,9 @@ def test_add_goes_before_the_view_the_view_before_a_rule_and_a_rule_before_the_d
 def test_who_has_chosen_travels_beside_the_record(who: Chosen) -> None:
     made = seal(KEYRING, task("/a", route="/{x}", chosen=who), nonce=bytes(12))
     assert made.route == "/{x}"
-    state = TaskState(*("t", "default", "queued"), *(0,) * 9, "", "", "GET", "/a", "", route="/{x}", flags=made.flags)
-    assert state.chosen is who
-    with_other_flags = TaskState(*("t", "q", "queued"), *(0,) * 9, "", "", "GET", "/a", "", flags=made.flags | 3 | 64)
-    assert with_other_flags.chosen is who
-    nobody_knows = TaskState(*("t", "q", "queued"), *(0,) * 9, "", "", "GET", "/a", "", flags=7 << 2)
-    assert nobody_knows.chosen is Chosen.UNKNOWN
+    assert replace(STATE, route="/{x}", flags=made.flags).chosen is who
+    assert replace(STATE, flags=made.flags | CHILD | MASTER | GHOST | 1 << 10).chosen is who
+    assert replace(STATE, flags=CHOSEN_MASK << CHOSEN_SHIFT).chosen is Chosen.UNKNOWN
 
 
 # Kinds of work, and what users do not see.

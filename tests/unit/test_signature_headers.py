@@ -11,6 +11,7 @@ from taskqueue import signature
 from taskqueue.errors import InvalidTask
 from taskqueue.keys import Keyring
 from taskqueue.receipt import Receipt, check_receipt, receipt
+from taskqueue.reporting import TYPES
 from taskqueue.signature import is_claimed
 from tests.deliveries import HOST, KEYRING, OTHER, TASK, check, signed, task_headers
 
@@ -77,6 +78,19 @@ def test_a_receipt(logged_in: bool) -> None:  # noqa: FBT001  a parameter of the
     assert set(value) <= set(string.ascii_lowercase + string.digits + ".")
     both = Keyring(["a newer secret, 0123456789 0123456789", "a secret of the application, 0123456789"])
     assert check_receipt(both, value, task_id=TASK, delivery=7) == Receipt(logged_in)
+
+
+@pytest.mark.parametrize("reported", TYPES)
+def test_a_receipt_covers_the_type_of_a_report(reported: str) -> None:
+    def checked(value: str, told: str | None) -> Receipt | None:
+        return check_receipt(KEYRING, value, task_id=TASK, delivery=7, reported=told)
+
+    value = receipt(KEYRING.current, task_id=TASK, delivery=7, logged_in=True, reported=reported)
+    plain = receipt(KEYRING.current, task_id=TASK, delivery=7, logged_in=True)
+    others = [other for other in (None, "", "fatal", *TYPES) if other != reported]
+    assert checked(value, reported) == Receipt(logged_in=True, reported=reported)
+    assert [checked(value, other) for other in others] == [None] * len(others)
+    assert (checked(plain, None), checked(plain, reported)) == (Receipt(logged_in=True), None)
 
 
 def test_a_receipt_for_something_else() -> None:

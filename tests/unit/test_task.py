@@ -30,8 +30,14 @@ TASKS = st.builds(
     label=TEXT,
     timeout=st.none() | st.floats(allow_nan=False),
     retry_max_count=st.none() | st.integers(min_value=0, max_value=1000),
+    parent=TEXT,
+    route=TEXT,
+    child=st.booleans(),
+    master_status=st.booleans(),
+    on_success=TEXT,
+    on_failure=TEXT,
 )
-FIELDS = ("GET", "/", "", "", (), b"", None, 0, 0, "", None, None)
+FIELDS = ("GET", "/", "", "", (), b"", None, 0, 0, "", None, None, "", "", False, False, "", "")
 
 
 def refusal(raw: bytes) -> str:
@@ -69,6 +75,8 @@ def test_the_fields_are_in_the_order_that_stored_records_have() -> None:
     task = Task(id="id-1", queue="default", method="GET", target="/")
     assert msgpack.unpackb(task.encode(), use_list=False) == FIELDS
     assert Task.decode("id-1", "default", packed()) == task
+    # A record of before there were parents, routes and what follows.
+    assert Task.decode("id-1", "default", bytes(msgpack.packb(FIELDS[:12]))) == task
 
 
 @given(st.binary(max_size=60))
