@@ -147,6 +147,8 @@ class TaskQueue(Routed):
 
     def running(self) -> Transaction | None:
         """Return the transaction that ``add`` records in, None if none runs here."""
+        if not self._enlisted:
+            return innermost(self)
         found = [innermost(self), *(running() for running in self._enlisted)]
         return max((one for one in found if one is not None), key=lambda one: one.serial, default=None)
 
@@ -222,6 +224,8 @@ class TaskQueue(Routed):
         tasks = await self.routed(tasks, deadline=deadline)
         replay = self._replay(tasks, request)
         await commit(self.broker, self.sealed(tasks), deadline=deadline)
+        if replay is _nothing:
+            return
         try:
             await replay()
         except asyncio.CancelledError as error:
@@ -264,9 +268,11 @@ class TaskQueue(Routed):
 
     async def finished(self, entries: Sequence[Entry], request: CurrentRequest | None) -> Sequence[Task]:
         """Return the tasks with what only the commit can fill in; raises BodyUnavailable. For transactions only."""
+        if request is None:
+            return [entry.task for entry in entries]
         body, user_id = b"", None
         copies = sum(entry.copies_body for entry in entries)
-        if request is not None and request.body is not None and copies:
+        if request.body is not None and copies:
             body = await request.body.finish(self.limits.body)
             size = sum(entry.task.size for entry in entries) + copies * len(body)
             if size > self.limits.transaction:
@@ -276,7 +282,7 @@ class TaskQueue(Routed):
                     " pass a reference",
                     status=413,
                 )
-        if request is not None and request.user_id_later is not None and any(entry.copies_user for entry in entries):
+        if request.user_id_later is not None and any(entry.copies_user for entry in entries):
             user_id = check_user_id(await request.user_id_later())
         tasks: list[Task] = []
         for entry in entries:

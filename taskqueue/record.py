@@ -1,13 +1,13 @@
 """From the arguments of ``add``, and the request that is running, to a Task. Everything wrong is told here, by name."""
 
 import math
+import os
 import time
-import uuid
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, TypedDict
+from typing import Final, NamedTuple, TypedDict
 
 from .defaults import NOTHING, DefaultsByPath, check_priority, check_retries, check_timeout
 from .errors import BodyUnavailable, InvalidTask, UnknownQueue
@@ -23,6 +23,9 @@ Payload = bytes | bytearray | memoryview | str | Current | None
 CARRY_A_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 EXPIRES_AFTER: Final = timedelta(days=35)
 LONGEST_DELAY: Final = timedelta(days=365)
+_MS: Final = timedelta(milliseconds=1)
+_EXPIRES_AFTER_MS: Final = EXPIRES_AFTER // _MS
+_LONGEST_DELAY_MS: Final = LONGEST_DELAY // _MS
 
 
 class Options(TypedDict, total=False):
@@ -54,8 +57,7 @@ class Frame:
     routes: Routes = NO_ROUTES
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A task, and what of it only the commit can fill in."""
 
     task: Task
@@ -103,11 +105,11 @@ def draft(
     chosen_queue, route, chosen = choose(target, own=queue, view=view, routes=frame.routes)
     defaults = NOTHING if view is None else view[1]
     task = Task(
-        id=str(uuid.uuid4()),
+        id=new_id(os.urandom(16)),
         queue=queue_name(chosen_queue, frame.queues, frame.routes.queues),
         method=method,
         target=target,
-        host=dict(own).get("host", host),
+        host=next((value for name, value in own if name == "host"), host),
         scheme=scheme,
         headers=_all_headers(frame, own, content=copies_body, same_user=user_id is CURRENT),
         body=body,
@@ -115,10 +117,10 @@ def draft(
         created=_now_ms(),
         expires=expires,
         due=due,
-        label=check_label("" if label is None else label),
+        label="" if label is None else check_label(label),
         timeout=defaults.timeout if timeout is None else check_timeout(timeout),
         retry_max_count=defaults.retry_max_count if retry_max_count is None else check_retries(retry_max_count),
-        priority=_first(check_priority(priority), defaults.priority, NORMAL_PRIORITY),
+        priority=_first(check_priority(priority), defaults.priority),
         parent=running.id if running else "",
         child=bool(child),
         master_status=bool(master_status),
@@ -153,12 +155,12 @@ def _content(
 def _all_headers(
     frame: Frame, own: Sequence[tuple[str, str]], *, content: bool, same_user: bool
 ) -> tuple[tuple[str, str], ...]:
-    copied: list[tuple[str, str]] = []
-    if frame.request is not None:
-        # A task for somebody else must not carry this user's session.
-        credentials = frame.request.credentials and same_user
-        copied = copied_headers(frame.request.headers, content=content, credentials=credentials)
-    headers = merge_headers(copied, [pair for pair in own if pair[0] != "host"])
+    own = [pair for pair in own if pair[0] != "host"]
+    if frame.request is None:
+        return merge_headers((), own)
+    # A task for somebody else must not carry this user's session.
+    credentials = frame.request.credentials and same_user
+    headers = merge_headers(copied_headers(frame.request.headers, content=content, credentials=credentials), own)
     check_size(headers, frame.limits)
     return headers
 
@@ -183,7 +185,16 @@ def _current_user(request: CurrentRequest | None) -> str | None:
 
 
 def _first(*choices: int | None) -> int:
-    return next(choice for choice in choices if choice is not None)
+    for choice in choices:
+        if choice is not None:
+            return choice
+    return NORMAL_PRIORITY
+
+
+def new_id(random: bytes) -> str:
+    """Take 16 random bytes and return them as a UUID of version 4 (RFC 9562, 5.4)."""
+    digits = random.hex()
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{'89ab'[random[8] & 3]}{digits[17:20]}-{digits[20:]}"
 
 
 def queue_name(name: str | None, queues: Sequence[str], ruled: Sequence[str] = ()) -> str:
@@ -219,9 +230,9 @@ def _when(delay: float | timedelta | None, eta: datetime | None) -> tuple[int, i
         due = round(eta.timestamp() * 1000)
         wait = max(0, due - now)
         due = due if wait else 0
-    if wait > LONGEST_DELAY / timedelta(milliseconds=1):
+    if wait > _LONGEST_DELAY_MS:
         raise InvalidTask(f"{'eta' if eta else 'delay'}: over {LONGEST_DELAY.days} days ahead; add it later")
-    return due, now + wait + round(EXPIRES_AFTER / timedelta(milliseconds=1))
+    return due, now + wait + _EXPIRES_AFTER_MS
 
 
 def _delay_ms(delay: float | timedelta) -> int:

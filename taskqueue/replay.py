@@ -6,13 +6,14 @@ twice unseen. So all of it is off, and the tests look at the bytes on the wire.
 """
 
 import asyncio
+import functools
 import logging
-import secrets
+import os
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, TypeAlias
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -42,13 +43,21 @@ _AUTOMATIC: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One handing-out of a task: what the application is told of it, and ``timeout``, the seconds it may take."""
+    """One handing-out of a task: what the application is told of it, and ``timeout``, the seconds it may take.
+
+    ``keep``: the answer is to be shown also if it is a success.
+    """
 
     task: Task
     delivery: int
     attempt: int
     max_attempts: int
     timeout: float
+    keep: bool = False
+
+
+Replay: TypeAlias = Callable[[], Awaitable[Outcome]]
+"""Makes one request, called once, and returns what came of it; raises nothing but a cancellation."""
 
 
 class Replayer(Protocol):
@@ -59,8 +68,12 @@ class Replayer(Protocol):
         """Where the application is, for people."""
         ...
 
+    def prepare(self, delivery: Delivery) -> Replay:
+        """Do for a delivery what needs no waiting; it is to start at once."""
+        ...
+
     async def replay(self, delivery: Delivery) -> Outcome:
-        """Make one request and return what came of it; raises nothing but a cancellation."""
+        """Do both; return what came of it; raises nothing but a cancellation."""
         ...
 
     async def __aenter__(self) -> Self:
@@ -138,14 +151,24 @@ class HttpReplayer:
         if self._session is not None:
             await self._session.close()
 
-    async def replay(self, delivery: Delivery) -> Outcome:
-        """See Replayer."""
+    def prepare(self, delivery: Delivery) -> Replay:
+        """See Replayer. The request is signed here."""
         try:
             headers = signed_headers(delivery, self._host, self._keyring.current, manual=self._manual)
+        except SignatureError:
+            return _unreadable
+        if delivery.task.body:
+            headers.append(("Content-Length", str(len(delivery.task.body))))
+        return functools.partial(self._replay, delivery, headers)
+
+    async def replay(self, delivery: Delivery) -> Outcome:
+        """See Replayer."""
+        return await self.prepare(delivery)()
+
+    async def _replay(self, delivery: Delivery, headers: Iterable[tuple[str, str]]) -> Outcome:
+        try:
             async with asyncio.timeout(delivery.timeout):
                 return await self._exchange(delivery, headers)
-        except SignatureError:
-            return Unreadable(FORMAT)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return _failure(error)
 
@@ -153,8 +176,6 @@ class HttpReplayer:
         task = delivery.task
         if self._session is None:
             raise RuntimeError("HttpReplayer: use it as a context manager")
-        if task.body:
-            headers = [*headers, ("Content-Length", str(len(task.body)))]
         async with self._session.request(
             task.method,
             URL(self.address + task.target, encoded=True),
@@ -163,11 +184,16 @@ class HttpReplayer:
             allow_redirects=False,
         ) as response:
             # Read to its end, or the application may be cut off in its work.
-            content = Content(response.headers, shown=response.status >= 300 or self._manual)
-            async for piece in response.content.iter_any():
-                content.take(piece)
+            everything = self._manual or delivery.keep
+            content = Content(response.headers, shown=response.status >= 300 or everything)
+            while not response.content.at_eof():
+                content.take(await response.content.readany())
             answer = answered(self._keyring, delivery, response.status, response.headers, content)
-            return replace(answer, headers=tuple(response.headers.items())) if self._manual else answer
+            return replace(answer, headers=tuple(response.headers.items())) if everything else answer
+
+
+async def _unreadable() -> Outcome:
+    return Unreadable(FORMAT)
 
 
 async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
@@ -191,7 +217,7 @@ def signed_headers(
         headers=headers,
         body=task.body,
         created=int(now),
-        nonce=secrets.token_urlsafe(16),
+        nonce=os.urandom(16).hex(),
         manual=manual,
     )
     return [("Host", host), *headers, *signed]

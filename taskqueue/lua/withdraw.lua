@@ -21,7 +21,6 @@ local function withdraw(id)
   local task = load(id)
   local state = task and task[STATE]
   if not task then return 'unknown' end
-  if state == word then return word end
   if state == 'queued' or state == 'scheduled' then return away(id, task) end
   if state == 'reserved' or state == 'running' then
     if not forced then return state end

@@ -259,6 +259,10 @@ GHOSTS: Final = {
         claim(),
         take(b"t1", 9),
     ],
+    "who withdraws has the name of a task": [
+        push(task(b"somebody"), task(b"1")),
+        withdraw(b"cancelled", b"1"),
+    ],
     "ghosts are passed by": [
         push(task(b"1"), task(b"2"), task(b"3")),
         withdraw(b"cancelled", b"1"),
@@ -372,6 +376,13 @@ MARKS: Final = {
 }
 
 LOGS: Final = {
+    "a reservation with an id twice in it": [
+        push(task(b"1"), task(b"2")),
+        claim(),
+        take(b"t1", 2),
+        Step(AT, "write", (b"LPUSH", b":reserved:one", b"1", b"1")),
+        end(b"1", b"complete"),
+    ],
     "a record that is kept is there to be retried": [
         *_parent(_ONE),
         end(b"p", b"complete", keep=1, response=b"sealed"),

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskqueue import signature
 from taskqueue.errors import InvalidTask
 from taskqueue.keys import Keyring
 from taskqueue.receipt import Receipt, check_receipt, receipt
 from taskqueue.reporting import TYPES
 from taskqueue.signature import is_claimed
+from taskqueue.stamp import read, stamp
 from tests.deliveries import HOST, KEYRING, OTHER, TASK, check, signed, task_headers
 
 # ---- claims
@@ -158,6 +158,6 @@ def test_user_ids_that_are_none(user_id: str, rule: str) -> None:
 
 @given(st.integers(0, 253_402_300_799_999))
 def test_times_lose_nothing(milliseconds: int) -> None:
-    text = signature._format_time(milliseconds)
+    text = stamp(milliseconds)
     assert len(text) == len("2026-01-01T00:00:00.001Z")
-    assert signature._parse_time(text) == milliseconds
+    assert read(text) == milliseconds
