@@ -23,6 +23,10 @@ _SLOW: Final = (
 )
 _LOOKED: Final = "for i = {}, #ARGV, {} do table.insert(ids, ARGV[i]) end"
 _STEPS: Final = (("6", "9"), ("(5 - 1)", "9"), ("5", "10"), ("5", "(9 - 1)"))
+_BATCH: Final = "local ids = redis.call('LRANGE', from, -math.min(room - count, {}), -1)"
+_AT_ONCE: Final = "how many are looked at at once changes nothing in what is given"
+_NOT_FAILED: Final = "for its parent, whatever has not failed is the same"
+_STORED: Final = "local task = {'', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', from[i + 3], from[i + 4], from[i + 5],"
 _NINES: Final = "the arguments come in nines, so that the step before the last ends below either bound"
 _SOONER: Final = "it saves round trips inside the script: what is not looked at beforehand is when it is needed"
 _SECOND: Final = "only the first of what Redis answers is read"
@@ -94,6 +98,15 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         ("settle", _LOOKED.format("5", "9"), other): _SOONER
         for other in ("", *(_LOOKED.format(*how) for how in _STEPS))
     },
-    ("settle", "look(ids)", ""): _SOONER,
+    **{(script, "look(ids)", ""): _SOONER for script in ("settle", "reserve")},
+    **{("reserve", _BATCH.format("100"), _BATCH.format(other)): _AT_ONCE for other in ("101", "(100 - 1)")},
+    **{
+        (script, line, line.replace("'cancelled'", "''")): _NOT_FAILED
+        for script, line in (
+            ("discard", "tell_parent(task, 'cancelled')"),
+            ("purge", "if task then tell_parent(task, 'cancelled') end"),
+        )
+    },
+    ("_store", _STORED, _STORED.replace("{''", "{'other'")): _SAVED,
     ("settle", "for i = #ARGV - 8, 5, -9 do", "for i = #ARGV - 8, (5 - 1), -9 do"): _NINES,
 }

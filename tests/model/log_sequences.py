@@ -12,10 +12,12 @@ from tests.model.steps import (
     prepare,
     push,
     retry,
+    spoil,
     take,
     task,
     trim,
     withdraw,
+    write,
 )
 from tests.model.values import Step
 
@@ -416,9 +418,43 @@ MARKS: Final = {
         Step(AT, "begin", (b"1", 1, b"start")),
         withdraw(b"cancelled", b"3", forced=1),
         Step(AT, "restart", (b"somebody", b"1", b"2", b"3", b"4", b"5")),
-        Step(AT, "write", (b"DEL", b":reserved:one")),
-        Step(AT, "write", (b"HDEL", b":records", b"5")),
+        write(b"DEL", b":reserved:one"),
+        write(b"HDEL", b":records", b"5"),
         Step(AT, "restart", (b"somebody", b"5", b"3", b"1", b"2", b"1")),
+    ],
+    "what is said to wait, and does not, is restarted": [
+        push(task(b"1"), task(b"2"), task(b"3")),
+        claim(),
+        take(b"t1", 3),
+        spoil(b"1"),
+        spoil(b"2", state=b"scheduled", due=AT),
+        spoil(b"3", state=b"scheduled"),
+        Step(AT, "restart", (b"somebody", b"1", b"2", b"3")),
+    ],
+    "what has ended, waits or is prepared is not stuck": [
+        *_parent(_ONE, task(b"2"), task(b"3")),
+        prepare(task(b"4")),
+        end(b"p", b"complete"),
+        end(b"2", b"fail"),
+        end(b"3", b"complete"),
+        Step(AT, "restart", (b"somebody", b"p", b"2", b"3", b"4")),
+    ],
+    "who restarts has the name of a task": [
+        push(task(b"somebody")),
+        claim(),
+        take(b"t1"),
+        spoil(b"somebody"),
+        Step(AT, "restart", (b"somebody", b"unknown")),
+        Step(AT, "restart", (b"another", b"somebody")),
+    ],
+    "what is said to be held, and is another's": [
+        push(task(b"1"), task(b"2")),
+        claim(),
+        claim(b"two"),
+        take(b"t1", 2),
+        spoil(b"1", state=b"reserved", holder=b"two"),
+        spoil(b"2", state=b"running", holder=b"nobody"),
+        Step(AT, "restart", (b"somebody", b"1", b"2")),
     ],
 }
 
@@ -427,7 +463,7 @@ LOGS: Final = {
         push(task(b"1"), task(b"2")),
         claim(),
         take(b"t1", 2),
-        Step(AT, "write", (b"LPUSH", b":reserved:one", b"1", b"1")),
+        write(b"LPUSH", b":reserved:one", b"1", b"1"),
         end(b"1", b"complete"),
     ],
     "a record that is kept is there to be retried": [

@@ -1,18 +1,10 @@
 """What a walk comes upon too rarely, and what one has found once, in the fewest steps."""
 
-from typing import Any, Final
-
-import msgpack
+from typing import Final
 
 from tests.model.log_sequences import LOG_SEQUENCES
-from tests.model.steps import AT, TASK, again, claim, end, push, take, tasks
-from tests.model.values import Step, Task
-
-
-def _of_priority(priority: Any) -> bytes:
-    task = Task(b"queued", 0, 0, 0, AT, 0, 0, 0, AT, 0)._replace(priority=priority)
-    return bytes(msgpack.packb(task, use_bin_type=False))
-
+from tests.model.steps import AT, TASK, again, claim, end, push, spoil, take, task, tasks, write
+from tests.model.values import Step
 
 SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
     "an id twice in one promotion": [
@@ -20,13 +12,13 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
         Step(AT, "promote", (b"id", b"id")),
     ],
     "a lease whose epoch is none, found dead": [
-        Step(AT, "write", (b"HSET", b":consumer:one", b"epoch", b"spoilt")),
+        write(b"HSET", b":consumer:one", b"epoch", b"spoilt"),
         Step(AT, "reclaim", (b"one", b"r1", b"spoilt", b"")),
     ],
     "a lease without a beat, seen by another and found dead": [
         claim(b"one"),
         claim(b"two"),
-        Step(AT, "write", (b"HDEL", b":consumer:one", b"beat")),
+        write(b"HDEL", b":consumer:one", b"beat"),
         Step(AT, "beat", (b"two", b"1-c-two")),
         Step(AT, "reclaim", (b"one", b"r1", b"1-c-one", b"")),
     ],
@@ -39,16 +31,35 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
     ],
     "scheduled for later than its index says": [
         Step(AT, "push", (AT, 0, 0, b"id", b"record", AT // 1000 + 5000, *TASK[3:])),
-        Step(AT, "write", (b"ZADD", b":scheduled", AT // 1000 - 1, b"id")),
+        write(b"ZADD", b":scheduled", AT // 1000 - 1, b"id"),
         Step(AT, "due", (60_000,)),
     ],
     "a completed task whose record has gone": [
         push(TASK),
         claim(b"one"),
         Step(AT, "reserve", (b"one", b"1-c-one", b"token", 1, 100)),
-        Step(AT, "write", (b"HDEL", b":records", b"id")),
-        Step(AT, "write", (b"HSET", b":control", b"bytes", -5)),
+        write(b"HDEL", b":records", b"id"),
+        write(b"HSET", b":control", b"bytes", -5),
         Step(AT, "settle", (b"one", b"1-c-one", 0, 0, b"id", 1, b"complete", 0, 200, *[b""] * 4)),
+    ],
+    "a repeat when record or state have gone": [
+        push(*(task(b"%d" % number) for number in range(3))),
+        claim(),
+        take(b"t1", 3),
+        write(b"HDEL", b":records", b"0"),
+        write(b"HDEL", b":state", b"2"),
+        take(b"t1", 3),
+    ],
+    "what is queued without a record": [
+        push(task(b"1"), task(b"2")),
+        write(b"HDEL", b":records", b"1"),
+        claim(),
+        take(b"t1", 2),
+    ],
+    "a purge of what was scheduled for before there was time": [
+        push(task(b"1", due=-5000)),
+        write(b"ZADD", b":scheduled", -1, b"1"),
+        Step(AT, "purge", (5,)),
     ],
     "more to give back than one call does": [
         Step(AT, "push", (AT, 0, 0, *tasks(201))),
@@ -59,10 +70,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
     ],
     "priorities that there are not": [
         Step(AT, "push", (AT, 0, 0, *tasks(5))),
-        *(
-            Step(AT, "write", (b"HSET", b":state", b"id-%d" % number, _of_priority(priority)))
-            for number, priority in enumerate((-1, 10, 1.5, b"4", 9))
-        ),
+        *(spoil(b"id-%d" % number, priority=priority) for number, priority in enumerate((-1, 10, 1.5, b"4", 9))),
         claim(b"one"),
         Step(AT, "reserve", (b"one", b"1-c-one", b"token", 9, 1000)),
     ],
