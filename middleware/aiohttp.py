@@ -18,9 +18,10 @@ from aiohttp import StreamReader, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.typedefs import Handler
 
+from ..admission import OURS, Admission
 from ..answers import BROKEN_OFF, UNCAUGHT, Answer, answer_to_uncaught, not_committed, too_large
 from ..consume import Consume, Consuming
-from ..door import OURS, Admission, Arrival, Credentials, Door, LoadUser, ReplayGuard, UserId, may_carry_body
+from ..door import Arrival, Credentials, Door, LoadUser, ReplayGuard, UserId, may_carry_body
 from ..errors import ConfigError
 from ..producer import TaskQueue, current_task
 from ..request import Body
@@ -183,7 +184,7 @@ async def _mark(request: web.Request, response: web.StreamResponse) -> None:
     request[_STARTED] = True
     admission = request.get(_ADMISSION)
     if admission is not None:
-        response.headers.update(admission.headers)
+        response.headers.update(admission.headers())
 
 
 class _Visit:
@@ -242,31 +243,40 @@ class _Visit:
             response = raised = error
         except UNCAUGHT as error:
             transaction.abort()
+            await _keep_if_possible(admission)
             answer = answer_to_uncaught(error)
             if _STARTED in request or answer is None:
                 raise
             return _response(answer)
-        except BaseException:
+        except BaseException as error:
             transaction.abort()
+            if isinstance(error, Exception):
+                await _keep_if_possible(admission)
             raise
         if not isinstance(response, web.StreamResponse) or response.status >= 400:
             transaction.abort()
-        else:
-            if isinstance(body, Tee):
-                body.release()
-            answer = await self._commit(transaction)
-            if answer is not None:
-                return _response(answer)
+        elif isinstance(body, Tee):
+            body.release()
+        answer = await self._commit(transaction, admission)
+        if answer is not None:
+            return _response(answer)
         if raised is not None:
             raise raised
         return response
 
-    async def _commit(self, transaction: Transaction) -> Answer | None:
-        """Commit; return the answer to give if that fails. Where a response has started, raise to break it off."""
+    async def _commit(self, transaction: Transaction, admission: Admission | None) -> Answer | None:
+        """Store what the task says of itself, and commit unless that was aborted.
+
+        Return the answer to give if one of them fails. Where a response has started, raise to break it off.
+        """
         ids = transaction.ids
         try:
-            await transaction.commit()
+            if admission is not None:
+                await admission.keep()
+            if transaction.state == "open":
+                await transaction.commit()
         except Exception as error:
+            transaction.abort()
             answer = not_committed(error, ids)
             if answer is None or _STARTED in self._request:
                 raise
@@ -340,6 +350,11 @@ def _tee(request: web.Request, limit: int) -> Tee | None:
     stream = _TeedStream(request.content, declared=declared, chunked=chunked, limit=limit)
     _put_body(request, stream)
     return stream.tee
+
+
+async def _keep_if_possible(admission: Admission | None) -> None:
+    if admission is not None:
+        await admission.keep_if_possible()
 
 
 def _put_body(request: web.Request, stream: StreamReader) -> None:

@@ -45,6 +45,7 @@ _OF_QUEUE: Final[dict[str, Callable[[object], object]]] = {
     "max_tasks": options.Whole(0),
     "max_bytes": options.Whole(0),
     "durability": options.durability_level,
+    "storage": options.directory,
 }
 _OF_DOOR: Final[dict[str, Callable[[object], object]]] = {
     "load_user": lambda value: value,
@@ -60,11 +61,11 @@ def includeme(config: Any) -> None:
     """Mount the door, and have ``request.taskqueue``, ``task_only=True`` for views and routes and ``set_taskqueue``.
 
     ``taskqueue.url``, ``.secret``, ``.queues``, ``.namespace``, ``.public_url``, ``.limits``, ``.commit_deadline``,
-    ``.max_tasks``, ``.max_bytes`` and ``.durability`` among the settings stand for what ``taskqueue.TaskQueue`` takes,
-    ``taskqueue.load_user`` and ``.user_id`` (functions, or their dotted names), ``.credentials``, ``.task_only``,
-    ``.replay_guard`` and ``.allow_manual`` for what ``set_taskqueue`` takes. Several secrets, queues or paths have
-    white space or commas between them. Raises ConfigError for a setting that nobody knows; what is wrong with one is
-    told by ``make_wsgi_app``.
+    ``.max_tasks``, ``.max_bytes``, ``.durability`` and ``.storage`` among the settings stand for what
+    ``taskqueue.TaskQueue`` takes, ``taskqueue.load_user`` and ``.user_id`` (functions, or their dotted names),
+    ``.credentials``, ``.task_only``, ``.replay_guard`` and ``.allow_manual`` for what ``set_taskqueue`` takes. Several
+    secrets, queues or paths have white space or commas between them. Raises ConfigError for a setting that nobody
+    knows; what is wrong with one is told by ``make_wsgi_app``.
     """
     mounted = config.registry[_Mounted] = _Mounted(config)
     mounted.check_names()

@@ -17,8 +17,9 @@ from typing import Any, Final
 from urllib.parse import unquote
 from wsgiref.types import InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
+from ..admission import Admission
 from ..answers import BROKEN_OFF, Answer, too_large
-from ..door import Admission, Arrival, Credentials, Door, LoadUser, ReplayGuard, UserId, may_carry_body
+from ..door import Arrival, Credentials, Door, LoadUser, ReplayGuard, UserId, may_carry_body
 from ..errors import ConfigError
 from ..producer import TaskQueue, current_task
 from ..request import HANDOVER, Body, Handover

@@ -47,8 +47,8 @@ _RUN: Final = (*_STORED, ":waiting", ":finished", ":marks")
 _RUNNING: Final = ("info", "hmget", "subscribe", "zrevrange")
 _COUNTING: Final = ("llen", "hgetall", "lindex", "smembers", "zcard")
 _LOOKING: Final = (
-    *("hget", "hgetall", "hmget", "info", "lindex", "llen", "lrange", "scan", "smembers", "zcard", "zrevrange"),
-    "zrevrangebyscore",
+    *("hget", "hgetall", "hmget", "info", "lindex", "llen", "lrange", "scan", "smembers"),
+    *("zcard", "zrevrange", "zrevrangebyscore"),
 )
 
 ROLES: Final = {
@@ -66,7 +66,7 @@ ROLES: Final = {
         (*_STORING, "begin", "note", *_CONSUMING),
         ("wait", *_RUNNING, *_COUNTING),
     ),
-    "reader": Role("taskqueue list, show, stats and doctor", (), _LOOKING, channels=False),
+    "reader": Role("taskqueue list, show, log, times, stats and doctor", (), _LOOKING, channels=False),
     "operator": Role(
         "what operators do (taskqueue retry, cancel, queues, route ...), and TaskQueue.reset",
         ("retry", "withdraw", "hasten", "restart", "reset", "control", "purge"),

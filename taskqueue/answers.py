@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from .errors import BodyUnavailable, BrokerUnavailable, CommitUncertain, QueueFull, SignatureError
+from .errors import BodyUnavailable, BrokerUnavailable, CommitUncertain, NotKept, QueueFull, SignatureError
 
 log = logging.getLogger("taskqueue.door")
 
@@ -42,6 +42,10 @@ def not_committed(error: Exception, ids: Sequence[str]) -> Answer | None:
     None for an error that is not the queue's: it is to be raised.
     """
     match error:
+        case NotKept():
+            log.error("%s; its answer is not told, and it will run again", error)
+            text = "What this task says of itself could not be stored; try again.\n"
+            return Answer(503, text, (RETRY_AFTER,))
         case BodyUnavailable():
             answer = Answer(error.status, f"{error}\n")
         case CommitUncertain():

@@ -9,7 +9,6 @@ import getpass
 import json
 import socket
 import sys
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, Final, TypeVar
@@ -17,14 +16,17 @@ from typing import Annotated, Any, Final, TypeVar
 from cyclopts import Parameter
 
 from . import settings
-from .admin import PATIENCE, Admin, Step
+from .admin import Admin
 from .broker import Broker, connect, kept_secret, require_shared
 from .catalogue import FILE, ROWS, Settings
 from .doctor import LOOK_INSIDE
+from .finding import soon
 from .inspector import ConsumerInfo
 from .keys import Keyring
+from .query import STAGE_LABELS, STAGE_OF, ran
 from .routes import Routes, table_of, with_ruled
 from .routing import kept_routes
+from .story import Step
 from .tables import printable, timestamp
 from .task import TaskState
 
@@ -113,7 +115,7 @@ async def known_queues(broker: Broker, chosen: Settings) -> Sequence[str]:
 
 async def known_routes(broker: Broker, chosen: Settings) -> Routes:
     """Return the rules, those in the broker and those of the settings; raises BrokerUnavailable."""
-    kept = await kept_routes(broker, deadline=time.monotonic() + PATIENCE)
+    kept = await kept_routes(broker, deadline=soon())
     return Routes(table_of(kept), table_of(chosen.routes))
 
 
@@ -136,7 +138,14 @@ def as_json(value: Any) -> Any:
         return value
     times = _TIMES.get(type(value), ())
     named = ((field.name, getattr(value, field.name)) for field in fields(value))
-    return {name: timestamp(item) if name in times else as_json(item) for name, item in named}
+    document = {name: timestamp(item) if name in times else as_json(item) for name, item in named}
+    return document | _meaning(value) if isinstance(value, TaskState) else document
+
+
+def _meaning(task: TaskState) -> dict[str, Any]:
+    """Return what a task's state means, and for how long it ran."""
+    stage = STAGE_OF[task.state]
+    return {"stage": stage, "stage_label": STAGE_LABELS[stage], "seconds": ran(task)}
 
 
 def write_json(document: object) -> None:

@@ -7,7 +7,7 @@ method is one atomic change of place, may be repeated after a lost reply with th
 
 import importlib
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, TypeAlias
@@ -107,7 +107,7 @@ class Trimmed:
 class Broker(Protocol):
     """A store of tasks. Raises BrokerUnavailable (ReplyLost if a command had been sent) when a deadline passes."""
 
-    async def push(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
+    def push(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> Awaitable[None]:
         """Store these tasks and queue them, all or none; must refuse if carried out after the deadline.
 
         Raises QueueFull if the queue would then hold more than the capacity the broker was connected with, QueueClosed
@@ -115,7 +115,7 @@ class Broker(Protocol):
         """
         ...
 
-    async def prepare(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
+    def prepare(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> Awaitable[None]:
         """Store these tasks without queueing them, all or none; else as push."""
         ...
 

@@ -196,6 +196,13 @@ class Settings:
             parse=Choice("failed", "all"),
         ),
     ] = "failed"
+    storage: Annotated[
+        str | None,
+        Option(
+            help="Directory for the files that tasks save, sealed; the same for application, consumers and tools.",
+            parse=options.directory,
+        ),
+    ] = None
     retain: Annotated[
         tuple[str, ...],
         Option(
@@ -276,7 +283,7 @@ class Settings:
         """Return where the application answers, or the app; raise UsageError for none, both, or what an app decides."""
         if self.app and self.target:
             raise UsageError("target: --app calls the application in this process; give one of the two")
-        for name in ("url", "namespace", "secret_file", "durability") if self.app else ():
+        for name in ("url", "namespace", "secret_file", "durability", "storage") if self.app else ():
             if self.origin(name) == "flag":
                 row = ROWS[name]
                 raise UsageError(

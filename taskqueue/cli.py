@@ -26,10 +26,11 @@ from . import (
     add_commands,
     catalogue,
     check_commands,
-    commands,
     doctor,
     logs,
+    loop,
     manual_commands,
+    query_commands,
     queue_commands,
     relaying,
     route_commands,
@@ -97,7 +98,7 @@ app: Final = App(
     version=_version,
 )
 for module in (
-    commands,
+    query_commands,
     add_commands,
     task_commands,
     act_commands,
@@ -208,7 +209,7 @@ def serve(**flags: Any) -> int:
             from . import life  # noqa: PLC0415  see _version
 
             return life.supervise(chosen)
-        asyncio.run(_consume(chosen, style, handler, place))
+        loop.run(_consume(chosen, style, handler, place))
     except TaskQueueError as error:
         log.critical("%s%s", error, _advice(error, chosen), exc_info=error.__cause__ if chosen.app else None)
         return exit_code(error)
@@ -307,21 +308,22 @@ async def _consume(chosen: Settings, style: str, handler: logging.Handler, place
         for relay in relays:
             relay.stop()
 
-    loop = asyncio.get_running_loop()
+    on_signal = asyncio.get_running_loop().add_signal_handler
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        loop.add_signal_handler(number, stop)
+        on_signal(number, stop)
     for number, act in (
         (signal.SIGUSR2, server.pause),
         (signal.SIGCONT, server.resume),
         (signal.SIGUSR1, server.report),
     ):
-        loop.add_signal_handler(number, act)
+        on_signal(number, act)
     try:
         store = await _asked(tq)
         _announce(chosen, tq, store, server.queues, style)
         for finding in doctor.check_durability(store, tq.durability) if store else ():
             if finding.level != "ok":
                 log.warning("%s; %s", finding.what, finding.remedy)
+        loop.settled_in()
         async with relaying.beside(relays, owner):
             await server.run()
     finally:
@@ -351,6 +353,7 @@ def _announce(chosen: Settings, tq: TaskQueue, store: StoreInfo | None, queues: 
         "concurrent_limit": chosen.concurrent_limit,
         "version": _version(),
         "pid": os.getpid(),
+        "loop": loop.name(),
     }
     if style != "console":
         log.info("starting", extra=about)
@@ -358,7 +361,7 @@ def _announce(chosen: Settings, tq: TaskQueue, store: StoreInfo | None, queues: 
         limit = f"at most {chosen.concurrent_limit} at a time" if chosen.concurrent_limit else "without limit"
         about["broker"] = f"{about['broker']} ({product}, durability {durability})"
         about["consumer"] = f"{chosen.name}, {limit}"
-        about["process"] = f"{about['pid']}, taskqueue {about['version']}"
+        about["process"] = f"{about['pid']}, taskqueue {about['version']}, {about['loop']}"
         lines = (f"{label:<9} {about[label]}" for label in ("target", "broker", "queues", "consumer", "process"))
         print(*lines, sep="\n", file=sys.stderr)
 

@@ -5,7 +5,7 @@ The promise: an error other than CommitUncertain means that none of these tasks 
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from anyio import CancelScope
@@ -21,6 +21,19 @@ Result = TypeVar("Result")
 PUSH_TASKS: Final = 200
 PUSH_BYTES: Final = 1024 * 1024
 
+
+class Outcome(asyncio.Future[None]):
+    """What a broker may return for work that nobody can take back: who is cancelled meanwhile hears how it ended first.
+
+    A task that waits for a future which refuses to be cancelled is cancelled as soon as that is done. So no other task
+    is needed to hold the work.
+    """
+
+    def cancel(self, msg: Any = None) -> bool:  # noqa: ARG002 - as every Future has it
+        """Refuse."""
+        return False
+
+
 Queues = Mapping[str, Sequence[SealedTask]]
 
 
@@ -31,16 +44,22 @@ async def commit(broker: Broker, tasks: Sequence[SealedTask], *, deadline: float
     ``time.monotonic()``. A cancellation is held back until the outcome is known: CancelledError too means that nothing
     will run, and a commit that was cancelled too late to be stopped raises CommitUncertain.
     """
-    ids = [task.id for task in tasks]
-    work, cancelled = await to_its_end(_commit(broker, tasks, deadline))
-    if work.cancelled():  # by a loop that is being closed: it asks nobody first
-        raise CommitUncertain(ids)
-    failure = work.exception()
-    if cancelled is None or isinstance(failure, CommitUncertain):
-        return work.result()
-    if failure is None:
-        raise CommitUncertain(ids) from cancelled
-    raise cancelled
+    queue = tasks[0].queue
+    if len(tasks) <= PUSH_TASKS and total_bytes(tasks) <= PUSH_BYTES and all(task.queue == queue for task in tasks):
+        job, cancelled = await to_its_end(broker.push(queue, tasks, deadline=deadline))
+    else:
+        job, cancelled = await to_its_end(_in_two_phases(broker, _by_queue(tasks), deadline))
+    if job.cancelled():  # by a loop that is being closed: it asks nobody first
+        raise CommitUncertain([task.id for task in tasks])
+    failure = job.exception()
+    if isinstance(failure, CommitUncertain):
+        raise failure
+    if isinstance(failure, ReplyLost) or (failure is None and cancelled is not None):
+        raise CommitUncertain([task.id for task in tasks]) from failure or cancelled
+    if cancelled is not None:
+        raise cancelled
+    if failure is not None:
+        raise failure
 
 
 async def prepare(broker: Broker, tasks: Sequence[SealedTask], *, deadline: float) -> Mapping[str, Sequence[str]]:
@@ -78,27 +97,22 @@ async def discard(broker: Broker, ids: Mapping[str, Sequence[str]], *, deadline:
             log.warning("queue %s: %d aborted task(s) not forgotten yet: %s", queue, len(some), error)
 
 
-async def to_its_end(work: Coroutine[Any, Any, Result]) -> tuple["asyncio.Task[Result]", asyncio.CancelledError | None]:
+async def to_its_end(work: Awaitable[Result]) -> tuple["asyncio.Future[Result]", asyncio.CancelledError | None]:
     """Let this work end whatever becomes of the caller; return it, and the cancellation that came meanwhile."""
     cancelled: asyncio.CancelledError | None = None
-    job = asyncio.create_task(work)
+    job = asyncio.ensure_future(work)
     with CancelScope(shield=True):
         while not job.done():
             try:
-                await asyncio.wait([job])
+                await (job if isinstance(job, Outcome) else asyncio.wait([job]))
             except asyncio.CancelledError as error:
                 cancelled = error
+            except TaskQueueError:
+                break  # which the caller finds in the job
     return job, cancelled
 
 
-async def _commit(broker: Broker, tasks: Sequence[SealedTask], deadline: float) -> None:
-    by_queue = _by_queue(tasks)
-    if len(by_queue) == 1 and len(tasks) <= PUSH_TASKS and total_bytes(tasks) <= PUSH_BYTES:
-        try:
-            await broker.push(tasks[0].queue, tasks, deadline=deadline)
-        except ReplyLost as error:
-            raise CommitUncertain([task.id for task in tasks]) from error
-        return
+async def _in_two_phases(broker: Broker, by_queue: Queues, deadline: float) -> None:
     await _prepare(broker, by_queue, deadline)
     await _promote(broker, _ids(by_queue), deadline)
 

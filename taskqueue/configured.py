@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from . import settings
 from .broker import Broker, Capacity, connect, kept_secret
-from .catalogue import Settings
+from .catalogue import Settings, missing
 from .defaults import DefaultsByPath
 from .durability import Durability
 from .durability import durability as parse_durability
@@ -40,6 +41,7 @@ class Configured:
         max_tasks: int | None = None,
         max_bytes: int | None = None,
         durability: str | None = None,
+        storage: str | None = None,
     ) -> None:
         """Take where the queues are; nothing is connected, and nothing missing is missed, before first use.
 
@@ -51,7 +53,8 @@ class Configured:
         queue that holds ``max_tasks`` tasks, failed ones left out, or ``max_bytes`` bytes of records takes no more
         (QueueFull; 0: no limit). ``durability``: what a commit is to survive, ``memory``,
         ``process``, ``disk`` or ``replica:N``; only the last, N replicas that confirm each commit, is waited for, the
-        others are a matter of the store's configuration, which ``taskqueue doctor`` checks. What is None comes from
+        others are a matter of the store's configuration, which ``taskqueue doctor`` checks. ``storage``: the absolute
+        path of the directory for the files that tasks save. What is None comes from
         ``TASKQUEUE_*`` variables, then from ``taskqueue.toml``, then from the defaults. Raises ConfigError.
         """
         if not 0 < commit_deadline < math.inf:
@@ -60,6 +63,7 @@ class Configured:
         if min(max_tasks or 0, max_bytes or 0) < 0:
             raise ConfigError(f"max_tasks, max_bytes: {max_tasks}, {max_bytes} must be 0 (no limit) or more")
         self._max_tasks, self._max_bytes = max_tasks, max_bytes
+        self._storage = storage
         self._durability = None if durability is None else parse_durability(durability)
         self._queues = None if queues is None else _checked_queues(queues)
         self._defaults = DefaultsByPath()
@@ -118,6 +122,14 @@ class Configured:
     def broker(self) -> Broker:
         """The broker behind the URL, not connected yet."""
         return connect(self.url, namespace=self.namespace, capacity=self.capacity, durability=self.durability)
+
+    @cached_property
+    def storage_directory(self) -> Path:
+        """Where the files are that tasks save; raises ConfigError with the remedies if there is no place for them."""
+        found = self._storage or self._settings.storage or missing("storage", "/var/lib/taskqueue/files", ConfigError)
+        if not Path(found).is_absolute():
+            raise ConfigError(f"storage: {found!r} must be the absolute path of a directory")
+        return Path(found)
 
     @cached_property
     def public(self) -> tuple[str, str]:

@@ -4,18 +4,19 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from typing import Final, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
 
-from .broker import CALL_DEADLINE
+from .broker import CALL_DEADLINE, Broker
 from .errors import BrokerUnavailable, RecordError
 from .following import following
 from .hooks import FailedTask, failed_task
 from .keys import Keyring
-from .policy import BROKEN, Answered, Broken, NotSent, Outcome, Rules, Unreadable, decide, warning
-from .replay import Delivery, Replayer
-from .seal import NONCE_BYTES, seal_response, unseal
+from .policy import BROKEN, Answered, Broken, NotSent, Outcome, Rules, Unreadable, decide, report_of, warning
+from .replay import Delivery, Replay, Replayer
+from .reporting import Report
+from .seal import NONCE_BYTES, seal_note, seal_response, unseal
 from .signs import EndedTask, Ending
 from .task import Reservation, Response, Settlement, Task, Verdict
 
@@ -28,18 +29,30 @@ PARKED: Final = 60.0
 SUSPECT_AFTER: Final = 2
 # So many deliveries of a task may come to nothing without a spent attempt when its connection breaks.
 SPARED: Final = 10
-
-
-class Begin(Protocol):
-    """Broker.begin."""
-
-    def __call__(self, queue: str, task_id: str, delivery: int, *, deadline: float) -> Awaitable[bool]:
-        """Note that this delivery starts; False if it has already."""
-        ...
+# A fault of ours in one replay must not end the others; whether the task ran is unknown.
+FAULT: Final = "task %s: the replay itself failed"
+BROKEN_OFF: Final = Broken(BROKEN)
 
 
 def _ids(reservation: Reservation) -> dict[str, object]:
     return {"task_id": reservation.id, "queue": reservation.queue, "attempt": reservation.attempt}
+
+
+async def _broken_off() -> Outcome:
+    return BROKEN_OFF
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A delivery that can start: the task, or why its record did not open; its ``replay``, or else its ``verdict``.
+
+    The ``reservation`` is without its record: while the task runs, its body is enough to keep.
+    """
+
+    reservation: Reservation
+    task: Task | RecordError
+    verdict: Verdict | None = None
+    replay: Replay = _broken_off
 
 
 class Courier:
@@ -50,20 +63,20 @@ class Courier:
         replayer: Replayer,
         keyring: Keyring,
         rules: Rules,
+        broker: Broker,
         *,
         timeout: float,
         failed: Callable[[FailedTask], None],
-        begin: Begin,
         begins: Callable[[], bool],
         keep: bool = False,
     ) -> None:
-        """Take the way to the application.
+        """Take the way to the application, and the broker.
 
         ``timeout`` is in seconds, for tasks that name none; ``failed`` is told of each delivery that fails its task;
-        ``begin`` is the broker's, ``begins`` whether the application, if it has a door, calls it for each delivery;
+        ``begins`` whether the application, if it has a door, has the broker note the start of each delivery;
         ``keep``: answers to tasks that complete are kept too.
         """
-        self._begin, self._door_begins = begin, begins
+        self._broker, self._door_begins = broker, begins
         self._replayer, self._keyring, self._rules, self._timeout = replayer, keyring, rules, timeout
         self._failed, self._keep = failed, keep
         self._target_known = False
@@ -82,16 +95,69 @@ class Courier:
         """Return whether the application notes the start of each delivery."""
         return self._rules.receipt_required and self._door_begins()
 
-    async def deliver(self, reservation: Reservation, record: bytes) -> Settlement:
-        """Replay the task in this record and return what becomes of it; raises nothing but a cancellation."""
-        opened = self._opened(reservation, record)
-        del record  # While the task runs, its body is enough to keep.
-        verdict, outcome = await self._judged(reservation, opened)
+    def prepare(self, reservation: Reservation) -> Prepared:
+        """Open the record, and do for its delivery what needs no waiting.
+
+        Whoever starts several prepares all of them first: what is done in a row takes half the time.
+        """
+        known = Reservation(
+            reservation.id, reservation.queue, b"", reservation.delivery, reservation.attempt, reservation.crashes
+        )
+        try:
+            task = unseal(self._keyring, queue=known.queue, task_id=known.id, record=reservation.record)
+        except RecordError as error:
+            return Prepared(known, error)
+        retries = self._rules.retry_max_count if task.retry_max_count is None else task.retry_max_count
+        if time.time() * 1000 > task.expires:
+            return Prepared(known, task, verdict=Verdict("fail", "expired"))
+        if known.attempt > retries + 1 or known.crashes > SUSPECT_AFTER:
+            return Prepared(known, task, verdict=Verdict("fail", "crashed"))
+        timeout = task.timeout or self._timeout
+        self._longest = max(self._longest, timeout)
+        delivery = Delivery(
+            task=task,
+            delivery=known.delivery,
+            attempt=known.attempt,
+            max_attempts=retries + 1,
+            timeout=timeout,
+            keep=self._keep,
+        )
+        try:
+            return Prepared(known, task, replay=self._replayer.prepare(delivery))
+        except Exception:
+            log.exception(FAULT, known.id, extra=_ids(known))
+            return Prepared(known, task, replay=_broken_off)
+
+    async def deliver(self, prepared: Prepared) -> Settlement:
+        """Replay this task and return what becomes of it; raises nothing but a cancellation."""
+        reservation, task, verdict = prepared.reservation, prepared.task, prepared.verdict
+        if isinstance(task, RecordError):
+            return Settlement(reservation.id, reservation.delivery, self._unopened(reservation, task))
+        started = time.monotonic()
+        outcome: Outcome | None = None
+        if verdict is None:
+            outcome = await self._replay(prepared)
+            verdict = self._decide(outcome, reservation, task)
+            self._learn(outcome, verdict)
+        seconds = time.monotonic() - started
+        waited = max(0.0, time.time() - seconds - task.created / 1000)
+        self._note(reservation, task, verdict, waited, seconds if outcome is not None else None)
+        self._tell(task, reservation, outcome, verdict, seconds, waited)
+        if verdict.kind == "fail":
+            self._failed(failed_task(reservation, task, verdict))
+        await self._keep_report(reservation, report_of(outcome))
         response = self._kept_response(reservation, verdict, outcome)
         settlement = Settlement(reservation.id, reservation.delivery, verdict, response)
-        if isinstance(opened, Task) and (opened.on_success or opened.on_failure):
-            return self._followed(settlement, opened)
-        return settlement
+        return self._followed(settlement, task) if task.on_success or task.on_failure else settlement
+
+    def _unopened(self, reservation: Reservation, error: RecordError) -> Verdict:
+        """Return what becomes of a task whose record could not be opened."""
+        verdict = self._decide(Unreadable(error.reason), reservation, None)
+        log.log(LEVELS["fail"], "%s: %s", verdict.kind, error, extra=_ids(reservation))
+        if verdict.kind == "fail":
+            self._failed(failed_task(reservation, None, verdict))
+        self._note(reservation, None, verdict, None, None)
+        return replace(verdict, delay=PARKED)
 
     def _kept_response(self, reservation: Reservation, verdict: Verdict, outcome: Outcome | None) -> bytes:
         """Return the answer sealed, to be kept: of a failure, or of every task if everything is kept."""
@@ -101,6 +167,18 @@ class Courier:
         kept = Response(outcome.status, outcome.headers, outcome.content)
         nonce = os.urandom(NONCE_BYTES)
         return seal_response(self._keyring, reservation.queue, reservation.id, kept, nonce=nonce)
+
+    async def _keep_report(self, reservation: Reservation, report: Report | None) -> None:
+        """Keep in the task's log what its answer reports, if it does, while the delivery is still under way."""
+        if report is None:
+            return
+        queue, task_id, nonce = reservation.queue, reservation.id, os.urandom(NONCE_BYTES)
+        fields = {"report": seal_note(self._keyring, queue, task_id, "report", report.encode(), nonce=nonce)}
+        deadline = time.monotonic() + CALL_DEADLINE
+        try:
+            await self._broker.note(queue, task_id, reservation.delivery, fields, deadline=deadline)
+        except BrokerUnavailable as error:
+            log.warning("task %s: its report is lost: %s", task_id, error, extra=_ids(reservation))
 
     def _followed(self, settlement: Settlement, task: Task) -> Settlement:
         """Return the settlement with what follows from it."""
@@ -113,56 +191,15 @@ class Courier:
         failure = following(self._keyring, task, settlement.delivery, verdict, "on_failure", now=now)
         return replace(settlement, on_success=success, on_failure=failure)
 
-    def _opened(self, reservation: Reservation, record: bytes) -> Task | RecordError:
+    async def _replay(self, prepared: Prepared) -> Outcome:
         try:
-            return unseal(self._keyring, queue=reservation.queue, task_id=reservation.id, record=record)
-        except RecordError as error:
-            return error
-
-    async def _judged(self, reservation: Reservation, task: Task | RecordError) -> tuple[Verdict, Outcome | None]:
-        if isinstance(task, RecordError):
-            verdict = self._decide(Unreadable(task.reason), reservation, None)
-            log.log(LEVELS["fail"], "%s: %s", verdict.kind, task, extra=_ids(reservation))
-            if verdict.kind == "fail":
-                self._failed(failed_task(reservation, None, verdict))
-            self._note(reservation, None, verdict, None, None)
-            return replace(verdict, delay=PARKED), None
-        retries = self._rules.retry_max_count if task.retry_max_count is None else task.retry_max_count
-        started = time.monotonic()
-        outcome: Outcome | None = None
-        if time.time() * 1000 > task.expires:
-            verdict = Verdict("fail", "expired")
-        elif reservation.attempt > retries + 1 or reservation.crashes > SUSPECT_AFTER:
-            verdict = Verdict("fail", "crashed")
-        else:
-            outcome = await self._replay(task, reservation, retries)
-            if outcome == Broken(BROKEN) and await self._never_began(reservation):
-                outcome = NotSent(BROKEN)
-            verdict = self._decide(outcome, reservation, task)
-        self._learn(outcome, verdict)
-        seconds = time.monotonic() - started
-        waited = max(0.0, time.time() - seconds - task.created / 1000)
-        self._note(reservation, task, verdict, waited, seconds if outcome is not None else None)
-        self._tell(task, reservation, outcome, verdict, seconds, waited)
-        if verdict.kind == "fail":
-            self._failed(failed_task(reservation, task, verdict))
-        return verdict, outcome
-
-    async def _replay(self, task: Task, reservation: Reservation, retries: int) -> Outcome:
-        delivery = Delivery(
-            task=task,
-            delivery=reservation.delivery,
-            attempt=reservation.attempt,
-            max_attempts=retries + 1,
-            timeout=task.timeout or self._timeout,
-        )
-        self._longest = max(self._longest, delivery.timeout)
-        try:
-            return await self._replayer.replay(delivery)
+            outcome = await prepared.replay()
         except Exception:
-            # A fault of ours in one replay must not end the others; whether the task ran is unknown.
-            log.exception("task %s: the replay itself failed", task.id, extra=_ids(reservation))
-            return Broken(BROKEN)
+            log.exception(FAULT, prepared.reservation.id, extra=_ids(prepared.reservation))
+            outcome = BROKEN_OFF
+        if outcome == BROKEN_OFF and await self._never_began(prepared.reservation):
+            return NotSent(BROKEN)
+        return outcome
 
     async def _never_began(self, reservation: Reservation) -> bool:
         """Tell whether the application has not begun this delivery, and see to it that it never will.
@@ -174,7 +211,7 @@ class Courier:
             return False
         deadline = time.monotonic() + CALL_DEADLINE
         try:
-            return await self._begin(reservation.queue, reservation.id, reservation.delivery, deadline=deadline)
+            return await self._broker.begin(reservation.queue, reservation.id, reservation.delivery, deadline=deadline)
         except BrokerUnavailable as error:
             log.debug("task %s: whether it had begun is unknown: %s", reservation.id, error)
             return False
@@ -201,9 +238,7 @@ class Courier:
             jitter=random.random(),
         )
 
-    def _learn(self, outcome: Outcome | None, verdict: Verdict) -> None:
-        if outcome is None:
-            return
+    def _learn(self, outcome: Outcome, verdict: Verdict) -> None:
         if isinstance(outcome, Answered) and outcome.receipted:
             self._target_known = True
         if verdict.kind != "release":
@@ -227,6 +262,8 @@ class Courier:
         seconds: float,
         waited: float,
     ) -> None:
+        if verdict.kind == "complete" and not verdict.reason and not log.isEnabledFor(LEVELS["complete"]):
+            return
         remark = warning(outcome, verdict) if outcome is not None else f"{verdict.kind} {verdict.reason}"
         level = max(LEVELS[verdict.kind], logging.WARNING if verdict.kind == "complete" and remark else 0)
         if not log.isEnabledFor(level):

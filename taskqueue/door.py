@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
 
-from .answers import BROKEN_OFF, REFUSED, RETRY_AFTER, Answer, refused
+from .admission import RECEIPT, REPORT, Admission, Headers, notes_for
+from .answers import BROKEN_OFF, RETRY_AFTER, Answer, refused
 from .errors import BrokerUnavailable, ConfigError, InvalidTask, SignatureError
 from .headers import check_host
 from .keys import Keyring
@@ -27,7 +28,6 @@ from .receipt import receipt
 from .record import CARRY_A_BODY
 from .request import Body, CurrentRequest, CurrentTask, Handover
 from .signature import HeaderPairs, Proof, check_body, is_claimed, verify
-from .tee import Whole
 
 if TYPE_CHECKING:
     from .loading import Kind
@@ -47,10 +47,6 @@ With ``"process"`` nobody notes what has begun. A consumer with the application 
 all that it held when it died for begun. One over HTTP cannot know it, and takes it for not begun: it runs again and has
 spent no attempt, as it would have if the connection breaks off, the first ten times.
 """
-
-RECEIPT: Final = "x-task-receipt"
-# A response of the application can neither refuse a delivery nor vouch for it.
-OURS: Final = frozenset((RECEIPT, REFUSED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +77,6 @@ class Arrival:
     def claimed(self) -> bool:
         """Whether this says of itself to be a delivery."""
         return self.handover is not None or is_claimed(self.headers)
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """A proved delivery, its body read; ``headers`` are what every response to it carries: the receipt, over HTTP."""
-
-    task: CurrentTask
-    content: bytes
-    headers: tuple[tuple[str, str], ...]
-
-    @property
-    def body(self) -> Body | None:
-        """What the queue is given to copy."""
-        return Whole(self.content) if self.content else None
 
 
 class Read(Protocol[Body_co]):
@@ -190,6 +172,7 @@ class Door(Generic[Subject]):
             user_id_later=later,
             credentials=self._copies_credentials,
             task=admission.task if admission else None,
+            notes=admission.notes if admission else None,
         )
 
     def _user_id_now(self, subject: Subject, admission: Admission | None) -> str | None:
@@ -288,7 +271,7 @@ class Door(Generic[Subject]):
             refusal = _refusal(arrival, gone)
         else:
             return admission
-        return replace(refusal, headers=refusal.headers + admission.headers)
+        return replace(refusal, headers=refusal.headers + admission.headers())
 
     @property
     def _keyring(self) -> Keyring:
@@ -316,6 +299,8 @@ class Door(Generic[Subject]):
         return await self.tq.broker.begin(proof.queue, proof.task_id, proof.delivery, deadline=deadline)
 
     def _admission(self, arrival: Arrival, proof: Proof, content: bytes, user: object | None) -> Admission:
+        if arrival.handover is not None:  # in process it counts from here on
+            self._receipt(arrival, proof, logged_in=user is not None)
         if proof.manual:
             log.info("task %s is run by hand", proof.task_id)
         task = CurrentTask(
@@ -328,17 +313,31 @@ class Door(Generic[Subject]):
             max_attempts=proof.max_attempts,
             enqueued_at=proof.enqueued_at,
             deadline=proof.deadline,
+            parent=proof.parent,
             manual=proof.manual,
         )
-        return Admission(task, content, self._receipt(arrival, proof, logged_in=user is not None))
+        return Admission(
+            task,
+            content,
+            notes_for(self.tq, proof),
+            functools.partial(self._receipt, arrival, proof, logged_in=user is not None),
+            self.tq.run_sync,
+        )
 
-    def _receipt(self, arrival: Arrival, proof: Proof, *, logged_in: bool) -> tuple[tuple[str, str], ...]:
+    def _receipt(self, arrival: Arrival, proof: Proof, reported: str = "", *, logged_in: bool) -> Headers:
         """Return the receipt as headers; in process it is noted on the handover instead."""
-        if arrival.handover is not None:
-            arrival.handover.admitted, arrival.handover.logged_in = True, logged_in
+        handover = arrival.handover
+        if handover is not None:
+            handover.admitted, handover.logged_in, handover.reported = True, logged_in, reported
             return ()
-        value = receipt(self._keyring.current, task_id=proof.task_id, delivery=proof.delivery, logged_in=logged_in)
-        return ((RECEIPT, value),)
+        value = receipt(
+            self._keyring.current,
+            task_id=proof.task_id,
+            delivery=proof.delivery,
+            logged_in=logged_in,
+            reported=reported,
+        )
+        return ((RECEIPT, value), *(((REPORT, reported),) if reported else ()))
 
 
 @dataclass(slots=True)

@@ -38,6 +38,18 @@ class NoTransaction(TaskQueueError):
     """``add`` was called where nothing would ever commit it; nothing was recorded."""
 
 
+class InvalidReport(TaskQueueError, ValueError, TypeError):
+    """A task said something of itself that cannot be kept; nothing of it was."""
+
+
+class NotInTask(TaskQueueError):
+    """What only a running task may do was called outside the delivery of one."""
+
+
+class StorageError(TaskQueueError):
+    """A file of a task is not there, or cannot be opened: it was changed, cut short, or sealed with another secret."""
+
+
 class BodyUnavailable(TaskQueueError):
     """The current request's body could not be copied; the whole transaction is aborted.
 
@@ -59,6 +71,10 @@ class QueueFull(BrokerUnavailable):
 
 class QueueClosed(BrokerUnavailable):
     """A queue takes no tasks until somebody opens it again: the tasks will not run."""
+
+
+class NotKept(BrokerUnavailable):
+    """What a task said of itself could not be stored: its answer is not told either, and it runs again."""
 
 
 class ReplyLost(BrokerUnavailable):

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
+from .admission import OURS, Admission, Headers
 from .answers import UNCAUGHT, Answer, answer_to_uncaught, not_committed
-from .door import OURS, Admission
 from .tee import Tee
 from .transaction import Transaction, bound
 
@@ -25,7 +25,8 @@ _BODY: Final = frozenset(("http.response.body", "http.response.pathsend", "http.
 class Exchange:
     """Lets one call of an application pass, with its transaction.
 
-    Of a response whose request has added tasks nothing leaves before they are stored; of a stream, all but its end.
+    Of a response whose request has added tasks, or said something of itself as a task, nothing leaves before that is
+    stored; of a stream, all but its end.
     """
 
     def __init__(self, receive: Receive, send: Send, *, commits_early: bool, admission: Admission | None) -> None:
@@ -34,7 +35,6 @@ class Exchange:
         self._receive, self._send = receive, send
         self._commits_early = commits_early
         self._admission = admission
-        self._receipt = () if admission is None else admission.headers
         self._held: list[Message] = []  # of the response, until the commit
         self._status = 0
         self._left: float = math.inf  # bytes of the response's body still to come, if it declares how many
@@ -51,16 +51,20 @@ class Exchange:
                 await app(scope, self._receive_for_app, self._send_for_app)
             if transaction.state == "open":
                 await self._end()
+            else:
+                await self._keep_if_possible()
             await self._let_go()
         except UNCAUGHT as error:
             transaction.abort()
             answer = answer_to_uncaught(error)
             if self._begun or answer is None:
                 raise
+            await self._keep_if_possible()
             await self._replace(answer)
         except BaseException as error:
             transaction.abort()
             if self._admission is not None and not self._begun and isinstance(error, Exception):
+                await self._keep_if_possible()
                 await self._replace(Answer(500, "Internal Server Error\n"))
             raise
         finally:
@@ -120,8 +124,7 @@ class Exchange:
             if streams:
                 await self._let_go()
         else:
-            self._begun = self._begun or kind == "http.response.start"
-            await self._send(message)
+            await self._pass(message)
 
     async def _start(self, message: Message) -> Message:
         headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() not in _OURS]
@@ -130,7 +133,7 @@ class Exchange:
         self._status = message["status"]
         if self._commits_early and self._transaction.state == "open":
             await self._end()
-        return {**message, "headers": [*headers, *raw(self._receipt)]}
+        return {**message, "headers": headers}
 
     def _streams(self, message: Message) -> bool:
         """Return whether this is a piece of the body, and its last byte is still to come."""
@@ -141,8 +144,9 @@ class Exchange:
         return more and self._left > 0
 
     def _waits(self) -> bool:
-        """Return whether a success is not to be told yet."""
-        return self._succeeded and self._transaction.pending
+        """Return whether a success is not to be told yet, or what the task has said of itself is not stored yet."""
+        says = self._admission is not None and self._admission.pending
+        return says or (self._succeeded and self._transaction.pending)
 
     @property
     def _succeeded(self) -> bool:
@@ -151,20 +155,39 @@ class Exchange:
     async def _let_go(self) -> None:
         held, self._held = self._held, []
         for message in held:
+            await self._pass(message)
+
+    async def _pass(self, message: Message) -> None:
+        """Let a message leave; a start with the receipt as it is by then."""
+        if message["type"] == "http.response.start":
             self._begun = True
-            await self._send(message)
+            message = {**message, "headers": [*message["headers"], *raw(self._receipt())]}
+        await self._send(message)
+
+    def _receipt(self) -> Headers:
+        return () if self._admission is None else self._admission.headers()
+
+    async def _keep_if_possible(self) -> None:
+        if self._admission is not None:
+            await self._admission.keep_if_possible()
 
     async def _end(self) -> None:
-        """Commit or abort. If the commit fails, tell so in place of the response, or break it off."""
+        """Store what the task says of itself, and commit or abort.
+
+        If it cannot be stored or committed, tell so in place of the response, or break it off.
+        """
+        ids = self._transaction.ids
         if not self._succeeded:
             self._transaction.abort()
-            return
-        if self.tee is not None:
-            self.tee.release()
-        ids = self._transaction.ids
         try:
-            await self._transaction.commit()
+            if self._admission is not None:
+                await self._admission.keep()
+            if self._succeeded:
+                if self.tee is not None:
+                    self.tee.release()
+                await self._transaction.commit()
         except Exception as error:
+            self._transaction.abort()
             answer = not_committed(error, ids)
             if answer is None or (self._begun and self._held):
                 raise
@@ -174,7 +197,7 @@ class Exchange:
     async def _replace(self, answer: Answer) -> None:
         """Answer in place of the application, of whose response nothing was sent."""
         self._held, self._replaced, self._begun = [], True, True
-        await send_answer(self._send, replace(answer, headers=answer.headers + self._receipt))
+        await send_answer(self._send, replace(answer, headers=answer.headers + self._receipt()))
 
 
 def raw(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

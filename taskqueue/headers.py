@@ -7,7 +7,8 @@ spelling only.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 from .errors import InvalidTask
@@ -17,6 +18,8 @@ from .target import Limits
 _NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+\-.^`|~]+")
 # RFC 9110, 5.5: a tab may stand inside a value, no other control may; a lone surrogate is no text.
 _UNSENDABLE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+# Most values: visible ASCII and, inside, spaces and tabs. What does not match is looked at more closely.
+_PLAIN: Final = re.compile(r"(?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 
 _CONNECTION: Final = frozenset(
@@ -41,16 +44,22 @@ def caller_headers(
     that is no token or is set by the delivery itself, for a value that is not plain ASCII, for one name in two
     spellings in a mapping, and above the limit; no message shows a value.
     """
+    if headers is None:
+        return []
     spellings: dict[str, str] = {}
     pairs: list[tuple[str, str]] = []
-    for name, value in _given_pairs(headers):
+    for pair in _given_pairs(headers):
+        name, value = _checked_pair(pair)
         lower = _checked_name(name)
-        other = spellings.setdefault(lower, name)
-        if other != name and isinstance(headers, Mapping):
-            raise InvalidTask(f"headers: {other!r} and {name!r} are the same header; give one of them")
-        if lower in _ONCE and any(lower == known for known, _ in pairs):
-            raise InvalidTask(f"headers: {name!r} may be given only once")
-        pairs.append((lower, _checked_value(name, value)))
+        if lower in spellings:
+            other = spellings[lower]
+            if other != name and isinstance(headers, Mapping):
+                raise InvalidTask(f"headers: {other!r} and {name!r} are the same header; give one of them")
+            if lower in _ONCE:
+                raise InvalidTask(f"headers: {name!r} may be given only once")
+        else:
+            spellings[lower] = name
+        pairs.append((lower, _checked_value(lower, name, value)))
     check_size(pairs, limits)
     return pairs
 
@@ -82,6 +91,8 @@ def copied_headers(headers: Iterable[tuple[str, str]], *, content: bool, credent
 
 def merge_headers(copied: Sequence[tuple[str, str]], own: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Return both lists as one, names in lower case; a copied header gives way to the caller's own of that name."""
+    if not copied:
+        return tuple(_with_one_cookie([(name.lower(), value) for name, value in own]))
     replaced = {name.lower() for name, _ in own}
     kept = [(name.lower(), value) for name, value in copied if name.lower() not in replaced]
     return tuple(_with_one_cookie(kept + [(name.lower(), value) for name, value in own]))
@@ -89,7 +100,9 @@ def merge_headers(copied: Sequence[tuple[str, str]], own: Sequence[tuple[str, st
 
 def check_size(headers: Iterable[tuple[str, str]], limits: Limits) -> None:
     """Raise InvalidTask if these headers together (name, value and four bytes a line) are over the limit."""
-    size = sum(len(name) + len(value.encode()) + 4 for name, value in headers)
+    size = 0
+    for name, value in headers:
+        size += len(name) + len(value if value.isascii() else value.encode()) + 4
     if size > limits.headers:
         raise InvalidTask(
             f"headers: {size} bytes, the current request's included, are over the limit of {limits.headers};"
@@ -105,21 +118,23 @@ def check_host(host: str) -> str:
     return host
 
 
-def _given_pairs(headers: object) -> Iterator[tuple[str, object]]:
-    if headers is None:
-        return
+def _given_pairs(headers: object) -> Iterable[object]:
     items = headers.items() if isinstance(headers, Mapping) else headers
     if isinstance(headers, str | bytes) or not isinstance(items, Iterable):
         raise InvalidTask(f"headers: a mapping or (name, value) pairs are needed, not {type(headers).__name__}")
-    for pair in items:
-        if not (isinstance(pair, tuple | list) and len(pair) == 2):
-            raise InvalidTask(f"headers: each must be a (name, value) pair, not {type(pair).__name__}")
-        name, value = pair
-        if not isinstance(name, str):
-            raise InvalidTask(f"headers: a name is {type(name).__name__}; names must be str")
-        yield name, value
+    return items
 
 
+def _checked_pair(pair: object) -> tuple[str, object]:
+    if not (isinstance(pair, tuple | list) and len(pair) == 2):
+        raise InvalidTask(f"headers: each must be a (name, value) pair, not {type(pair).__name__}")
+    name, value = pair
+    if not isinstance(name, str):
+        raise InvalidTask(f"headers: a name is {type(name).__name__}; names must be str")
+    return name, value
+
+
+@lru_cache(maxsize=1024)
 def _checked_name(name: str) -> str:
     lower = name.lower()
     shown = repr(name[:80])
@@ -131,7 +146,9 @@ def _checked_name(name: str) -> str:
     return lower
 
 
-def _checked_value(name: str, value: object) -> str:
+def _checked_value(lower: str, name: str, value: object) -> str:
+    if type(value) is str and lower != "host" and _PLAIN.fullmatch(value):
+        return value
     shown = repr(name[:80])
     if not isinstance(value, str):
         raise InvalidTask(f"headers: the value of {shown} is {type(value).__name__}; give str")
@@ -142,7 +159,7 @@ def _checked_value(name: str, value: object) -> str:
         raise InvalidTask(f"headers: the value of {shown} holds a control character; remove or percent-encode it")
     if text != text.strip(" \t"):
         raise InvalidTask(f"headers: the value of {shown} begins or ends with white space, which is lost; strip it")
-    return check_host(text) if name.lower() == "host" else text
+    return check_host(text) if lower == "host" else text
 
 
 def _travels(name: str) -> bool:

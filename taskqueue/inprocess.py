@@ -6,6 +6,7 @@ application is served on a private unix socket, because it cannot be called with
 """
 
 import asyncio
+import functools
 import logging
 import tempfile
 import time
@@ -21,7 +22,7 @@ from urllib.parse import unquote
 from .errors import AppFailed, ConfigError
 from .keys import Keyring
 from .policy import TIMEOUT, Answered, Broken, Outcome
-from .replay import KEPT_BYTES, Delivery, HttpReplayer, request_headers
+from .replay import Content, Delivery, HttpReplayer, Replay, request_headers
 from .request import HANDOVER, Handover
 from .signature import Proof
 
@@ -77,10 +78,17 @@ class AsgiReplayer:
         """Run the application's shutdown."""
         await self._lifespan.shutdown()
 
-    async def replay(self, delivery: Delivery) -> Outcome:
+    def prepare(self, delivery: Delivery) -> Replay:
         """See Replayer."""
         handover = Handover(_proof(delivery))
-        call = _Call(self._app, self._scope(delivery, handover), delivery.task.body)
+        call = _Call(self._app, self._scope(delivery, handover), delivery.task.body, keep=delivery.keep)
+        return functools.partial(self._replay, delivery, handover, call)
+
+    async def replay(self, delivery: Delivery) -> Outcome:
+        """See Replayer."""
+        return await self.prepare(delivery)()
+
+    async def _replay(self, delivery: Delivery, handover: Handover, call: "_Call") -> Outcome:
         started = time.monotonic()
         raised = False
         limit = asyncio.timeout(delivery.timeout if self._cancellable else None)
@@ -104,8 +112,10 @@ class AsgiReplayer:
             retry_after=call.headers.get("retry-after"),
             task_retry=call.headers.get("x-task-retry"),
             refused=call.headers.get("x-task-refused"),
-            headers=tuple(call.headers.items()) if call.status >= 300 else (),
-            content=call.kept,
+            headers=tuple(call.headers.items()) if call.shown else (),
+            content=call.content.shown,
+            reported=handover.reported,
+            report=None if raised else call.content.report(delivery.task.id),
         )
 
     def _scope(self, delivery: Delivery, handover: Handover) -> Scope:
@@ -114,6 +124,7 @@ class AsgiReplayer:
         if task.body or task.method in ("POST", "PUT", "PATCH"):
             headers.append(("content-length", str(len(task.body))))
         path, _, query = task.target.partition("?")
+        raw = [(_raw_name(name), text.encode()) for name, text in headers]
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -124,12 +135,18 @@ class AsgiReplayer:
             "raw_path": path.encode(),
             "query_string": query.encode(),
             "root_path": "",
-            "headers": [(b"host", host.encode()), *((name.lower().encode(), text.encode()) for name, text in headers)],
+            "headers": [(b"host", host.encode()), *raw],
             "client": ("127.0.0.1", 0),
             "server": (HOST, 80),
             "state": dict(self._state),
             HANDOVER: handover,
         }
+
+
+# The same few come again and again; a task's own are in lower case, and no longer than a record lets them be.
+@functools.lru_cache(maxsize=256)
+def _raw_name(name: str) -> bytes:
+    return name.lower().encode()
 
 
 def _proof(delivery: Delivery) -> Proof:
@@ -147,18 +164,24 @@ def _proof(delivery: Delivery) -> Proof:
         nonce="",
         target=task.target,
         content_digest=None,
+        parent=task.parent or None,
     )
 
 
 class _Call:
     """One call of the application: gives it the body, keeps of the response what decides."""
 
-    def __init__(self, app: AsgiApp, scope: Scope, body: bytes) -> None:
-        self._app, self._scope, self._body = app, scope, body
+    def __init__(self, app: AsgiApp, scope: Scope, body: bytes, *, keep: bool) -> None:
+        self._app, self._scope, self._body, self._keep = app, scope, body, keep
         self._sent = False
         self.status = 500
         self.headers: dict[str, str] = {}
-        self.kept = b""
+        self.content = Content(self.headers, shown=self.shown)
+
+    @property
+    def shown(self) -> bool:
+        """Whether people want to see what it has answered."""
+        return self.status >= 300 or self._keep
 
     async def run(self) -> None:
         await self._app(self._scope, self._receive, self._send)
@@ -177,8 +200,9 @@ class _Call:
             self.headers = {
                 name.decode("latin-1").lower(): value.decode("latin-1") for name, value in message.get("headers", ())
             }
-        elif self.status >= 300 and len(self.kept) < KEPT_BYTES:
-            self.kept += message.get("body", b"")[: KEPT_BYTES - len(self.kept)]
+            self.content = Content(self.headers, shown=self.shown)
+        else:
+            self.content.take(message.get("body", b""))
 
 
 class Lifespan:
@@ -303,8 +327,12 @@ class AiohttpReplayer:
         """Stop the application."""
         await self._stack.aclose()
 
-    async def replay(self, delivery: Delivery) -> Outcome:
+    def prepare(self, delivery: Delivery) -> Replay:
         """See Replayer."""
         if self._http is None:
             raise RuntimeError("AiohttpReplayer: use it as a context manager")
-        return await self._http.replay(delivery)
+        return self._http.prepare(delivery)
+
+    async def replay(self, delivery: Delivery) -> Outcome:
+        """See Replayer."""
+        return await self.prepare(delivery)()

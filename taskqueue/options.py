@@ -236,6 +236,14 @@ def durability_level(value: object) -> str:
     return str(durability(text(value).lower()))
 
 
+def directory(value: object) -> str:
+    """Return the absolute path of a directory, which need not be there."""
+    path = text(value)
+    if not path.startswith("/"):
+        raise ValueError("must be the absolute path of a directory, for example /var/lib/taskqueue/files")
+    return path
+
+
 def import_path(value: object) -> str:
     """Return ``package.module:attribute``; whether it is there, importing it tells."""
     path = text(value)

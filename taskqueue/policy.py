@@ -14,6 +14,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final, TypeAlias
 
+from .reporting import Report
 from .task import Verdict
 
 # Reasons of a complete verdict.
@@ -35,6 +36,7 @@ USER_GONE: Final = "user-gone"  # the door could not log the user in
 NOT_FOUND: Final = "not-found"  # 404
 CLIENT: Final = "client"  # any other 4xx
 DECLINED: Final = "declined"  # X-Task-Retry: no
+REPORTED: Final = "reported"  # the task has reported an error, whatever its status
 FORMAT: Final = "format"  # the record is not a task
 SEAL: Final = "seal"  # the record was altered
 # Reasons of a release.
@@ -61,6 +63,8 @@ class Answered:
     ``receipted``: it carries a valid receipt for this delivery, ``logged_in`` being what that says of the user. The
     others are header values as received: ``Location``, ``Retry-After``, ``X-Task-Retry``, ``X-Task-Refused``.
     ``headers`` and the beginning of the ``content`` are kept of an answer that is no success, for people.
+    ``reported`` is the type that the receipt says counts for what the task has reported in the application, empty if it
+    has nothing; ``report`` is what the response itself reports.
     """
 
     status: int
@@ -72,6 +76,8 @@ class Answered:
     refused: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
     content: bytes = b""
+    reported: str = ""
+    report: Report | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +185,25 @@ def _judge_unreceipted(answer: Answered, retrying: _Retrying, *, target_known: b
 def _judge_answer(answer: Answered, retrying: _Retrying, *, anonymous: bool) -> Verdict:
     """Judge the application's own answer: its wish about a retry, or else its status."""
     verdict = _judge_status(answer, retrying, anonymous=anonymous)
+    if verdict.kind == "complete" and _has_error(answer):
+        verdict = Verdict("fail", REPORTED, answer.status)
     wish = (answer.task_retry or "").strip().lower()
     if wish == "yes" and verdict.kind != "retry":
         return retrying.verdict(ASKED, answer.status, answer.retry_after)
     if wish == "no" and verdict.kind == "retry":
         return Verdict("fail", DECLINED, answer.status)
     return verdict
+
+
+def _has_error(answer: Answered) -> bool:
+    return answer.reported == "error" or (answer.report is not None and answer.report.worst == "error")
+
+
+def report_of(outcome: Outcome | None, rules: Rules) -> Report | None:
+    """Return what the application's response itself reports, if it does; None for what others may have answered."""
+    if not isinstance(outcome, Answered) or (rules.receipt_required and not outcome.receipted):
+        return None
+    return outcome.report
 
 
 def _judge_status(answer: Answered, retrying: _Retrying, *, anonymous: bool) -> Verdict:
@@ -244,6 +263,7 @@ _ADVICE: Final = {
     MISROUTED: "something other than the application answered, a proxy or a login page perhaps: is the target right,"
     " does the door stand outermost?",
     REDIRECTED: "taken as done; redirects are never followed",
+    REPORTED: "its report has an error: taskqueue show tells which",
     USER_GONE: "the door could not log the task's user in: removed or locked since?",
     VERSION: "the record was written by a newer version: upgrade this consumer",
 }

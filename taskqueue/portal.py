@@ -36,6 +36,12 @@ class _Background:
         self._closers[id(owner)] = close
         return self._portal().call(call)
 
+    def start(
+        self, owner: object, close: Callable[[], Awaitable[None]], call: Callable[[], Awaitable[Result]]
+    ) -> "Future[Result]":
+        self._closers[id(owner)] = close
+        return self._portal().start_task_soon(call)
+
     def _portal(self) -> BlockingPortal:
         with self._lock:
             if self._running is None:
@@ -96,3 +102,10 @@ def in_portal(owner: object, close: Callable[[], Awaitable[None]], call: Callabl
         return _background.call(owner, close, call)
     finally:
         waiting.reset(token)
+
+
+def start_in_portal(
+    owner: object, close: Callable[[], Awaitable[None]], call: Callable[[], Awaitable[Result]]
+) -> "Future[Result]":
+    """Begin ``call`` in the background loop, and return its outcome to come; ``close`` as for ``in_portal``."""
+    return _background.start(owner, close, call)

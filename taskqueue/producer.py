@@ -26,6 +26,7 @@ from .request import CURRENT, CurrentRequest, CurrentTask
 from .routes import routed
 from .routing import Routed
 from .seal import NONCE_BYTES, seal
+from .storage import Storage
 from .target import check_user_id
 from .task import SealedTask, Task, TaskState
 from .transaction import Ballot, Entry, Scope, Transaction, innermost
@@ -146,6 +147,8 @@ class TaskQueue(Routed):
 
     def running(self) -> Transaction | None:
         """Return the transaction that ``add`` records in, None if none runs here."""
+        if not self._enlisted:
+            return innermost(self)
         found = [innermost(self), *(running() for running in self._enlisted)]
         return max((one for one in found if one is not None), key=lambda one: one.serial, default=None)
 
@@ -221,6 +224,8 @@ class TaskQueue(Routed):
         tasks = await self.routed(tasks, deadline=deadline)
         replay = self._replay(tasks, request)
         await commit(self.broker, self.sealed(tasks), deadline=deadline)
+        if replay is _nothing:
+            return
         try:
             await replay()
         except asyncio.CancelledError as error:
@@ -263,9 +268,11 @@ class TaskQueue(Routed):
 
     async def finished(self, entries: Sequence[Entry], request: CurrentRequest | None) -> Sequence[Task]:
         """Return the tasks with what only the commit can fill in; raises BodyUnavailable. For transactions only."""
+        if request is None:
+            return [entry.task for entry in entries]
         body, user_id = b"", None
         copies = sum(entry.copies_body for entry in entries)
-        if request is not None and request.body is not None and copies:
+        if request.body is not None and copies:
             body = await request.body.finish(self.limits.body)
             size = sum(entry.task.size for entry in entries) + copies * len(body)
             if size > self.limits.transaction:
@@ -275,7 +282,7 @@ class TaskQueue(Routed):
                     " pass a reference",
                     status=413,
                 )
-        if request is not None and request.user_id_later is not None and any(entry.copies_user for entry in entries):
+        if request.user_id_later is not None and any(entry.copies_user for entry in entries):
             user_id = check_user_id(await request.user_id_later())
         tasks: list[Task] = []
         for entry in entries:
@@ -287,6 +294,12 @@ class TaskQueue(Routed):
         """Do the same from synchronous code, which is where the application's own code has run."""
         _fetch(entries, request)
         return self.run_sync(lambda: self.finished(entries, request))
+
+    @property
+    def storage(self) -> Storage:
+        """The files that tasks have saved; raises ConfigError if there is no place for them, or no secret."""
+        keyring = drains[-1] if drains else self.keyring
+        return Storage(self.storage_directory, keyring, namespace=self.namespace, queues=self.queues)
 
     def routed_without_sync(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """``routed_without`` for synchronous code."""

@@ -6,24 +6,29 @@ twice unseen. So all of it is off, and the tests look at the bytes on the wire.
 """
 
 import asyncio
-import secrets
+import functools
+import logging
+import os
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, TypeAlias
 from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
 
-from .errors import ConfigError, InvalidTask, SignatureError
+from .errors import ConfigError, InvalidReport, InvalidTask, SignatureError
 from .headers import check_host
 from .keys import Keyring, SubKeys
 from .policy import BROKEN, DNS, FORMAT, REFUSED, TIMEOUT, TLS, Answered, Broken, NotSent, Outcome, Unreadable
 from .receipt import check_receipt
+from .reporting import MAX_BYTES, MEDIA_TYPE, Report, parse
 from .signature import delivery_headers, sign
 from .task import Task
+
+log = logging.getLogger("taskqueue.server")
 
 VERSION: Final = "0.1.0"
 USER_AGENT: Final = f"taskqueue/{VERSION}"
@@ -38,13 +43,21 @@ _AUTOMATIC: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One handing-out of a task: what the application is told of it, and ``timeout``, the seconds it may take."""
+    """One handing-out of a task: what the application is told of it, and ``timeout``, the seconds it may take.
+
+    ``keep``: the answer is to be shown also if it is a success.
+    """
 
     task: Task
     delivery: int
     attempt: int
     max_attempts: int
     timeout: float
+    keep: bool = False
+
+
+Replay: TypeAlias = Callable[[], Awaitable[Outcome]]
+"""Makes one request, called once, and returns what came of it; raises nothing but a cancellation."""
 
 
 class Replayer(Protocol):
@@ -55,8 +68,12 @@ class Replayer(Protocol):
         """Where the application is, for people."""
         ...
 
+    def prepare(self, delivery: Delivery) -> Replay:
+        """Do for a delivery what needs no waiting; it is to start at once."""
+        ...
+
     async def replay(self, delivery: Delivery) -> Outcome:
-        """Make one request and return what came of it; raises nothing but a cancellation."""
+        """Do both; return what came of it; raises nothing but a cancellation."""
         ...
 
     async def __aenter__(self) -> Self:
@@ -134,14 +151,24 @@ class HttpReplayer:
         if self._session is not None:
             await self._session.close()
 
-    async def replay(self, delivery: Delivery) -> Outcome:
-        """See Replayer."""
+    def prepare(self, delivery: Delivery) -> Replay:
+        """See Replayer. The request is signed here."""
         try:
             headers = signed_headers(delivery, self._host, self._keyring.current, manual=self._manual)
+        except SignatureError:
+            return _unreadable
+        if delivery.task.body:
+            headers.append(("Content-Length", str(len(delivery.task.body))))
+        return functools.partial(self._replay, delivery, headers)
+
+    async def replay(self, delivery: Delivery) -> Outcome:
+        """See Replayer."""
+        return await self.prepare(delivery)()
+
+    async def _replay(self, delivery: Delivery, headers: Iterable[tuple[str, str]]) -> Outcome:
+        try:
             async with asyncio.timeout(delivery.timeout):
                 return await self._exchange(delivery, headers)
-        except SignatureError:
-            return Unreadable(FORMAT)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return _failure(error)
 
@@ -149,8 +176,6 @@ class HttpReplayer:
         task = delivery.task
         if self._session is None:
             raise RuntimeError("HttpReplayer: use it as a context manager")
-        if task.body:
-            headers = [*headers, ("Content-Length", str(len(task.body)))]
         async with self._session.request(
             task.method,
             URL(self.address + task.target, encoded=True),
@@ -158,13 +183,17 @@ class HttpReplayer:
             data=_pieces(task.body) if len(task.body) > PIECE_BYTES else task.body or None,
             allow_redirects=False,
         ) as response:
-            # Read to its end, or the application may be cut off in its work; kept only of what is no success.
-            kept = b""
-            async for piece in response.content.iter_any():
-                if (response.status >= 300 or self._manual) and len(kept) < KEPT_BYTES:
-                    kept += piece[: KEPT_BYTES - len(kept)]
-            answer = answered(self._keyring, delivery, response.status, response.headers, kept)
-            return replace(answer, headers=tuple(response.headers.items())) if self._manual else answer
+            # Read to its end, or the application may be cut off in its work.
+            everything = self._manual or delivery.keep
+            content = Content(response.headers, shown=response.status >= 300 or everything)
+            while not response.content.at_eof():
+                content.take(await response.content.readany())
+            answer = answered(self._keyring, delivery, response.status, response.headers, content)
+            return replace(answer, headers=tuple(response.headers.items())) if everything else answer
+
+
+async def _unreadable() -> Outcome:
+    return Unreadable(FORMAT)
 
 
 async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
@@ -188,7 +217,7 @@ def signed_headers(
         headers=headers,
         body=task.body,
         created=int(now),
-        nonce=secrets.token_urlsafe(16),
+        nonce=os.urandom(16).hex(),
         manual=manual,
     )
     return [("Host", host), *headers, *signed]
@@ -209,14 +238,53 @@ def request_headers(delivery: Delivery, target_host: str, *, now: float) -> tupl
         max_attempts=delivery.max_attempts,
         enqueued_at=task.created,
         deadline=round((now + delivery.timeout) * 1000),
+        parent=task.parent,
     )
     return task.host or target_host, headers
 
 
-def answered(keyring: Keyring, delivery: Delivery, status: int, headers: Mapping[str, str], kept: bytes) -> Answered:
-    """Return the outcome for a response that was read to its end; ``headers`` caseless, ``kept`` of its content."""
+class Content:
+    """What is kept of a response's content: the beginning of what people want to see, and all of a report."""
+
+    def __init__(self, headers: Mapping[str, str], *, shown: bool) -> None:
+        """Take the response's headers, caseless, and whether its content is for people to see."""
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        self._shown = KEPT_BYTES if shown else 0
+        self._reports = kind == MEDIA_TYPE
+        self._most = MAX_BYTES + 1 if self._reports else self._shown  # one more, to know what is too long
+        self._kept = b""
+
+    def take(self, piece: bytes) -> None:
+        """Take a piece of it."""
+        if len(self._kept) < self._most:
+            self._kept += piece[: self._most - len(self._kept)]
+
+    @property
+    def shown(self) -> bytes:
+        """The beginning, for people."""
+        return self._kept[: self._shown]
+
+    def report(self, task_id: str) -> Report | None:
+        """Return the report that it is; one that cannot be read is logged, and changes nothing for the task."""
+        if not self._reports:
+            return None
+        try:
+            return parse(self._kept)
+        except InvalidReport as error:
+            log.warning("task %s: its answer calls itself a report: %s", task_id, error, extra={"task_id": task_id})
+            return None
+
+
+def answered(
+    keyring: Keyring, delivery: Delivery, status: int, headers: Mapping[str, str], content: Content
+) -> Answered:
+    """Return the outcome for a response that was read to its end; ``headers`` caseless."""
     receipt = check_receipt(
-        keyring, headers.get("x-task-receipt"), task_id=delivery.task.id, delivery=delivery.delivery
+        keyring,
+        headers.get("x-task-receipt"),
+        task_id=delivery.task.id,
+        delivery=delivery.delivery,
+        reported=headers.get("x-task-report"),
     )
     return Answered(
         status=status,
@@ -227,7 +295,9 @@ def answered(keyring: Keyring, delivery: Delivery, status: int, headers: Mapping
         task_retry=headers.get("x-task-retry"),
         refused=headers.get("x-task-refused"),
         headers=tuple(headers.items()) if status >= 300 else (),
-        content=kept,
+        content=content.shown,
+        reported="" if receipt is None else receipt.reported,
+        report=content.report(delivery.task.id),
     )
 
 

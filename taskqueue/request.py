@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal, Protocol, TypeAlias
 
+from .notes import Notes
 from .signature import Proof
 
 
@@ -50,10 +51,11 @@ class Body(Protocol):
 class CurrentTask:
     """The task whose delivery is the running request.
 
-    ``user`` is what the door's ``load_user`` returned (None without one); ``attempt`` counts from 1 and is the last one
-    when it equals ``max_attempts``; ``enqueued_at`` and ``deadline`` are milliseconds since 1970. ``manual``: a person
-    has made this delivery by hand (``taskqueue curl``, ``taskqueue replay``) and the queue knows nothing of it: its
-    number is 0, and how it ends changes nothing for the task.
+    ``user`` is what the door's ``load_user`` returned (None without one); ``parent`` is the id of the task that has
+    added this one, None if no task has; ``attempt`` counts from 1 and is the last one when it equals ``max_attempts``;
+    ``enqueued_at`` and ``deadline`` are milliseconds since 1970. ``manual``: a person has made this delivery by hand
+    (``taskqueue curl``, ``taskqueue replay``) and the queue knows nothing of it: its number is 0, how it ends changes
+    nothing for the task, and nothing is kept of what it says of itself or saves.
     """
 
     id: str
@@ -65,6 +67,7 @@ class CurrentTask:
     max_attempts: int
     enqueued_at: int
     deadline: int
+    parent: str | None = None
     manual: bool = False
 
 
@@ -74,6 +77,7 @@ class CurrentRequest:
 
     ``headers`` are as received; ``user_id`` is asked when a task is added, and ``user_id_later``, for frameworks that
     can only await it, once at commit; ``credentials`` tells whether Cookie and Authorization are copied into tasks.
+    ``task`` and ``notes``, what that says of itself, are None in all but deliveries.
     """
 
     headers: Sequence[tuple[str, str]]
@@ -84,6 +88,7 @@ class CurrentRequest:
     user_id_later: Callable[[], Awaitable[str | None]] | None = None
     credentials: bool = True
     task: CurrentTask | None = None
+    notes: Notes | None = None
 
 
 HANDOVER: Final = "taskqueue.handover"
@@ -95,9 +100,10 @@ class Handover:
     """A delivery made inside one process: an object that no request from outside can carry, so proof enough.
 
     The door notes on it what over HTTP a receipt says: ``admitted``, it let the delivery in; ``logged_in``, as the
-    task's user.
+    task's user; ``reported``, the type that counts for the task's report, empty if there is none.
     """
 
     proof: Proof
     admitted: bool = False
     logged_in: bool = False
+    reported: str = ""

@@ -6,6 +6,7 @@ many tasks one secret seals.
 """
 
 import hmac
+from functools import lru_cache
 from typing import Final
 
 import msgpack
@@ -19,10 +20,19 @@ from .task import CHILD, CHOSEN_SHIFT, MASTER, Response, SealedTask, Task
 VERSION: Final = 1
 NONCE_BYTES: Final = 12
 _HEAD: Final = 1 + 4 + NONCE_BYTES
+_VERSION: Final = bytes((VERSION,))
+
+
+@lru_cache(maxsize=16)
+def _keyed(key: bytes) -> hmac.HMAC:
+    # To copy what has taken in the key costs half of beginning anew for each record.
+    return hmac.new(key, digestmod="sha256")
 
 
 def _cipher(keys: SubKeys, context: bytes) -> AESGCM:
-    return AESGCM(hmac.digest(keys.seal, context, "sha256"))
+    mac = _keyed(keys.seal).copy()
+    mac.update(context)
+    return AESGCM(mac.digest())
 
 
 def _context(queue: str, task_id: str) -> bytes:
@@ -40,7 +50,7 @@ def seal(keyring: Keyring, task: Task, *, nonce: bytes) -> SealedTask:
     keys = keyring.current
     context = _context(task.queue, task.id)
     sealed = _cipher(keys, context).encrypt(nonce, task.encode(), context)
-    record = b"".join((bytes((VERSION,)), bytes.fromhex(keys.key_id), nonce, sealed))
+    record = b"".join((_VERSION, bytes.fromhex(keys.key_id), nonce, sealed))
     owner = "" if task.user_id is None else owner_index(keys, task.user_id)
     flags = (CHILD if task.child else 0) + (MASTER if task.master_status else 0) + (task.chosen << CHOSEN_SHIFT)
     shown = (task.method, task.path, task.label, task.priority, owner, task.route, task.parent, flags)
@@ -51,9 +61,7 @@ def seal_note(keyring: Keyring, queue: str, task_id: str, field: str, raw: bytes
     """Take what is to be kept in a task's log under this name, and 12 random bytes; return it sealed."""
     keys = keyring.current
     context = _context(queue, task_id) + b"\0" + field.encode()
-    return b"".join(
-        (bytes((VERSION,)), bytes.fromhex(keys.key_id), nonce, _cipher(keys, context).encrypt(nonce, raw, context))
-    )
+    return b"".join((_VERSION, bytes.fromhex(keys.key_id), nonce, _cipher(keys, context).encrypt(nonce, raw, context)))
 
 
 def unseal_note(keyring: Keyring, queue: str, task_id: str, field: str, sealed: bytes) -> bytes | None:

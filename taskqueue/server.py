@@ -12,16 +12,15 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
-from . import stacks
 from .absence import Absence
 from .broker import CALL_DEADLINE, Broker, Lease
 from .delivery import SUSPECT_AFTER, Courier
 from .errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError
 from .hooks import FailedTask, OnFailed, tell
 from .intake import Intake
+from .jobs import Jobs, given_back
 from .keys import Keyring
 from .line import Line
 from .membership import Membership
@@ -29,7 +28,7 @@ from .policy import Rules
 from .replay import Replayer
 from .retention import Retention
 from .strategy import Strategy, Weighted
-from .task import Reservation, Settlement, Verdict
+from .task import Reservation, Settlement
 
 log = logging.getLogger("taskqueue.server")
 
@@ -41,7 +40,6 @@ POLL_MIN: Final = 0.02
 TARGET_PAUSE: Final = 0.5
 LISTEN_AGAIN: Final = 0.5
 LAST_WORDS: Final = 5.0
-GIVEN_BACK: Final = Verdict("release", "stopped")
 
 
 class TaskQueueServer:
@@ -89,49 +87,37 @@ class TaskQueueServer:
         self._strategy = strategy or Weighted(dict.fromkeys(queues, 1))
         self._signs = self._intake.signs
         self._rules, self._retention = rules or Rules(), retention or Retention()
-        self._courier = Courier(
-            replayer,
-            keyring,
-            self._rules,
-            timeout=timeout,
-            failed=self._tell_failed,
-            begin=broker.begin,
-            begins=begins,
-            keep=self._retention.everything,
+        kept = self._retention.everything
+        courier = self._courier = Courier(
+            replayer, keyring, self._rules, broker, timeout=timeout, failed=self._tell_failed, begins=begins, keep=kept
         )
         self._courier.on_ended = self._signs.ended
-        self._on_failed, self._group = on_failed, asyncio.TaskGroup()
+        self._on_failed, self._group, self._jobs = on_failed, asyncio.TaskGroup(), Jobs()
         self._companions = (self._listen, *companions)
         self._limit = concurrent_limit if callable(concurrent_limit) else lambda: concurrent_limit
         self._stop_grace = stop_grace
         self._poll_max, self._absence, self._wake = poll_max, Absence(wait_broker), asyncio.Event()
         self._membership = Membership(
-            broker,
-            name,
-            lease=lease,
-            patience=self._courier.patience,
-            begins=self._courier.begins,
-            wake=self._wake.set,
-            on_marked=self._cancel,
-        )
+            broker, name, lease=lease, patience=courier.patience, begins=courier.begins,
+            wake=self._wake.set, on_marked=self._jobs.cancel,
+        )  # fmt: skip
         self._signs.beats = self._membership.beats
         self._lines: list[Line] = []
-        self._running: dict[asyncio.Task[Settlement], Reservation] = {}
         self._one_by_one = self._paused = self._released = self._kept = False
-        self._in_flight, self._poll, self._paused_until = 0, POLL_MIN, 0.0
+        self._poll, self._paused_until = POLL_MIN, 0.0
         self._stop_at: float | None = None
 
     def stop(self, *, now: bool = False) -> None:
         """Stop reserving and let running tasks end within the grace time; ``now``: give them back at once."""
         if self._stop_at is None or now:
-            log.info("stopping: %d task(s) running", len(self._running))
+            log.info("stopping: %d task(s) running", len(self._jobs))
             self._stop_at = time.monotonic() + (0.0 if now else self._stop_grace)
         self._signs.stop("it was told to")
         self._wake.set()
 
     def pause(self) -> None:
         """Start no more tasks until ``resume``; those that run go on."""
-        log.info("paused: %d task(s) running", len(self._running))
+        log.info("paused: %d task(s) running", len(self._jobs))
         self._paused = True
         self._signs.pause(paused=True)
 
@@ -146,16 +132,12 @@ class TaskQueueServer:
 
     def report(self) -> None:
         """Log what runs, and where in the code each task and each thread is."""
-        log.warning("%d task(s) running", self.running)
-        for job, reservation in self._running.items():
-            log.warning("task %s, delivery %d:\n%s", reservation.id, reservation.delivery, stacks.of_job(job))
-        for name, stack in stacks.of_other_threads():
-            log.warning("thread %s:\n%s", name, stack)
+        self._jobs.report()
 
     @property
     def running(self) -> int:
         """How many tasks run now."""
-        return len(self._running)
+        return len(self._jobs)
 
     async def run(self) -> None:
         """Consume until stopped.
@@ -174,7 +156,7 @@ class TaskQueueServer:
                     self._signs.stop(str(error))
                 for job in beside:
                     job.cancel()
-                self._cancel_running()
+                self._jobs.cancel()
         finally:
             await self._membership.leave()
         if ending is not None:
@@ -193,7 +175,7 @@ class TaskQueueServer:
             await self._rest()
 
     def _finished(self) -> bool:
-        if self._stop_at is None or self._running:
+        if self._stop_at is None or self._jobs:
             return False
         if not self._untold():
             return True
@@ -207,23 +189,12 @@ class TaskQueueServer:
         """Tell whether the broker may count tasks as this consumer's that do not run here."""
         return any(line.settlements or line.unsure for line in self._lines)
 
-    def _cancel_running(self) -> None:
-        for job in tuple(self._running):
-            job.cancel()
-
-    def _cancel(self, ids: Sequence[str]) -> None:
-        """End these now, as an operator has said: the broker knows as what."""
-        for job, reservation in tuple(self._running.items()):
-            if reservation.id in ids:
-                log.warning("task %s: cancelled while it ran, as an operator has said", reservation.id)
-                job.cancel()
-
     async def _turn(self, group: asyncio.TaskGroup) -> None:
         """Tell the broker what has ended, take what there is room for."""
         self._wake.clear()
         if self._stop_at is not None and time.monotonic() >= self._stop_at and not self._released:
             self._released = True
-            self._cancel_running()
+            self._jobs.cancel()
         free, shares = self._free(), self._shares()
         for line in tuple(self._lines):
             want = max(0, min(shares.get(line.lease.queue, 0), self._free()))
@@ -231,7 +202,7 @@ class TaskQueueServer:
                 await self._exchange(group, line, want)
             elif not free:
                 self._signs.progressed(time.monotonic())
-        self._signs.running = len(self._running)
+        self._signs.running = len(self._jobs)
         if self._stop_at is None and await self._intake.over(idle=self._idle()):
             self.stop()
         # The next turn begins with another queue, so that large records of one cannot starve the others.
@@ -253,7 +224,7 @@ class TaskQueueServer:
 
     async def _exchange(self, group: asyncio.TaskGroup, line: Line, want: int) -> None:
         settlements = tuple(line.settlements)
-        room = min(BATCH_BYTES, IN_FLIGHT_BYTES - self._in_flight)
+        room = min(BATCH_BYTES, IN_FLIGHT_BYTES - self._jobs.bytes)
         deadline = time.monotonic() + CALL_DEADLINE
         try:
             await line.queue_due(self._broker, deadline, poll_max=self._poll_max)
@@ -289,7 +260,7 @@ class TaskQueueServer:
             line.look_for_due = 0.0
         for task_id in result.stale:
             log.warning("task %s: ended too late, the delivery was no longer this consumer's", task_id)
-        alone = len(result.reservations) == 1 and not self._running and not self._untold()
+        alone = len(result.reservations) == 1 and not self._jobs and not self._untold()
         for reservation in result.reservations:
             self._start(group, line, reservation, alone=alone)
         if result.reservations or settlements:
@@ -298,21 +269,21 @@ class TaskQueueServer:
 
     def _free(self) -> int:
         """Return how many tasks may be reserved now."""
-        if self._stop_at is not None or self._paused or self._in_flight >= IN_FLIGHT_BYTES:
+        if self._stop_at is not None or self._paused or self._jobs.bytes >= IN_FLIGHT_BYTES:
             return 0
         if time.monotonic() < self._paused_until:
             return 0
-        if self._one_by_one and (self._running or self._untold()):
+        if self._one_by_one and (self._jobs or self._untold()):
             return 0
         # A target that was down is tried with one task before it gets the full load again.
         limit = 1 if self._one_by_one or self._courier.target_down else self._limit()
-        room = min(limit - len(self._running), BATCH_TASKS) if limit else BATCH_TASKS
-        return max(0, min(room, self._intake.left(len(self._running))))
+        room = min(limit - len(self._jobs), BATCH_TASKS) if limit else BATCH_TASKS
+        return max(0, min(room, self._intake.left(len(self._jobs))))
 
     def _idle(self) -> bool:
         """Tell whether nothing runs, and nothing was to be had a moment ago."""
         now = time.monotonic()
-        return not self._running and all(line.idle(now) for line in self._lines)
+        return not self._jobs and all(line.idle(now) for line in self._lines)
 
     async def _rest(self) -> None:
         """Wait until something has ended, may be waiting or falls due, or the poll interval is over."""
@@ -358,28 +329,23 @@ class TaskQueueServer:
         suspect = reservation.crashes >= SUSPECT_AFTER
         if self._stop_at is not None or self._paused or ((suspect or self._one_by_one) and not alone):
             self._one_by_one = self._one_by_one or suspect
-            line.settlements.append(Settlement(reservation.id, reservation.delivery, GIVEN_BACK))
+            line.settlements.append(given_back(reservation))
             line.promising = True
             self._wake.set()
             return
-        self._one_by_one, size = suspect, len(reservation.record)
-        opened = replace(reservation, record=b"")  # whoever delivers it opens the record, and then that can go
-        job = group.create_task(self._courier.deliver(opened, reservation.record))
-        self._running[job] = opened
-        self._in_flight += size
-        job.add_done_callback(lambda ended: self._end(line, ended, size))
+        self._one_by_one = suspect
+        prepared = self._courier.prepare(reservation)
+        self._jobs.start(
+            group,
+            prepared.reservation,
+            self._courier.deliver(prepared),
+            size=len(reservation.record),
+            ended=lambda settlement: self._end(line, settlement),
+        )
 
-    def _end(self, line: Line, job: asyncio.Task[Settlement], size: int) -> None:
-        """Note how a delivery ended, also one that was cancelled before it began."""
-        reservation = self._running.pop(job)
-        self._in_flight -= size
+    def _end(self, line: Line, settlement: Settlement) -> None:
+        """Note how a delivery ended."""
         self._wake.set()
-        if job.cancelled():
-            settlement = Settlement(reservation.id, reservation.delivery, GIVEN_BACK)
-        elif job.exception() is None:
-            settlement = job.result()
-        else:
-            return  # The task group ends run() with it.
         line.settlements.append(settlement)
         if settlement.verdict.kind == "release":
             line.promising = True

@@ -67,7 +67,8 @@ def load(
         values["secrets"] = files.secrets_in(given_file.base / options.text(given_file.value), given_file.where)
         origins["secrets"] = given_file.origin
     if values.get("dev"):
-        of_dev = {"url": f"embedded://{quote(str((directory / STORE).absolute()))}", "name": "dev"}
+        store = (directory / STORE).absolute()
+        of_dev = {"url": f"embedded://{quote(str(store))}", "name": "dev", "storage": str(store / "files")}
         origins = dict.fromkeys(of_dev, "dev") | origins
         values = of_dev | values
     return Settings(**values, origins=MappingProxyType(origins))

@@ -18,13 +18,13 @@ import re
 from binascii import b2a_base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final, TypeAlias
 from urllib.parse import quote, unquote
 
 from .errors import InvalidTask, SignatureError
-from .keys import Keyring, SubKeys
+from .keys import Keyring, SubKeys, mac_sha256
+from .stamp import read, stamp
 
 HeaderPairs: TypeAlias = Sequence[tuple[str, str]]
 
@@ -58,20 +58,18 @@ _ONCE: Final = _ALWAYS.union(_WHEN_SENT, _OWN, ("x-task-user-id", "host"))
 
 _TASK_HEADER: Final = re.compile(r"x-task-[a-z0-9-]*[a-z0-9]")
 _NONCE: Final = re.compile(r"[A-Za-z0-9_-]{16,64}")
-_SIGNATURE_INPUT: Final = re.compile(
-    rf"{LABEL}=(?P<components>\([^()]*\));created=(?P<created>[1-9][0-9]{{0,11}});expires=(?P<expires>[1-9][0-9]{{0,11}})"
-    rf';nonce="(?P<nonce>{_NONCE.pattern})";keyid="(?P<keyid>[0-9a-f]{{8}})";alg="hmac-sha256"'
-    rf';tag="(?P<tag>{TAG}|{MANUAL_TAG})"'
+# What stands in Signature-Input after the components: created, expires, nonce, key id and tag.
+_PARAMETERS: Final = re.compile(
+    r";created=([1-9][0-9]{0,11});expires=([1-9][0-9]{0,11})"
+    rf';nonce="({_NONCE.pattern})";keyid="([0-9a-f]{{8}})";alg="hmac-sha256";tag="({TAG}|{MANUAL_TAG})"'
 )
 _OUR_TAG: Final = re.compile(rf'; *tag="(?:{TAG}|{MANUAL_TAG})"')
-_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_UTC: Final = _EPOCH.replace(tzinfo=None)  # its isoformat names no offset, and is made in half the time
-_MILLISECOND: Final = timedelta(milliseconds=1)
 # A comma is encoded: where a server joins two headers of one name with it, what comes out was never sent.
 _VISIBLE: Final = "".join(map(chr, range(0x21, 0x7F))).replace("%", "").replace(",", "")
 # Takes the place of a key that is not known, so that such a request costs as much as any other forged one.
 _NO_KEY: Final = bytes(32)
+# Requests come with the same names again and again. A list of more than so many is a stranger's, and not remembered.
+MANY: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +77,8 @@ class Proof:
     """What a verified delivery says of itself; times in milliseconds since 1970.
 
     ``target`` is the candidate that was signed; ``user_id`` is decoded, None for an anonymous task; ``content_digest``
-    is what its body must have, None for a delivery in process, whose body nobody could change. ``manual``: it was made
-    by hand.
+    is what its body must have, None for a delivery in process, whose body nobody could change. ``parent`` is the id of
+    the task that has added this one, None if none has. ``manual``: it was made by hand.
     """
 
     task_id: str
@@ -96,6 +94,7 @@ class Proof:
     target: str
     content_digest: str | None
     manual: bool = False
+    parent: str | None = None
 
 
 def sign(
@@ -161,10 +160,11 @@ def verify(
     if len(given_input) > MAX_SIGNATURE_CHARS or len(given) > MAX_SIGNATURE_CHARS:
         raise _refused(f"Signature-Input or Signature is longer than {MAX_SIGNATURE_CHARS} characters")
     names, components = _components(tuple(fields))
-    match = _SIGNATURE_INPUT.fullmatch(given_input)
-    if match is None or match["components"] != components:
+    expected = f"{LABEL}={components}"
+    match = _PARAMETERS.fullmatch(given_input, len(expected)) if given_input.startswith(expected) else None
+    if match is None:
         raise _refused("Signature-Input is not what the headers sent call for; does a proxy add or drop headers?")
-    key_id, created, nonce = match["keyid"], int(match["created"]), match["nonce"]
+    created, expires, nonce, key_id, tag = match.groups()
     keys = keyring.find(key_id)
     secret, raw = keys.sign if keys else _NO_KEY, given.encode("ascii", "backslashreplace")
     for target in targets:
@@ -174,8 +174,8 @@ def verify(
             break
     else:
         raise _unproved(None if keys else key_id)
-    _check_clock(created, int(match["expires"]), now)
-    manual = match["tag"] == MANUAL_TAG
+    _check_clock(int(created), int(expires), now)
+    manual = tag == MANUAL_TAG
     if manual and not allow_manual:
         raise SignatureError("manual", "a delivery made by hand; only a door with allow_manual=True lets those in")
     return _proof(fields, key_id, nonce, target, manual=manual)
@@ -210,13 +210,14 @@ def delivery_headers(
     max_attempts: int,
     enqueued_at: int,
     deadline: int,
+    parent: str = "",
 ) -> list[tuple[str, str]]:
     """Return the headers that tell the application which delivery this is, ready to be signed.
 
     ``enqueued_at`` and ``deadline`` are milliseconds since 1970, sent as RFC 3339 in UTC with three decimals
     (``2026-01-31T09:30:00.250Z``), which loses nothing up to the year 9999. Of the user id all but visible ASCII, and
     the percent sign and the comma, is percent-encoded as UTF-8. Raises InvalidTask for an empty one, or with a lone
-    surrogate.
+    surrogate. ``parent``: the id of the task that has added this one.
     """
     headers = [("X-Task-Id", task_id)]
     if user_id is not None:
@@ -226,8 +227,9 @@ def delivery_headers(
         ("X-Task-Attempt", str(attempt)),
         ("X-Task-Delivery", str(delivery)),
         ("X-Task-Max-Attempts", str(max_attempts)),
-        ("X-Task-Enqueued-At", _format_time(enqueued_at)),
-        ("X-Task-Deadline", _format_time(deadline)),
+        ("X-Task-Enqueued-At", stamp(enqueued_at)),
+        ("X-Task-Deadline", stamp(deadline)),
+        *([("X-Task-Parent-Id", parent)] if parent else []),
         ("Idempotency-Key", task_id),
     ]
     return headers
@@ -258,11 +260,6 @@ def _template(names: tuple[str, ...]) -> str:
     return "".join(f'"{name}": %s\n' for name in names) + '"@signature-params": %s'
 
 
-def mac_sha256(key: bytes, base: bytes) -> bytes:
-    """Return the HMAC-SHA256 of a signature base (RFC 9421, 3.3.3), 32 bytes."""
-    return hmac.digest(key, base, "sha256")
-
-
 def _signature(key: bytes, base: bytes) -> str:
     return f"{LABEL}=:{_base64(mac_sha256(key, base))}:"
 
@@ -273,8 +270,16 @@ def _base64(raw: bytes) -> str:
 
 def _fields(headers: HeaderPairs) -> dict[str, str]:
     """Return the headers this profile knows, by lower-case name; refuse a second one and every other spelling."""
-    fields: dict[str, str] = {}
-    for name, value in headers:
+    names = tuple([name for name, _ in headers])
+    known = _known(names) if len(names) <= MANY else _known.__wrapped__(names)
+    return {lower: headers[place][1].strip(" \t") for lower, place in known}
+
+
+@lru_cache(maxsize=256)
+def _known(names: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
+    """Return the names of these that the profile knows, in lower case, with their places; refuse as ``_fields``."""
+    places: dict[str, int] = {}
+    for place, name in enumerate(names):
         lower = name.lower()
         if lower not in _ONCE:
             folded = lower.replace("_", "-")
@@ -282,12 +287,12 @@ def _fields(headers: HeaderPairs) -> dict[str, str]:
                 continue
             if not _TASK_HEADER.fullmatch(lower):
                 raise _refused(f"header {name[:64]!r}: only letters, digits and - may be in its name")
-        if lower in fields:
+        if lower in places:
             raise _refused(f"header {lower[:64]!r} is sent more than once")
         if not name.isascii():
             raise _refused(f"header {name[:64]!r}: its name is not ASCII")
-        fields[lower] = value.strip(" \t")
-    return fields
+        places[lower] = place
+    return tuple(places.items())
 
 
 @lru_cache(maxsize=64)
@@ -335,13 +340,14 @@ def _proof(fields: dict[str, str], key_id: str, nonce: str, target: str, *, manu
             int(fields["x-task-attempt"]),
             int(fields["x-task-delivery"]),
             int(fields["x-task-max-attempts"]),
-            _parse_time(fields["x-task-enqueued-at"]),
-            _parse_time(fields["x-task-deadline"]),
+            read(fields["x-task-enqueued-at"]),
+            read(fields["x-task-deadline"]),
             key_id,
             nonce,
             target,
             fields["content-digest"],
             manual,
+            fields.get("x-task-parent-id"),
         )
     except ValueError:
         raise _refused("an X-Task-* header has a value this release cannot read") from None
@@ -361,16 +367,6 @@ def _decode_user(value: str) -> str:
     if not user_id or quote(user_id, safe=_VISIBLE) != value:
         raise ValueError("empty, or not the one encoding of its text")
     return user_id
-
-
-def _format_time(milliseconds: int) -> str:
-    return f"{(_EPOCH_UTC + milliseconds * _MILLISECOND).isoformat(timespec='milliseconds')}Z"
-
-
-def _parse_time(value: str) -> int:
-    if not _TIME.fullmatch(value):
-        raise ValueError("not a time")
-    return (datetime.fromisoformat(value) - _EPOCH) // _MILLISECOND
 
 
 def _refused(message: str) -> SignatureError:

@@ -28,11 +28,12 @@ from .commit import to_its_end
 from .delivery import Courier
 from .errors import ConfigError
 from .hooks import FailedTask, tell
+from .jobs import GIVEN_BACK
 from .loading import Application, Kind, replayer_for
 from .portal import waiting
 from .producer import NO_APPLICATION, TaskQueue
 from .replay import Replayer
-from .server import BATCH_BYTES, BATCH_TASKS, GIVEN_BACK
+from .server import BATCH_BYTES, BATCH_TASKS
 from .task import Reservation, Settlement, Task
 
 log = logging.getLogger("taskqueue.server")
@@ -130,9 +131,9 @@ class _Visit:
             replayer,
             tq.keyring,
             rules_for(chosen),
+            tq.broker,
             timeout=chosen.timeout,
             failed=self._failed.append,
-            begin=tq.broker.begin,
             begins=lambda: tq.notes_starts,
         )
 
@@ -144,7 +145,7 @@ class _Visit:
         _held.update((one.id, _Held(self._depth)) for one in line)
         try:
             while line and self._courier.target_down is None:
-                settlement = await self._courier.deliver(line[0], line[0].record)
+                settlement = await self._courier.deliver(self._courier.prepare(line[0]))
                 await self._exchange(lease, [settlement])
                 _held.pop(line.pop(0).id).ended.set_result(None)
                 await self._tell_failed()

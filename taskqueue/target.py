@@ -22,6 +22,8 @@ METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _PATH_SAFE: Final = "/:@!$&'()*+,;="
 _FOREIGN_IN_PATH: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~/:@!$&'()*+,;=%]")
 _FOREIGN_IN_QUERY: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~/:@!$&'()*+,;=%?]")
+# Most paths: one letter and digit after the other, no dot segment. Nothing of it is written in another way.
+_PLAIN_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9\-._~:@!$&'()*+,;=]*)+")
 _SCHEME: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]*:")
 _UNSENDABLE: Final = re.compile(r"[\x00\ud800-\udfff]")  # NUL ends strings elsewhere; a lone surrogate is no text
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -56,7 +58,7 @@ def target_of(url: object, params: Mapping[str, object] | None, limits: Limits) 
     """
     path, query = _path_and_query(url)
     path = _canonical_path(path)
-    flaw = _FOREIGN_IN_QUERY.search(query)
+    flaw = _FOREIGN_IN_QUERY.search(query) if query else None
     if flaw:
         # The query may hold a token or a name: only the character and its place are told.
         remedy = "remove it" if _UNSENDABLE.match(flaw.group()) else f"write {quote(flaw.group())!r}"
@@ -124,6 +126,8 @@ def _not_a_path(path: str, query: str) -> str:
 
 
 def _canonical_path(path: str) -> str:
+    if _PLAIN_PATH.fullmatch(path):
+        return path
     flaw = _FOREIGN_IN_PATH.search(path)
     if flaw:
         raise InvalidTask(f"url: {_described(flaw)} is not allowed in a path; give {_shown(_corrected(path))}")

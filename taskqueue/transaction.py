@@ -10,9 +10,8 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Literal, Protocol, TypeVar
+from typing import Final, Literal, NamedTuple, Protocol, TypeVar
 
 from .errors import CommitUncertain, NoTransaction
 from .request import CurrentRequest
@@ -21,8 +20,7 @@ from .task import Task
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One task added, and what of it only the commit can fill in: the request's body, or its user."""
 
     sequence: int

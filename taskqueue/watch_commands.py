@@ -14,9 +14,10 @@ from rich.live import Live
 from rich.text import Text
 
 from . import doctor as checks
-from .admin import Admin, outcome
+from .admin import Admin
 from .asking import NOTHING, Common, as_json, complain, example, write_json
 from .errors import BrokerUnavailable, ConfigError, UsageError
+from .story import outcome
 from .tables import drawn, moment, span, timestamp, write_table
 from .watching import Look, Seen, Watcher, Worker, workers
 

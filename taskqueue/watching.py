@@ -12,9 +12,10 @@ from typing import Final, Literal, TypeAlias
 
 from .admin import Admin, gone
 from .inspector import ConsumerInfo, QueueStats
+from .query import Query, Term
 from .task import TaskState
 
-SHOWN_FAILURES: Final = 5
+FAILURES: Final = Query(terms=(Term("state", "=", ("failed",)),), limit=5)
 # A consumer beats at least twice a second; so long until one that does not is called silent.
 SILENT_AFTER: Final = 2.0
 BETWEEN_LOOKS: Final = 0.1
@@ -59,7 +60,7 @@ class Watcher:
             completed = await self._ended(stats, "completed", seconds)
             failed = await self._ended(stats, "failed", seconds)
             seen.append(Seen(stats, completed, failed))
-        failures = await self._admin.tasks(("failed",), limit=SHOWN_FAILURES)
+        failures = (await self._admin.tasks(FAILURES)).tasks
         self._last = now
         return Look(time.time_ns() // 1_000_000, seen, failures)
 

@@ -9,8 +9,8 @@ from http import HTTPStatus
 from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+from .admission import OURS, Admission
 from .answers import Answer, answer_to_uncaught, not_committed
-from .door import OURS, Admission
 from .tee import InputTee
 from .transaction import Transaction, bound
 
@@ -34,7 +34,6 @@ class WsgiExchange:
         """Take the server's side, what was begun for this request, and the delivery if it is one."""
         self._tell_server, self._transaction = start_response, transaction
         self._tee, self._admission = tee, admission
-        self._receipt = () if admission is None else admission.headers
         with bound(transaction):
             self._context = copy_context()
         self._head: tuple[str, list[tuple[str, str]], Any] = ("", [], None)
@@ -142,7 +141,8 @@ class WsgiExchange:
     def _passes(self, piece: bytes) -> bool:
         """Return whether a piece may leave before the commit: nothing waits for that, or it is not the last one."""
         self._left -= len(piece)
-        waits = self._succeeded and self._transaction.pending
+        says = self._admission is not None and self._admission.pending
+        waits = says or (self._succeeded and self._transaction.pending)
         return not waits or (self._left > 0 and bool(piece))
 
     @property
@@ -154,7 +154,8 @@ class WsgiExchange:
         status, headers, exc_info = self._head
         if self._write_to_server is None and status:
             arguments = () if exc_info is None else (exc_info,)
-            self._write_to_server = self._tell_server(status, [*headers, *self._receipt], *arguments)
+            receipt = () if self._admission is None else self._admission.headers()
+            self._write_to_server = self._tell_server(status, [*headers, *receipt], *arguments)
             self._head = (status, headers, None)
 
     def _close(self) -> None:
@@ -163,16 +164,21 @@ class WsgiExchange:
             self._context.run(close)
 
     def _end(self) -> None:
-        """Commit or abort. If the commit fails, tell so in place of the response, or break it off."""
+        """Store what the task says of itself, and commit or abort.
+
+        If it cannot be stored or committed, tell so in place of the response, or break it off.
+        """
         self._ended = True
+        ids = self._transaction.ids
         if not self._succeeded:
             self._transaction.abort()
-            return
-        ids = self._transaction.ids
         try:
-            if self._tee is not None and self._transaction.copies_body:
-                self._tee.drain()
-            self._transaction.commit_sync()
+            if self._admission is not None:
+                self._admission.keep_sync()
+            if self._succeeded:
+                if self._tee is not None and self._transaction.copies_body:
+                    self._tee.drain()
+                self._transaction.commit_sync()
         except Exception as error:
             self._transaction.abort()
             answer = not_committed(error, ids)
@@ -188,6 +194,8 @@ class WsgiExchange:
             self._tee.close()  # a server does not close what it never got
         if self._write_to_server is not None or not isinstance(error, Exception):
             raise error
+        if self._admission is not None:
+            self._admission.keep_if_possible_sync()
         answer = answer_to_uncaught(error)
         if answer is not None:
             self._replace(answer)

@@ -8,13 +8,12 @@ from typing import Any, Final
 import pytest
 
 from taskqueue.errors import SignatureError
-from taskqueue.keys import Keyring, SubKeys
+from taskqueue.keys import Keyring, SubKeys, mac_sha256
 from taskqueue.signature import (
     HeaderPairs,
     Proof,
     check_body,
     delivery_headers,
-    mac_sha256,
     sign,
     signature_base,
     verify,

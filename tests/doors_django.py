@@ -24,7 +24,7 @@ import taskqueue
 from taskqueue.exchange import App, Receive, Scope, Send
 from taskqueue.inprocess import AsgiReplayer, WsgiReplayer
 from taskqueue.policy import Outcome
-from taskqueue.replay import Delivery
+from taskqueue.replay import Delivery, Replay
 from tests import doors_wsgi
 from tests.doors import Handlers, Reply, View, lifespan, serving_asgi
 
@@ -130,7 +130,8 @@ class DjangoView(View):
 def response(reply: Reply, stream: Any) -> HttpResponseBase:
     if stream is not None:
         return StreamingHttpResponse(stream, status=reply.status, headers=reply.headers)
-    made = HttpResponse(reply.text, status=reply.status, headers=reply.headers, content_type="text/plain")
+    headers = {"Content-Type": "text/plain", **reply.headers}
+    made = HttpResponse(reply.text, status=reply.status, headers=headers)
     if reply.location is not None:
         made["Location"] = reply.location
     return made
@@ -200,9 +201,12 @@ class Project:
     ) -> None:
         await self._stack.aclose()
 
+    def prepare(self, delivery: Delivery) -> Replay:
+        replay: Replay = self._replayer.prepare(delivery)
+        return replay
+
     async def replay(self, delivery: Delivery) -> Outcome:
-        outcome: Outcome = await self._replayer.replay(delivery)
-        return outcome
+        return await self.prepare(delivery)()
 
 
 def _for_django(door: dict[str, Any]) -> dict[str, Any]:

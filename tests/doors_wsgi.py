@@ -82,7 +82,7 @@ def wsgi_app(handlers: Handlers) -> WSGIApplication:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         handler = handlers.get(environ["PATH_INFO"])
         reply = run(loop, _awaited(handler(WsgiView(environ)))) if handler else Reply(404, "Not Found")
-        headers = [("Content-Type", "text/plain"), *reply.headers.items()]
+        headers = list({"Content-Type": "text/plain", **reply.headers}.items())
         if reply.location is not None:
             headers.append(("Location", reply.location))
         if reply.stream is None:

@@ -22,6 +22,7 @@ OF_QUEUE: Final = (
     "MAX_TASKS",
     "MAX_BYTES",
     "DURABILITY",
+    "STORAGE",
 )
 OF_DOOR: Final = ("LOAD_USER", "USER_ID", "CREDENTIALS", "TASK_ONLY", "REPLAY_GUARD", "ALLOW_MANUAL")
 USING: Final = "USING"
@@ -41,6 +42,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "MAX_TASKS": (int,),
     "MAX_BYTES": (int,),
     "DURABILITY": (str,),
+    "STORAGE": (str,),
     "TASK_ONLY": (list, tuple, set, frozenset, str),
     "ALLOW_MANUAL": (bool,),
 }

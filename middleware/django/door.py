@@ -17,8 +17,9 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
+from ...admission import OURS, Admission
 from ...answers import Answer, answer_to_uncaught, not_committed
-from ...door import OURS, Admission, Arrival, Door, LoadUser, UserId
+from ...door import Arrival, Door, LoadUser, UserId
 from ...errors import ConfigError
 from ...middleware.asgi import arrived as asgi_arrival
 from ...middleware.django import configuration
@@ -65,18 +66,18 @@ class TaskQueueMiddleware:
     """Lets a project add tasks and receive their deliveries. It must stand first in MIDDLEWARE.
 
     ``settings.TASKQUEUE`` says where the queues are (``URL``, ``SECRET``, ``QUEUES``, ``NAMESPACE``, ``PUBLIC_URL``,
-    ``LIMITS``, ``COMMIT_DEADLINE``, ``MAX_TASKS``, ``MAX_BYTES``, ``DURABILITY``: see ``taskqueue.TaskQueue``), on
-    which database ``atomic()`` counts (``USING``), and how the door works. ``LOAD_USER``, plain or async, a function or
-    its dotted path, gets a task's user id and returns the user, who becomes ``request.user``, or None if there is none
-    any more: then the task fails; omitted, the authentication backends are asked; None: nobody is loaded. ``USER_ID``,
-    plain or async, gets the request and returns the id (a str) of the user who adds a task, or None; without it
-    ``request.user`` is asked. ``CREDENTIALS``: ``"copy"`` or ``"drop"``, whether ``Cookie`` and ``Authorization``
-    travel with a task; omitted: only if no user is loaded. ``TASK_ONLY``: paths which, with all below them, are 404 for
-    everybody else. ``REPLAY_GUARD``: who sees to it that a delivery starts only once: the broker (``"begin"``) or,
-    cheaper but blind to other processes, this one's memory (``"process"``): then a consumer over HTTP takes what it
-    held when it died for not begun, and that spends no attempt. ``ALLOW_MANUAL``: whether a person who knows the secret
-    may run a task by hand here (``taskqueue curl``, ``taskqueue replay``), past its queue, so that the task itself does
-    not change; what it adds is queued as ever.
+    ``LIMITS``, ``COMMIT_DEADLINE``, ``MAX_TASKS``, ``MAX_BYTES``, ``DURABILITY``, ``STORAGE``: see
+    ``taskqueue.TaskQueue``), on which database ``atomic()`` counts (``USING``), and how the door works. ``LOAD_USER``,
+    plain or async, a function or its dotted path, gets a task's user id and returns the user, who becomes
+    ``request.user``, or None if there is none any more: then the task fails; omitted, the authentication backends are
+    asked; None: nobody is loaded. ``USER_ID``, plain or async, gets the request and returns the id (a str) of the user
+    who adds a task, or None; without it ``request.user`` is asked. ``CREDENTIALS``: ``"copy"`` or ``"drop"``, whether
+    ``Cookie`` and ``Authorization`` travel with a task; omitted: only if no user is loaded. ``TASK_ONLY``: paths which,
+    with all below them, are 404 for everybody else. ``REPLAY_GUARD``: who sees to it that a delivery starts only once:
+    the broker (``"begin"``) or, cheaper but blind to other processes, this one's memory (``"process"``): then a
+    consumer over HTTP takes what it held when it died for not begun, and that spends no attempt. ``ALLOW_MANUAL``:
+    whether a person who knows the secret may run a task by hand here (``taskqueue curl``, ``taskqueue replay``), past
+    its queue, so that the task itself does not change; what it adds is queued as ever.
     """
 
     sync_capable = True
@@ -107,8 +108,10 @@ class TaskQueueMiddleware:
         visit = self._visit(request, arrival, admission)
         with visit.under_way():
             response: HttpResponseBase = self.get_response(request)
-        if visit.succeeded(response):
-            with visit.committing():
+        with visit.committing():
+            if admission is not None:
+                admission.keep_sync()
+            if visit.succeeded(response):
                 visit.fetch()
                 visit.transaction.commit_sync()
         return visit.left(response)
@@ -124,8 +127,10 @@ class TaskQueueMiddleware:
         visit = self._visit(request, arrival, admission)
         with visit.under_way():
             response: HttpResponseBase = await self.get_response(request)
-        if visit.succeeded(response):
-            with visit.committing():
+        with visit.committing():
+            if admission is not None:
+                await admission.keep()
+            if visit.succeeded(response):
                 visit.fetch()
                 await visit.transaction.commit()
         return visit.left(response)
@@ -246,7 +251,7 @@ class _Visit:
             self._forget_body()
         for name in OURS:
             del response[name]
-        for name, value in () if self._admission is None else self._admission.headers:
+        for name, value in () if self._admission is None else self._admission.headers():
             response[name] = value
         return response
 
@@ -269,6 +274,8 @@ class _Visit:
                     break
                 yield piece
             with _logging(transaction):
+                if self._admission is not None:
+                    self._admission.keep_sync()
                 transaction.commit_sync()
 
     async def _stream_async(self, transaction: Transaction, pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
@@ -281,6 +288,8 @@ class _Visit:
                     break
                 yield piece
             with _logging(transaction):
+                if self._admission is not None:
+                    await self._admission.keep()
                 await transaction.commit()
 
     @contextmanager

@@ -13,7 +13,7 @@ from ...target import check_queue_name
 if TYPE_CHECKING:
     from ...middleware.zope.queue import TaskQueue
 
-_KEYS: Final = ("url", "namespace", "public_url", "commit_deadline", "max_tasks", "max_bytes", "durability")
+_KEYS: Final = ("url", "namespace", "public_url", "commit_deadline", "max_tasks", "max_bytes", "durability", "storage")
 
 
 def _key(name: str, check: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -38,6 +38,7 @@ commit_deadline = _key("commit-deadline", options.Seconds(0.1, 3600))
 max_tasks = _key("max-tasks", options.Whole(0))
 max_bytes = _key("max-bytes", options.Whole(0))
 durability = _key("durability", options.durability_level)
+storage = _key("storage", options.directory)
 
 
 class Section:

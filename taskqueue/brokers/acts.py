@@ -6,8 +6,8 @@ from typing import Any
 
 from ..broker import Withdrawal
 from ..inspector import Control
+from .calls import Arguments
 from .inspection import found_by
-from .link import Arguments
 
 
 class Acts:

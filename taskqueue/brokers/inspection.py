@@ -13,7 +13,7 @@ import msgpack
 from ..errors import BrokerUnavailable, ConfigError
 from ..inspector import Act, By, ConsumerInfo, Control, Ended, Log, QueueStats, Released, StoreInfo
 from ..task import NORMAL_PRIORITY, PRIORITIES, StateName, TaskState
-from .link import Arguments
+from .calls import Arguments
 
 INDEXES: Final[dict[StateName, str]] = {
     "scheduled": ":scheduled",

@@ -7,21 +7,20 @@ retries are off: they would repeat commands that may not be, and take ten times 
 """
 
 import asyncio
-import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry as SyncRetry
 
-from ..errors import BrokerUnavailable, ConfigError, ReplyLost
+from ..errors import BrokerUnavailable, ConfigError
+from .calls import Arguments, Call, Copies, pack, together
 from .refusals import is_transient, said, wrong_password
 from .scripts import Script
 
@@ -32,96 +31,57 @@ CONNECT_TIMEOUT: Final = 5.0
 PAUSE_MIN: Final = 0.01
 PAUSE_MAX: Final = 0.5
 MAX_CALLS: Final = 512
+# For so long a broker that was given up counts as down; whoever comes then tries again.
+TROUBLE_SECONDS: Final = 1.0
 # Redis's clock may be set while we are connected.
 CLOCK_AGE: Final = 5.0
+# A line on which nothing was said for so long may have been closed, and the loop not have noticed.
+QUIET: Final = 0.001
 # Redis stops waiting for its replicas this long before a caller does, so that the caller hears how many there are; it
 # looks at the time ten times a second.
 WAIT_MARGIN: Final = 0.2
 
-Arguments = Sequence[str | bytes | int]
 
+class Health:
+    """What the connections of one broker, each of its own loop, have heard of the store."""
 
-class Copies(NamedTuple):
-    """So many replicas must have what a call wrote before it counts; a reply other than ``written`` wrote nothing."""
+    __slots__ = ("answered", "given_up")
 
-    replicas: int
-    written: object
+    def __init__(self) -> None:
+        """Begin with nothing heard."""
+        self.answered: float = -math.inf
+        """When it answered last, as ``time.monotonic()``."""
+        self.given_up: tuple[float, str] = -math.inf, ""
+        """When a call was last given up, and why."""
 
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """One script call (or plain command) under way.
-
-    ``in_flight``: sent, no reply yet; ``lost``: was in flight when a line broke, so Redis may have carried it out.
-    """
-
-    command: Script | str
-    keys: Sequence[str]
-    arguments: Callable[[], Arguments]
-    deadline: float
-    reply: "asyncio.Future[Any]"
-    copies: Copies | None = None
-    in_flight: bool = False
-    lost: bool = False
-    whole: bool = False
-    last_error: str = ""
-
-    def packed(self) -> tuple[str | bytes | int, ...]:
-        """Return the command as it goes on the wire; the script itself only once Redis said that it has not got it."""
-        if isinstance(self.command, str):
-            return (self.command, *self.keys, *self.arguments())
-        name, body = ("EVAL", self.command.source) if self.whole else ("EVALSHA", self.command.sha)
-        return (name, body, len(self.keys), *self.keys, *self.arguments())
-
-    def hear(self, reply: Any) -> None:
-        """End the call with its reply, unless copies of what it wrote are waited for first."""
-        if self.copies and reply == self.copies.written:
-            return
-        self.answer(reply)
-
-    def answer(self, reply: Any) -> None:
-        """End the call."""
-        self.in_flight = False
-        if not self.reply.done():
-            self.reply.set_result(reply)
-
-    def refuse(self, error: Exception) -> None:
-        """Fail the call for good, unless it may have been carried out when it was sent before."""
-        self.in_flight = False
-        if isinstance(error, NoScriptError):
-            self.whole = True
-        elif self.lost:
-            self.last_error = said(error)
-            self.give_up()
-        elif not self.reply.done():
-            self.reply.set_exception(error)
-
-    def give_up(self) -> None:
-        """Fail the call: uncertain if Redis may have carried it out, certain if not."""
-        if not self.reply.done():
-            kind = ReplyLost if self.lost or self.in_flight else BrokerUnavailable
-            self.reply.set_exception(
-                kind(f"redis did not confirm before the deadline ({self.last_error or 'no answer'})")
-            )
+    @property
+    def trouble(self) -> str | None:
+        """Why a call was given up within the last second, None if none was or the store has answered since."""
+        given_up, why = self.given_up
+        down = given_up > self.answered and time.monotonic() - given_up < TROUBLE_SECONDS
+        return why if down else None
 
 
 class Link:
     """A connection of one event loop. ``offset`` turns this process's monotonic clock into Redis's, in milliseconds."""
 
-    def __init__(self, pool: ConnectionPool, *, moves: bool = False) -> None:
-        """Take where connections are made; ``moves``: a new one may lead to another server, so do not cling to one."""
-        self._pool, self._moves = pool, moves
+    def __init__(self, pool: ConnectionPool, health: Health, *, moves: bool = False) -> None:
+        """Take where connections are made, and who is told what is heard.
+
+        ``moves``: a new connection may lead to another server, so do not cling to one.
+        """
+        self._pool, self._health, self._moves = pool, health, moves
         self._connection: AbstractConnection | None = None
+        self._loop = asyncio.get_running_loop()
         self._waiting: list[Call] = []
+        self._said: Sequence[Call] = ()
         self._speaker: asyncio.Task[None] | None = None
-        self._pause = PAUSE_MIN
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
+        self._pause, self._heard = PAUSE_MIN, -math.inf
         self.offset = 0.0
         self._measured = -math.inf
         self._told: set[Script | str] = set()
-        self.answered = -math.inf
-        """When Redis answered last, as ``time.monotonic()``."""
-        self.given_up = -math.inf, ""
-        """When a call was last given up, and why."""
 
     def redis_ms(self, monotonic: float) -> int:
         """Return what Redis's clock will show, in ms, when ``time.monotonic()`` is at this value."""
@@ -146,31 +106,66 @@ class Link:
         if the command was never sent before the deadline, ReplyLost if it was, or if too few ``copies`` were confirmed,
         redis's ResponseError if it was refused.
         """
-        if deadline <= time.monotonic():
-            raise BrokerUnavailable("redis: the deadline had passed before the command could be sent")
-        call = Call(command, keys, arguments, deadline, asyncio.get_running_loop().create_future(), copies)
+        call = Call(command, keys, arguments, deadline, self._loop.create_future(), copies)
+        self.begin(call)
+        return await call.reply
+
+    def begin(self, call: Call) -> None:
+        """Carry out a call, whose ``reply`` then tells how it ended, at its deadline at the latest."""
+        if call.deadline <= time.monotonic():
+            call.fail(BrokerUnavailable("redis: the deadline had passed before the command could be sent"))
+            return
         self._waiting.append(call)
+        self._watch(call.deadline)
         if self._speaker is None or self._speaker.done():
             # Lives only while something waits, holds no caller's cancellation, and ends by itself: see _speak.
-            self._speaker = asyncio.create_task(self._speak())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await asyncio.shield(call.reply)
-        # Not before a whole deadline has passed: what is cured within it, nobody need hear of.
-        self.given_up = time.monotonic(), call.last_error or "no answer"
-        call.give_up()
-        return await call.reply
+            self._speaker = self._loop.create_task(self._speak())
+            self._speaker.add_done_callback(self._fallen_silent)
+
+    def _watch(self, deadline: float) -> None:
+        # One alarm for all: most callers have the same patience, so that it is hardly ever set anew.
+        if deadline < self._alarm_at:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm_at = deadline
+            self._alarm = self._loop.call_later(deadline - time.monotonic(), self._ring)
+
+    def _ring(self) -> None:
+        """End the calls whose time is up."""
+        now = time.monotonic()
+        self._alarm, self._alarm_at = None, math.inf
+        for call in (*self._said, *self._waiting):
+            if call.reply.done():
+                continue
+            if call.deadline > now:
+                self._watch(call.deadline)
+            else:
+                # Not before a whole deadline has passed: what is cured within it, nobody need hear of.
+                self._health.given_up = now, call.last_error or "no answer"
+                call.give_up()
+
+    def _fallen_silent(self, speaker: "asyncio.Task[None]") -> None:
+        # A loop that is being closed cancels every task, also one that has not begun.
+        if speaker.cancelled():
+            self._give_up("CancelledError")
+
+    def _give_up(self, why: str) -> None:
+        calls, self._said, self._waiting = [*self._said, *self._waiting], (), []
+        for call in calls:
+            call.last_error = why
+            call.give_up()
 
     async def _speak(self) -> None:
         while self._waiting:
-            calls, self._waiting = self._waiting[:MAX_CALLS], self._waiting[MAX_CALLS:]
-            calls = [call for call in calls if not call.reply.done()]
+            said, self._waiting = self._waiting[:MAX_CALLS], self._waiting[MAX_CALLS:]
+            self._said = calls = [call for call in said if not call.reply.done()]
             if not calls:
                 continue
             try:
                 async with asyncio.timeout(self._patience(calls)):
                     await self._exchange(calls)
-                self._pause, self.answered = PAUSE_MIN, time.monotonic()
+                self._pause, self._heard = PAUSE_MIN, time.monotonic()
+                self._health.answered = self._heard
             except AuthenticationError as error:
                 await self._drop()
                 self._refuse(calls, str(wrong_password(error)))
@@ -186,10 +181,10 @@ class Link:
                     await self._again(calls, error)
             except BaseException as error:
                 await self._drop()
-                for call in calls:
-                    call.last_error = type(error).__name__
-                    call.give_up()
+                self._give_up(type(error).__name__)
                 raise
+            # What was to be sent again stands among the waiting.
+            self._said = ()
 
     @property
     def _read_timeout(self) -> float:
@@ -225,27 +220,27 @@ class Link:
             # Redis would wait for its replicas in vain before it is told a script that it has not got.
             call.whole = call.whole or call.command not in self._told
             self._told.add(call.command)
-        commands = [call.packed() for call in calls] + (self._wait(copied) if copied else [])
-        packed = connection.pack_commands(commands)
+        commands = together(calls)
+        packed = [command.packed() for command in commands] + (self._wait(copied) if copied else [])
         for call in calls:
             call.in_flight = True
         await connection.send_packed_command(packed, check_health=False)
         transient: ResponseError | None = None
-        for call in calls:
+        for command in commands:
             try:
-                call.hear(await read(connection))
+                reply = await read(connection)
             except ResponseError as error:
-                if is_transient(error):
-                    transient, call.in_flight = error, False
-                else:
-                    call.refuse(error)
+                reply = error
+            transient = command.hear(reply) or transient
         if copied:
             await self._confirm(connection, [call for call in copied if call.in_flight])
         if transient is not None:
             raise transient
-        self._waiting = [call for call in calls if not call.reply.done()] + self._waiting
+        left = [call for call in calls if not call.reply.done()]
+        if left:
+            self._waiting = left + self._waiting
 
-    def _wait(self, calls: Sequence[Call]) -> list[tuple[str | bytes | int, ...]]:
+    def _wait(self, calls: Sequence[Call]) -> list[bytes]:
         """Return what makes Redis wait for its replicas, once for all that a round trip writes.
 
         WAIT counts from the last write of its own connection; on a new one, and after a repeat that found all done, it
@@ -254,7 +249,8 @@ class Link:
         first = min(call.deadline for call in calls) - time.monotonic() - WAIT_MARGIN
         patience = min(first, self._read_timeout / 2)
         replicas = max(call.copies.replicas for call in calls if call.copies)
-        return [("PUBLISH", f"{calls[0].keys[0]}:copied", ""), ("WAIT", replicas, max(1, int(patience * 1000)))]
+        wait = pack(("WAIT", replicas, max(1, int(patience * 1000))))
+        return [pack(("PUBLISH", f"{calls[0].keys[0]}:copied", "")), wait]
 
     async def _confirm(self, connection: AbstractConnection, written: Sequence[Call]) -> None:
         """End those calls that enough replicas have; the others may be repeated."""
@@ -278,6 +274,10 @@ class Link:
             raise RedisConnectionError("the replicas follow another primary, or none")
 
     async def _connected(self) -> AbstractConnection:
+        if time.monotonic() - self._heard > QUIET:
+            # The loop looks at its sockets between two turns: one that has been closed meanwhile shows itself.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
         if self._connection is not None and await self._connection.can_read():
             # Closed by the other end while nobody spoke: what is not sent into it is not in doubt.
             await self._drop()
@@ -307,6 +307,8 @@ class Link:
         """Let the calls under way end, then close the connection."""
         if self._speaker is not None:
             await asyncio.gather(self._speaker, return_exceptions=True)
+        if self._alarm is not None:
+            self._alarm.cancel()
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.disconnect()

@@ -71,6 +71,7 @@ class Ends(Tasks):
             self.logs[task.id].fields.pop("response", None)
         children_count = not task.flags & MASTER
         if task.open and children_count:
+            self.log_of(task.id).following.clear()  # those of an earlier delivery
             if item.on_success is not None:
                 self.log_of(task.id).following["completed"] = item.on_success
             if item.on_failure is not None:

@@ -13,9 +13,7 @@ Every move is one script of ``taskqueue/lua``; this module only turns values int
 """
 
 import asyncio
-import math
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Final
@@ -25,32 +23,22 @@ import msgpack
 from redis import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from ..broker import (
-    IN_DOUBT_AFTER_MS,
-    UNLIMITED,
-    Capacity,
-    Exchange,
-    Lease,
-    Owner,
-    Seen,
-    Trimmed,
-)
+from ..broker import IN_DOUBT_AFTER_MS, UNLIMITED, Capacity, Exchange, Lease, Owner, Seen, Trimmed
+from ..commit import Outcome
 from ..durability import Durability
 from ..errors import ConfigError
 from ..identity import Identity, own
 from ..task import Reservation, SealedTask, Settlement, TaskState
 from .acts import Acts
+from .calls import Arguments, Copies
 from .inspection import RedisInspector, info_lines, lines, state_of
-from .link import Arguments, Copies, Link, client_options, connected, pool_of, read
+from .link import Health, Link, client_options, connected, pool_of, read
 from .pulse import RedisPulse, require_lease
-from .reasons import closed, disabled, full, late, removed, taken
+from .reasons import disabled, removed, taken
 from .refusals import line_errors, translated
 from .scripts import SCRIPTS
+from .storing import Store
 
-# A command that the clock of a thawed Redis finds later than this before the deadline is refused.
-LATE_MARGIN: Final = 0.05
-# For so long a broker that was given up counts as down; whoever comes then tries again.
-TROUBLE_SECONDS: Final = 1.0
 HINT_PING: Final = 4.0
 
 
@@ -72,14 +60,16 @@ class RedisBroker(Acts):
             raise ConfigError(f"url: {error}") from None
         self._namespace, self._capacity = namespace, capacity
         self._replicas = durability.replicas if durability else 0
+        self._health = Health()
         self._links: WeakKeyDictionary[asyncio.AbstractEventLoop, Link] = WeakKeyDictionary()
 
     @property
     def _link(self) -> Link:
         loop = asyncio.get_running_loop()
-        if loop not in self._links:
-            self._links[loop] = Link(self._pool, moves=self.moves)
-        return self._links[loop]
+        link = self._links.get(loop)
+        if link is None:
+            link = self._links[loop] = Link(self._pool, self._health, moves=self.moves)
+        return link
 
     def key(self, queue: str) -> str:
         """Return the key of the queue's list, base of all its other keys and name of its channel."""
@@ -97,34 +87,22 @@ class RedisBroker(Acts):
         with translated():
             return await self._link.call(SCRIPTS[name], [self.key(queue)], arguments, deadline=deadline, copies=copies)
 
-    async def _store(self, name: str, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
-        link, capacity = self._link, self._capacity
-        flat: list[str | bytes | int] = []
-        for task in tasks:
-            flat += task.values
+    def _store(self, name: str, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> Outcome:
+        link, replicas = self._link, self._replicas
+        copies = Copies(replicas, b"OK") if replicas else None
+        store = Store(
+            name, self.key(queue), tasks, deadline=deadline, capacity=self._capacity, copies=copies, clock=link
+        )
+        link.begin(store)
+        return store.outcome
 
-        def arguments() -> Arguments:
-            return [link.redis_ms(deadline - LATE_MARGIN), capacity.tasks, capacity.bytes, *flat]
+    def push(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> Outcome:
+        """See Broker. What is pushed at once travels together."""
+        return self._store("push", queue, tasks, deadline=deadline)
 
-        answer = await self._copied(name, queue, arguments, b"OK", deadline=deadline)
-        while answer == b"LATE" and time.monotonic() < deadline - LATE_MARGIN:
-            # It is not late: somebody has set Redis's clock forward.
-            link.measure_again()
-            answer = await self._copied(name, queue, arguments, b"OK", deadline=deadline)
-        if answer == b"LATE":
-            raise late()
-        if answer == b"CLOSED":
-            raise closed(queue)
-        if answer == b"FULL":
-            raise full(queue, capacity)
-
-    async def push(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
-        """See Broker."""
-        await self._store("push", queue, tasks, deadline=deadline)
-
-    async def prepare(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> None:
-        """See Broker."""
-        await self._store("prepare", queue, tasks, deadline=deadline)
+    def prepare(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> Outcome:
+        """See Broker. What is prepared at once travels together."""
+        return self._store("prepare", queue, tasks, deadline=deadline)
 
     async def promote(self, queue: str, ids: Sequence[str], *, deadline: float) -> None:
         """See Broker."""
@@ -298,11 +276,7 @@ class RedisBroker(Acts):
     @property
     def trouble(self) -> str | None:
         """See Broker. Any loop's connection may have heard it, or that all is well again."""
-        links = tuple(self._links.values())
-        given_up, why = max((link.given_up for link in links), default=(-math.inf, ""))
-        answered = max((link.answered for link in links), default=-math.inf)
-        down = given_up > answered and time.monotonic() - given_up < TROUBLE_SECONDS
-        return why if down else None
+        return self._health.trouble
 
     @property
     def inspector(self) -> RedisInspector:

@@ -19,7 +19,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from ..errors import BrokerUnavailable, ConfigError
+from ..errors import BrokerUnavailable, ConfigError, TaskQueueError
 
 # Beside what redis-py has classes for. LOADING is a ConnectionError there, and MASTERDOWN a ClusterDownError. The last
 # two are what is left of WAIT when a primary is demoted under it.
@@ -54,24 +54,27 @@ def wrong_password(error: Exception) -> ConfigError:
     return ConfigError(f"url: redis refused the user name or password ({error}); correct them in the URL")
 
 
+def meant(error: ResponseError) -> TaskQueueError:
+    """Return what a command was refused for as an error of ours."""
+    text = str(error)
+    if isinstance(error, OutOfMemoryError) or "OOM" in text:
+        return BrokerUnavailable("redis has no memory left (maxmemory reached): free some, or raise it")
+    if "WRONGTYPE" in text:
+        return ConfigError(f"namespace: a key in redis belongs to something else ({text}); choose another namespace")
+    if is_missing_right(error):
+        return ConfigError(
+            f"redis refused a command: the URL's user lacks a right ({text}); taskqueue acl prints what it needs"
+        )
+    return ConfigError(f"redis refused a command: {text}")
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Raise what a command was refused for as an error of ours."""
     try:
         yield
     except ResponseError as error:
-        text = str(error)
-        if isinstance(error, OutOfMemoryError) or "OOM" in text:
-            raise BrokerUnavailable("redis has no memory left (maxmemory reached): free some, or raise it") from error
-        if "WRONGTYPE" in text:
-            raise ConfigError(
-                f"namespace: a key in redis belongs to something else ({text}); choose another namespace"
-            ) from error
-        if is_missing_right(error):
-            raise ConfigError(
-                f"redis refused a command: the URL's user lacks a right ({text}); taskqueue acl prints what it needs"
-            ) from error
-        raise ConfigError(f"redis refused a command: {text}") from error
+        raise meant(error) from error
 
 
 @contextmanager

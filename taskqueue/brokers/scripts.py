@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import Final
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Script:
     """A Lua script and the digest Redis knows it by."""
 

@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError
 
 from taskqueue import doctor
 from taskqueue.acl import ROLES, Role
-from taskqueue.admin import STATES, Admin, Filter
+from taskqueue.admin import Admin, Filter
 from taskqueue.broker import Beat, Lease, Seen
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import PARTS
@@ -24,6 +24,7 @@ from taskqueue.errors import ConfigError, ReplyLost
 from taskqueue.intake import Intake
 from taskqueue.metrics import Metrics
 from taskqueue.policy import Rules
+from taskqueue.query import Query, parse
 from taskqueue.replay import HttpReplayer
 from taskqueue.routes import Route
 from taskqueue.server import TaskQueueServer
@@ -185,10 +186,12 @@ class TestWholeJobs:
         await self._fail_one(users)
         async with users.broker("reader") as broker:
             admin = Admin(broker, ["default"])
-            for state in STATES:
-                await admin.tasks([state], only=Filter(), limit=10)
+            await admin.tasks(Query())
+            for field, operator in (("changed", ">"), ("owner", "="), ("label", "="), ("route", "="), ("id", "=")):
+                terms = parse(f"{field} {operator} 1h", now=2**40, owners=lambda user: [user])
+                await admin.tasks(Query(terms=tuple(terms)))
             (found,) = await admin.failed(Filter())
-            assert await admin.life(found)
+            await admin.log(found)
             assert await admin.request(found, KEYRING) is not None
             assert [stats.failed for stats in await admin.stats()] == [1]
             assert len(await admin.routes()) == 0

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from taskqueue import admin
+from taskqueue import finding
 from taskqueue.task import Verdict
 from tests.servers import free_port
 from tests.tasks import SECRET, opaque, opaque_tasks, sealed, task
@@ -110,7 +110,7 @@ def test_nothing_moves_the_terminals_cursor(taskqueue: Any, store: Doing) -> Non
 
 
 def test_without_a_store_the_exit_code_says_so(taskqueue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin, "PATIENCE", 0.2)
+    monkeypatch.setattr(finding, "PATIENCE", 0.2)
     ran = taskqueue("list", "--url", f"redis://127.0.0.1:{free_port()}/0")
     assert (ran.code, ran.out) == (75, "")
     monkeypatch.delenv("TASKQUEUE_URL")
@@ -133,11 +133,11 @@ def test_show_tells_a_life_in_order(taskqueue: Any, store: Doing) -> None:
     assert (document["task"]["state"], document["task"]["status"], document["task"]["attempt"]) == ("completed", 204, 2)
     assert [(step["what"], step["delivery"], step["detail"]) for step in document["life"]] == [
         ("added", 0, "POST /path"),
-        ("reserved", 1, "by one, attempt 1"),
+        ("reserved", 1, "attempt 1"),
         ("begun", 1, ""),
         ("retry", 1, "503 server"),
         ("due", 0, ""),
-        ("reserved", 2, "by one, attempt 2"),
+        ("reserved", 2, "attempt 2"),
         ("begun", 2, ""),
         ("completed", 2, "204"),
     ]
@@ -241,7 +241,7 @@ def test_stats_count_and_name_who_consumes(taskqueue: Any, store: Doing) -> None
     assert (consumer["name"], consumer["pid"], consumer["holds"]) == ("one", os.getpid(), 1)
     assert document["warnings"] == []
     ran = taskqueue("stats")
-    assert ran.lines[1][:7] == ["default", "3", "1", "1", "1", "1", "0"]
+    assert ran.lines[1][:7] == ["default", "3", "1", "1", "1", "0", "0"]
     assert ran.lines[-1][:2] == ["default", "one"]
     assert ran.err == ""
 

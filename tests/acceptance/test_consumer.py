@@ -523,10 +523,10 @@ class TestLimit:
             await target.started(2)
             await _passed(0.1)
             assert target.running <= 3
-            assert server._in_flight <= 2_500_000 + 1_000_100
+            assert server._jobs.bytes <= 2_500_000 + 1_000_100
             target.gate.set()
             await target.finished(6)
-        assert server._in_flight == 0
+        assert server._jobs.bytes == 0
 
 
 class TestOutcomes:

@@ -7,6 +7,7 @@ from typing import Any, Final
 import pytest
 
 from taskqueue import watching
+from taskqueue.task import Verdict
 from tests.house import tree
 from tests.house.programs import commands
 from tests.house.schemas import FOLDER, faults, schema
@@ -21,7 +22,10 @@ ANSWERS: Final = [
     ("show", f"show {ID}"),
     ("show", f"show {ID} --full"),
     ("show", "show id-opaque --full"),
+    ("log", f"log {ID}"),
     ("stats", "stats --queue default --queue mail"),
+    ("stats-owner", "stats --owner ada"),
+    ("times", "times"),
     ("watch", "watch --interval 0.1 --count 2"),
     ("workers", "workers"),
     ("retry", f"retry {ID}"),
@@ -59,7 +63,8 @@ def place(taskqueue: Any, store: Doing, monkeypatch: pytest.MonkeyPatch) -> None
     async def _(work: Work) -> None:
         await work.fail(sealed(task("/build", "POST", id=ID, headers=(("cookie", "a=1"),), body=b"\xff")))
         await work.push(opaque("id-opaque"), *opaque_tasks(3), opaque(due=-3_600_000))
-        await work.take(2)
+        await work.end(await work.take(1), Verdict("complete", status=200))
+        await work.take(1)
         await work.push(opaque(queue="mail"))
 
 
@@ -98,8 +103,8 @@ def test_the_page_names_every_command_and_its_schema() -> None:
     }
     assert told.keys() == described.keys()
     answering = {arguments.split(" mail")[0].split(f" {ID}")[0]: name for name, arguments in ANSWERS}
-    for name, link in told.items():
-        assert next((known for words, known in answering.items() if f"{words} ".startswith(f"{name} ")), None) == link
+    for name, page in told.items():
+        assert next((known for words, known in answering.items() if f"{words} ".startswith(f"{name} ")), None) == page
 
 
 def test_every_schema_is_used() -> None:

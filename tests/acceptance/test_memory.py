@@ -4,6 +4,7 @@ Counted in bytes that Python has allocated, which is exact; ``make memory`` repo
 """
 
 import asyncio
+import functools
 import gc
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -17,7 +18,7 @@ from taskqueue import TaskQueue
 from taskqueue.inprocess import AsgiReplayer
 from taskqueue.middleware.asgi import TaskQueueMiddleware
 from taskqueue.policy import Answered, Outcome
-from taskqueue.replay import Delivery, HttpReplayer, Replayer
+from taskqueue.replay import Delivery, HttpReplayer, Replay, Replayer
 from tests.servers import RedisServer
 from tests.shop import consuming
 from tests.tasks import KEYRING, SECRET, task
@@ -65,6 +66,9 @@ class Holding:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         pass
+
+    def prepare(self, delivery: Delivery) -> Replay:
+        return functools.partial(self.replay, delivery)
 
     async def replay(self, delivery: Delivery) -> Outcome:
         self.deliveries += 1

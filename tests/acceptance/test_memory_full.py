@@ -153,6 +153,22 @@ async def test_consumers_come_die_and_go(broker: RedisBroker, client: Any) -> No
         assert client.llen(BASE) == 0
 
 
+async def test_operators_can_make_room(broker: RedisBroker, client: Any) -> None:
+    await broker.push("default", [opaque("held"), opaque("queued"), opaque("later", due=-60_000)], deadline=soon())
+    lease, _ = await broker.claim("default", "one", begins=True, deadline=soon())
+    await broker.exchange(lease, (), token="1", want=1, room=1, deadline=soon())
+    with full(client):
+        assert await broker.hasten("default", ["later"], actor="me", deadline=soon()) == 1
+        done = await broker.withdraw(
+            "default", ["held", "queued", "later"], "archived", actor="me", force=True, deadline=soon()
+        )
+        assert done == ["marked", "archived", "archived"]
+        ended = [Settlement("held", 1, Verdict("complete", status=200))]
+        await broker.exchange(lease, ended, token="2", want=9, room=9, deadline=soon())
+        assert await broker.trim("default", [("archived", 0, 0)], most=10, deadline=soon()) == Trimmed(3)
+    assert await broker.inspector.index("default", "label", "label", limit=9, offset=0, deadline=soon()) == []
+
+
 async def test_what_has_failed_cannot_be_queued_again_until_there_is_memory(broker: RedisBroker, client: Any) -> None:
     await broker.push("default", [opaque("a")], deadline=soon())
     lease, _ = await broker.claim("default", "one", begins=True, deadline=soon())

@@ -2,13 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from taskqueue import TaskQueue
+from taskqueue import TaskQueue, cli, settings
 from taskqueue.routes import Route
 from tests.servers import RedisServer
 from tests.tasks import SECRET, opaque
@@ -133,3 +134,23 @@ def test_a_rule_reads_as_it_is_written() -> None:
     assert str(Route("/a", hidden=True)) == "/a (hidden)"
     shown: Any = Route("/a", "slow", "export")
     assert str(shown) == "/a = slow (category export)"
+
+
+@pytest.mark.accept("TA09")
+async def test_a_consumer_without_queues_of_its_own_serves_what_rules_name(
+    any_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taskqueue.toml").write_text("[[route]]\npath = '/filed'\nqueue = 'filed'\n")
+    flags = {"url": any_server.url, "name": "one", "target": "http://127.0.0.1:1"}
+
+    async def served(**more: object) -> Sequence[str]:
+        chosen = settings.load({**flags, **more}, environ={"TASKQUEUE_SECRET": SECRET}, directory=tmp_path)
+        server, tq = await cli._server(chosen, None)
+        await tq.broker.route("/a", Route("/a", "slow").pack(), deadline=time.monotonic() + 10)
+        await tq.aclose()
+        return tuple(server.queues)
+
+    assert await served() == ("default", "filed")
+    assert await served() == ("default", "filed", "slow")
+    assert await served(queues=["default"]) == ("default",)

@@ -28,20 +28,20 @@ def forgets() -> None:
         if next(count) != 3:
             await push(self, queue, tasks, deadline=deadline)
 
-    RedisBroker.push = forgetful  # type: ignore[method-assign]
+    RedisBroker.push = forgetful  # type: ignore[assignment,method-assign]
 
 
 def hasty() -> None:
     """Push inside ``add``, before anybody knows whether the transaction will be aborted: phantoms."""
-    append, pushing = Transaction.append, set[asyncio.Task[None]]()
+    append, pushing = Transaction.append, set[asyncio.Future[None]]()
 
     def hasty_append(self: Transaction, task: Task, **copies: bool) -> None:
         append(self, task, **copies)
         tq = self.tq
         assert isinstance(tq, TaskQueue)
         made = seal(tq.keyring, task, nonce=bytes(NONCE_BYTES))
-        loop = asyncio.get_running_loop()
-        job = loop.create_task(tq.broker.push(task.queue, [made], deadline=loop.time() + 2))
+        deadline = asyncio.get_running_loop().time() + 2
+        job = asyncio.ensure_future(tq.broker.push(task.queue, [made], deadline=deadline))
         pushing.add(job)
 
     Transaction.append = hasty_append  # type: ignore[method-assign]

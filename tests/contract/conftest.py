@@ -1,6 +1,7 @@
 """What the suites of the doors share."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,8 @@ from tests.servers import RedisServer
 
 
 @pytest.fixture
-async def tq(any_server: RedisServer) -> AsyncIterator[taskqueue.TaskQueue]:
-    queue = task_queue(any_server.url, limits=taskqueue.Limits(body=4 * 1024 * 1024))
+async def tq(any_server: RedisServer, tmp_path: Path) -> AsyncIterator[taskqueue.TaskQueue]:
+    limits = taskqueue.Limits(body=4 * 1024 * 1024)
+    queue = task_queue(any_server.url, limits=limits, storage=str(tmp_path / "files"))
     yield queue
     await queue.aclose()

@@ -9,6 +9,7 @@ import pytest
 
 from taskqueue.broker import Lease
 from taskqueue.brokers import redis as redis_broker
+from taskqueue.brokers import storing
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import SCRIPTS
 from taskqueue.errors import BrokerUnavailable, ConfigError
@@ -64,7 +65,7 @@ class TestLateness:
     async def test_what_comes_to_execution_too_late_is_refused(
         self, broker: RedisBroker, client: Any, verb: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(redis_broker, "LATE_MARGIN", 3600)
+        monkeypatch.setattr(storing, "LATE_MARGIN", 3600)
         store = broker.push if verb == "push" else broker.prepare
         with pytest.raises(BrokerUnavailable, match="after the deadline"):
             await store("default", opaque_tasks(2), deadline=soon())
@@ -78,7 +79,7 @@ class TestLateness:
         tasks = opaque_tasks(2)
         await store("default", tasks, deadline=soon())
         before = everything(client)
-        monkeypatch.setattr(redis_broker, "LATE_MARGIN", 3600)
+        monkeypatch.setattr(storing, "LATE_MARGIN", 3600)
         await store("default", tasks, deadline=soon())
         assert everything(client) == before
 

@@ -500,7 +500,7 @@ async def test_what_a_frozen_server_comes_to_too_late_never_runs(
         assert type(caught.value) is BrokerUnavailable, "it was not sent, or only the vote was"
         assert transaction.state == "aborted"
     # All that the frozen server was sent stands in sockets that the commit has given up: they are read, then closed.
-    wait_until(lambda: len(client.client_list()) == 1, "the connections given up are gone")
+    await asyncio.to_thread(wait_until, lambda: len(client.client_list()) == 1, "the connections given up are gone")
     assert client.keys("*") == [], "what came too late was not even prepared"
     await tq.push("/again")
     assert len(waiting(frozen)) == 1
@@ -520,7 +520,7 @@ async def test_a_server_that_freezes_between_the_phases_is_a_doubt_about_that_qu
     private_server.resume()
     assert isinstance(raised, CommitUncertain)
     assert set(raised.ids) == ids_of(ids, ("mail", "default"), "mail")
-    wait_until(lambda: len(client.client_list()) == 1, "the connections given up are gone")
+    await asyncio.to_thread(wait_until, lambda: len(client.client_list()) == 1, "the connections given up are gone")
     assert queued(frozen) <= set(raised.ids)
     assert waiting(frozen, "default") == []
 

@@ -9,6 +9,7 @@ from taskqueue.inprocess import AiohttpReplayer, AsgiReplayer, WsgiReplayer
 from taskqueue.middleware import aiohttp as aiohttp_door
 from taskqueue.policy import Answered, Outcome
 from taskqueue.replay import Delivery, Replayer
+from taskqueue.reporting import MEDIA_TYPE
 from tests.doors import (
     DJANGO_KINDS,
     KINDS,
@@ -84,3 +85,16 @@ async def test_a_task_that_fails_is_a_500_with_receipt(kind: str, tq: taskqueue.
     assert isinstance(outcome, Answered)
     assert (outcome.status, outcome.receipted) == (500, True)
     assert await tq.size() == 0
+
+
+async def test_what_a_task_reports_is_told_by_the_handover(kind: str, tq: taskqueue.TaskQueue) -> None:
+    answer = taskqueue.Report("info", "in the answer")
+
+    async def build(_view: View) -> Reply:
+        taskqueue.report("warning", "in the view")
+        return Reply(text=answer.encode().decode(), headers={"Content-Type": MEDIA_TYPE})
+
+    delivery = await deliveries(tq, "/build")
+    (outcome,) = await replayed(in_process(kind, {"/build": build}, tq), delivery)
+    assert isinstance(outcome, Answered)
+    assert (outcome.status, outcome.receipted, outcome.reported, outcome.report) == (200, True, "warning", answer)

@@ -137,7 +137,7 @@ class TestReplicas:
 
     async def test_the_replica_may_come_back_before_the_deadline(self, pair: Pair, broker: RedisBroker) -> None:
         pair.replica.pause()
-        pushing = asyncio.create_task(broker.push("default", [opaque("id")], deadline=within(20)))
+        pushing = asyncio.ensure_future(broker.push("default", [opaque("id")], deadline=within(20)))
         client = pair.primary.client()
         await until(lambda: _holds(client, 1), "the primary has it")
         assert not pushing.done()
@@ -162,6 +162,15 @@ class TestReplicas:
             assert proxy.hits == 1
             await broker.aclose()
 
+    async def test_of_commits_that_share_a_call_each_is_confirmed_or_refused(self, pair: Pair) -> None:
+        broker = pair.broker(capacity=3)
+        await broker.push("default", [opaque("first")], deadline=within(10))
+        pushes = [broker.push("default", [opaque(name)], deadline=within(10)) for name in "abc"]
+        raised = await asyncio.gather(*pushes, return_exceptions=True)
+        assert [error and type(error) for error in raised] == [None, None, QueueFull]
+        assert pair.waiting(pair.replica) == [b"b", b"a", b"first"]
+        await broker.aclose()
+
     async def test_what_was_refused_is_certain_without_any_replica(self, pair: Pair) -> None:
         broker = pair.broker(capacity=1)
         await broker.push("default", [opaque("first")], deadline=within(10))
@@ -176,9 +185,10 @@ class TestReplicas:
     async def test_what_needs_no_replica_is_answered_before_them(self, pair: Pair, broker: RedisBroker) -> None:
         await broker.size("default", deadline=within(10))
         pair.replica.pause()
-        pushing = asyncio.create_task(broker.push("default", [opaque("id")], deadline=within(20)))
+        pushing = asyncio.ensure_future(broker.push("default", [opaque("id")], deadline=within(20)))
         size = asyncio.create_task(broker.size("default", deadline=within(20)))
-        await asyncio.wait([pushing, size], return_when=asyncio.FIRST_COMPLETED)
+        under_way: list[asyncio.Future[Any]] = [pushing, size]
+        await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
         assert (size.done(), pushing.done()) == (True, False)
         pair.replica.resume()
         await pushing

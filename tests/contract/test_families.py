@@ -348,6 +348,7 @@ class TestFollowing:
         assert await self._known(broker, "good", "bad") == follows
 
     async def test_by_the_move_that_ends_it(self, broker: Broker, lease: Lease) -> None:
+        await family(broker, lease)  # A server that has not seen the script yet asks for it, and reserves meanwhile.
         await push(broker, [opaque("first")])
         (held,) = await begun(broker, lease)
         given = await exchange(broker, lease, ended(held, on_success=opaque("good", record=b"as sealed")), want=9)

@@ -61,7 +61,7 @@ async def refusal(broker: RedisBroker) -> str:
 
 async def waited_out(broker: RedisBroker, cure: Callable[[], Any]) -> None:
     """Show that a push which has begun to wait succeeds after the cure."""
-    pushing = asyncio.create_task(broker.push("default", [opaque("waited")], deadline=within(20)))
+    pushing = asyncio.ensure_future(broker.push("default", [opaque("waited")], deadline=within(20)))
     for _ in range(5):
         await asyncio.sleep(0)
     assert not pushing.done()
@@ -278,7 +278,7 @@ class TestToldAtOnce:
             broker = RedisBroker(proxy.url.replace("redis://", "redis://app:pw@"), namespace="taskqueue")
             await broker.push("default", opaque_tasks(1), deadline=within(10))
             proxy.inject("cut after", b"EVALSHA")
-            pushing = asyncio.create_task(broker.push("default", [opaque("id")], deadline=within(20)))
+            pushing = asyncio.ensure_future(broker.push("default", [opaque("id")], deadline=within(20)))
             await until(lambda: _hit(proxy), "the reply is lost")
             client.execute_command("ACL", "SETUSER", "app", "off")
             with pytest.raises(BrokerUnavailable) as caught:

@@ -1,7 +1,7 @@
 """Each script meets a line that is cut, slow, or passes single bytes: nothing is lost, and nothing happens twice."""
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 import pytest
@@ -11,11 +11,12 @@ from taskqueue.broker import Seen
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import SCRIPTS
 from taskqueue.producer import TaskQueue
+from taskqueue.task import CHILD, Settlement, Verdict
 from tests.acceptance.test_consumer import consumer, push, queue_at, queue_of, reached, running
 from tests.proxy import Fault, Proxy, proxied
 from tests.servers import RedisServer
 from tests.target import listening
-from tests.tasks import SECRET, opaque_tasks
+from tests.tasks import SECRET, opaque, opaque_tasks
 from tests.work import Work, soon
 
 FAULTS: Final = pytest.mark.parametrize("fault", ["cut before", "cut after", "cut within", "delay", "split"])
@@ -127,6 +128,53 @@ async def test_as_what_a_dead_one_held_is_given_back(proxy: Proxy, client: Any, 
     queue = queue_of(client)
     assert queue.waiting == [task.id.encode() for task in reversed(pushed)]
     assert (queue.reserved, queue.consumers) == ({}, set())
+    await broker.aclose()
+
+
+@FAULTS
+async def test_as_a_family_ends(proxy: Proxy, client: Any, fault: Fault) -> None:
+    """Each end counts once for the parent, and what follows from its own end is queued once."""
+    broker = RedisBroker(proxy.url, namespace="taskqueue")
+    await broker.push("default", [opaque("parent")], deadline=soon())
+    lease, _ = await broker.claim("default", "one", begins=True, deadline=soon())
+    await broker.exchange(lease, (), token="1", want=1, room=1, deadline=soon())
+    await broker.push("default", [opaque(name, parent="parent", flags=CHILD) for name in "abc"], deadline=soon())
+    ended = [Settlement("parent", 1, Verdict("complete", status=200), b"", opaque("good"), opaque("bad"))]
+    ended += [Settlement(name, 1, Verdict("complete", status=200)) for name in "abc"]
+    for number, settlement in enumerate(ended):
+        proxy.inject(fault, sha("settle"), times=1)
+        given = await broker.exchange(lease, [settlement], token=f"{number}+", want=1, room=9, deadline=soon())
+        assert given.stale == []
+    assert proxy.hits >= 1
+    queue = queue_of(client)
+    assert [task_id for ids in (*queue.reserved.values(), queue.waiting) for task_id in ids] == [b"good"]
+    assert set(queue.indexes["finished"]) == {b"parent", b"a", b"b", b"c"}
+    await broker.aclose()
+
+
+@FAULTS
+async def test_as_an_operator_intervenes(proxy: Proxy, client: Any, fault: Fault) -> None:
+    broker = RedisBroker(proxy.url, namespace="taskqueue")
+    await broker.push("default", [opaque("held"), opaque("queued"), opaque("stuck")], deadline=soon())
+    await broker.push("default", [opaque("later", due=-60_000)], deadline=soon())
+    lease, _ = await broker.claim("default", "one", begins=True, deadline=soon())
+    await broker.exchange(lease, (), token="1", want=1, room=1, deadline=soon())
+    client.lrem("taskqueue:{default}", 1, "stuck")
+    doings: dict[str, Callable[[], Awaitable[Any]]] = {
+        "withdraw": lambda: broker.withdraw(
+            "default", ["held", "queued"], "cancelled", actor="me", force=True, deadline=soon()
+        ),
+        "hasten": lambda: broker.hasten("default", ["later"], actor="me", deadline=soon()),
+        "restart": lambda: broker.restart("default", ["stuck"], actor="me", deadline=soon()),
+        "note": lambda: broker.note("default", "held", 1, {"report": b"sealed"}, deadline=soon()),
+    }
+    for script, doing in doings.items():
+        proxy.inject(fault, sha(script), times=TIMES)
+        answer = await doing()
+        assert script not in ("withdraw", "note") or answer in (["marked", "cancelled"], True)
+    queue = queue_of(client)
+    assert (queue.marks, queue.ghosts, queue.waiting) == ({b"held"}, 1, [b"stuck", b"queued", b"later"])
+    assert client.hget("taskqueue:{default}:log:held", "report") == b"sealed"
     await broker.aclose()
 
 

@@ -17,7 +17,7 @@ from taskqueue.identity import Identity
 from taskqueue.task import SealedTask, Settlement, TaskState, Verdict
 from tests.model.model import EXPIRES, Model, line_key
 from tests.model.places import GHOST
-from tests.model.values import Outcome, Step, Task, grouped, has, unpacked
+from tests.model.values import Outcome, Step, Task, grouped, has, separate, unpacked
 
 _ANYBODY: Final = b"*"
 
@@ -79,16 +79,18 @@ class Local:
         move: Callable[..., Any] = getattr(self, "_" + step.name)
         return Outcome(move(*step.arguments), self._hints, dump(self._queue))
 
-    def _push(self, not_after: int, most: int, most_bytes: int, *tasks: Any) -> bytes:
-        return self._store(self._queue.push, not_after, most, most_bytes, tasks)
+    def _push(self, *commits: Any) -> list[bytes]:
+        answers = [self._store(self._queue.push, *commit) for commit in separate(commits)]
+        del self._hints[1:]  # one is enough for all that comes in one step
+        return answers
 
-    def _prepare(self, not_after: int, most: int, most_bytes: int, *tasks: Any) -> bytes:
-        return self._store(self._queue.prepare, not_after, most, most_bytes, tasks)
+    def _prepare(self, *commits: Any) -> list[bytes]:
+        return [self._store(self._queue.prepare, *commit) for commit in separate(commits)]
 
     def _store(self, move: Callable[..., None], not_after: int, most: int, most_bytes: int, tasks: Any) -> bytes:
         try:
             move(
-                [sealed(values) for values in grouped(tasks, 11)],
+                [sealed(values) for values in tasks],
                 Admission(not_after, Capacity(most, most_bytes)),
                 at=self._at,
             )

@@ -6,17 +6,14 @@ is modelled too.
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from tests.model.consuming import Consuming
 from tests.model.operating import Operating
 from tests.model.places import EXPIRES, HELD, INDEXES, NORMAL, line_key
-from tests.model.values import Outcome, Step, Task, grouped, task_of
+from tests.model.values import VALUES, Outcome, Step, Task, grouped, separate, task_of
 
 __all__ = ["EXPIRES", "HELD", "INDEXES", "NORMAL", "VALUES", "Model", "line_key"]
-
-# So many values tell a store of a task.
-VALUES: Final = 11
 
 
 class Model(Consuming, Operating):
@@ -30,20 +27,23 @@ class Model(Consuming, Operating):
 
     # ---- the producer's scripts
 
-    def push(self, not_after: int, most: int, most_bytes: int, *tasks: Any) -> bytes:
-        return self._admit(not_after, most, most_bytes, tasks, self._enqueue) or self._hinted(b"OK")
+    def push(self, *commits: Any) -> list[bytes]:
+        answers = [self._admit(self._enqueue, *commit) for commit in separate(commits)]
+        if b"OK" in answers:
+            self._hint()
+        return answers
 
-    def prepare(self, not_after: int, most: int, most_bytes: int, *tasks: Any) -> bytes:
+    def prepare(self, *commits: Any) -> list[bytes]:
         def prepared(task_id: bytes, task: Task) -> None:
             self._list_in(task_id, task, b"prepared")
 
-        return self._admit(not_after, most, most_bytes, tasks, prepared) or b"OK"
+        return [self._admit(prepared, *commit) for commit in separate(commits)]
 
     def _admit(
-        self, not_after: int, most: int, most_bytes: int, tasks: Any, put: Callable[[bytes, Task], None]
-    ) -> bytes | None:
+        self, put: Callable[[bytes, Task], None], not_after: int, most: int, most_bytes: int, tasks: Any
+    ) -> bytes:
         fresh: dict[bytes, Any] = {}
-        for task_id, *rest in grouped(tasks, VALUES):
+        for task_id, *rest in tasks:
             if task_id not in self.states:
                 fresh.setdefault(task_id, rest)
         size = sum(len(record) for record, *_ in fresh.values())
@@ -57,7 +57,7 @@ class Model(Consuming, Operating):
             return b"FULL"
         for task_id, values in fresh.items():
             put(task_id, self._store(task_id, *values))
-        return None
+        return b"OK"
 
     def promote(self, *ids: bytes) -> int:
         unknown = sum(self._load(task_id) is None for task_id in ids)

@@ -1,14 +1,20 @@
 """What a walk comes upon too rarely, and what one has found once, in the fewest steps."""
 
-from typing import Final
+from typing import Any, Final
 
 from tests.model.log_sequences import LOG_SEQUENCES
 from tests.model.steps import AT, TASK, again, claim, end, push, spoil, take, task, tasks, write
-from tests.model.values import Step
+from tests.model.values import Step, commit
+
+
+def _urgent(*priorities: int) -> tuple[Any, ...]:
+    """Return the values of a task of each priority: p0, p1, ..."""
+    return tuple(value for n in priorities for value in (b"p%d" % n, *TASK[1:6], n, *TASK[7:]))
+
 
 SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
     "an id twice in one promotion": [
-        Step(AT, "prepare", (AT, 0, 0, *TASK)),
+        Step(AT, "prepare", commit(AT, 0, 0, *TASK)),
         Step(AT, "promote", (b"id", b"id")),
     ],
     "a lease whose epoch is none, found dead": [
@@ -30,7 +36,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
         Step(AT, "forget"),
     ],
     "scheduled for later than its index says": [
-        Step(AT, "push", (AT, 0, 0, b"id", b"record", AT // 1000 + 5000, *TASK[3:])),
+        Step(AT, "push", commit(AT, 0, 0, b"id", b"record", AT // 1000 + 5000, *TASK[3:])),
         write(b"ZADD", b":scheduled", AT // 1000 - 1, b"id"),
         Step(AT, "due", (60_000,)),
     ],
@@ -62,20 +68,20 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
         Step(AT, "purge", (5,)),
     ],
     "more to give back than one call does": [
-        Step(AT, "push", (AT, 0, 0, *tasks(201))),
+        Step(AT, "push", commit(AT, 0, 0, *tasks(201))),
         claim(b"one"),
         Step(AT, "reserve", (b"one", b"1-c-one", b"token", 201, 10**6)),
         again(),
         again(),
     ],
     "priorities that there are not": [
-        Step(AT, "push", (AT, 0, 0, *tasks(5))),
+        Step(AT, "push", commit(AT, 0, 0, *tasks(5))),
         *(spoil(b"id-%d" % number, priority=priority) for number, priority in enumerate((-1, 10, 1.5, b"4", 9))),
         claim(b"one"),
         Step(AT, "reserve", (b"one", b"1-c-one", b"token", 9, 1000)),
     ],
     "a limit over all consumers": [
-        Step(AT, "push", (AT, 0, 0, *tasks(5))),
+        Step(AT, "push", commit(AT, 0, 0, *tasks(5))),
         claim(b"one"),
         claim(b"two"),
         Step(AT, "control", (b"limit", b"3")),
@@ -96,16 +102,20 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
             for step in (
                 Step(AT, "control", (word, b"1")),
                 Step(AT, "reserve", (b"one", b"1-c-one", b"t-" + word, 0 if word == b"closed" else 1, 100)),
-                Step(AT, "push", (AT, 0, 0, b"new", *TASK[1:])),
+                Step(AT, "push", commit(AT, 0, 0, b"new", *TASK[1:])),
                 claim(b"two"),
                 Step(AT, "control", (word, b"")),
             )
         ),
     ],
     "a purge of every line, piece by piece": [
-        Step(AT, "push", (AT, 0, 0, *tasks(10))),
-        Step(AT, "push", (AT, 0, 0, *(value for n in (0, 9, 5) for value in (b"p%d" % n, *TASK[1:6], n, *TASK[7:])))),
-        Step(AT, "push", (AT, 0, 0, *(value for n in (1, 2) for value in (b"s%d" % n, b"", AT, *TASK[3:])))),
+        Step(AT, "push", commit(AT, 0, 0, *tasks(10))),
+        Step(
+            AT,
+            "push",
+            commit(AT, 0, 0, *(value for n in (0, 9, 5) for value in (b"p%d" % n, *TASK[1:6], n, *TASK[7:]))),
+        ),
+        Step(AT, "push", commit(AT, 0, 0, *(value for n in (1, 2) for value in (b"s%d" % n, b"", AT, *TASK[3:])))),
         Step(AT, "purge", (4,)),
         Step(AT, "purge", (9,)),
         Step(AT, "purge", (1,)),
@@ -113,7 +123,11 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
         Step(AT, "purge", (5,)),
     ],
     "a reset of every line": [
-        Step(AT, "push", (AT, 0, 0, *(value for n in range(10) for value in (b"p%d" % n, *TASK[1:6], n, *TASK[7:])))),
+        Step(
+            AT,
+            "push",
+            commit(AT, 0, 0, *(value for n in range(10) for value in (b"p%d" % n, *TASK[1:6], n, *TASK[7:]))),
+        ),
         Step(AT, "reset"),
         Step(AT, "forget"),
     ],
@@ -144,5 +158,23 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
         Step(AT, "due", (60_000,)),
         take(b"t3"),
         end(b"id", b"complete", 3),
+    ],
+    "commits that come at once, each with a fate of its own": [
+        Step(
+            AT,
+            "push",
+            (
+                *commit(AT, 2, 0, *TASK),
+                *commit(AT // 1000 - 1, 0, 0, b"late", *TASK[1:]),
+                *commit(AT, 2, 0, *(value for name in (b"too", b"many") for value in (name, *TASK[1:]))),
+                *commit(AT, 0, 12, b"heavy", *TASK[1:]),
+                *commit(AT, 2, 12, b"light", b"r", *TASK[2:]),
+                *commit(AT // 1000 - 1, 1, 1, *TASK),
+            ),
+        ),
+        Step(
+            AT, "prepare", (*commit(AT // 1000 - 1, 0, 0, b"late", *TASK[1:]), *commit(AT, 3, 13, b"p", b"", *TASK[2:]))
+        ),
+        Step(AT, "push", (*commit(AT, 1, 0, b"refused", *TASK[1:]), *commit(AT // 1000 - 1, 0, 0, b"late", *TASK[1:]))),
     ],
 }

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgpack
 
-from tests.model.values import Step, Task
+from tests.model.values import Step, Task, commit
 
 AT: Final = 1_700_000_000_000_000
 # The values of a task (see Broker.push): id, record, due, method, path, label, priority, owner, route, parent, flags.
@@ -28,7 +28,7 @@ def packed(task_id: bytes, *, parent: bytes = b"", flags: int = 0, due: int = 0)
 
 
 def push(*many: tuple[Any, ...]) -> Step:
-    return Step(AT, "push", (AT, 0, 0, *(value for one in many for value in one)))
+    return Step(AT, "push", commit(AT, 0, 0, *(value for one in many for value in one)))
 
 
 def prepare(*many: tuple[Any, ...]) -> Step:

@@ -3,9 +3,9 @@
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgpack
 
@@ -38,6 +38,11 @@ class Task(NamedTuple):
     flags: float = 0
     open: float = 0
     spoilt: float = 0
+
+
+HEAD: Final = 4
+VALUES: Final = 11
+"""How many arguments of push and prepare stand before the tasks of a commit, and how many tell of each task."""
 
 
 class Step(NamedTuple):
@@ -103,3 +108,17 @@ def grouped(flat: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
     """Return consecutive values in groups."""
     values = iter(flat)
     return zip(*itertools.repeat(values, size), strict=True)
+
+
+def commit(not_after: int, most: int, most_bytes: int, *tasks: Any) -> tuple[Any, ...]:
+    """Return the arguments of push and prepare for one commit of these tasks, whose fields follow each other."""
+    return (not_after, most, most_bytes, len(tasks) // VALUES, *tasks)
+
+
+def separate(flat: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield time and limits of each commit among the arguments of push and prepare, and its tasks."""
+    while flat:
+        *limits, count = flat[:HEAD]
+        end = HEAD + VALUES * count
+        yield (*limits, list(grouped(flat[HEAD:end], VALUES)))
+        flat = flat[end:]

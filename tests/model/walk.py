@@ -14,7 +14,7 @@ import msgpack
 
 from tests.model.model import HELD, INDEXES, VALUES, Model
 from tests.model.places import CHILD, MASTER
-from tests.model.values import Step, Task, has
+from tests.model.values import Step, Task, commit, has, separate
 
 T = TypeVar("T")
 
@@ -142,9 +142,13 @@ class Walk:
     # ---- arguments of the scripts
 
     def _push(self) -> tuple[Any, ...]:
+        """Return one commit, or as many as have come together."""
+        return tuple(value for _ in range(self._one(1, 1, 2, 3)) for value in self._commit())
+
+    def _commit(self) -> tuple[Any, ...]:
         late = self._one(2000, 2000, 2000, 2000, 1, 0, -1)
         tasks = tuple(field for task_id in self._new_ids() for field in self._new(task_id))
-        return (self._clock // 1000 + late, *self._caps(tasks), *tasks)
+        return commit(self._clock // 1000 + late, *self._caps(tasks), *tasks)
 
     def _reborn(self) -> set[bytes]:
         """Return ids that are never added again, as no two tasks have the same: something still remembers the first."""
@@ -412,7 +416,7 @@ class Walk:
 def _added(step: Step) -> list[bytes]:
     """Return the ids of the tasks that a step may add."""
     if step.name in ("push", "prepare"):
-        return [bytes(task_id) for task_id in step.arguments[3::VALUES]]
+        return [bytes(values[0]) for *_, tasks in separate(step.arguments) for values in tasks]
     if step.name != "settle":
         return []
     packed = [value for start in (4 + 7, 4 + 8) for value in step.arguments[start::9] if value]

@@ -48,6 +48,7 @@ def test_every_key_is_taken() -> None:
             "max-tasks 1000",
             "max-bytes 0",
             "durability disk",
+            "storage /srv/plone/files",
         )
     )
     assert found.options() == {
@@ -60,6 +61,7 @@ def test_every_key_is_taken() -> None:
         "max_tasks": 1000,
         "max_bytes": 0,
         "durability": "disk",
+        "storage": "/srv/plone/files",
     }
 
 
@@ -93,6 +95,7 @@ def test_secrets_are_read_from_a_file(tmp_path: Path) -> None:
         ("max-tasks -1", r"max-tasks: must be a whole number"),
         ("max-bytes much", r"max-bytes: must be a whole number"),
         ("durability iron", r"durability: "),
+        ("storage files", r"storage: must be the absolute path"),
     ],
 )
 def test_a_fault_names_its_key_and_line(line: str, said: str) -> None:

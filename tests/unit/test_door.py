@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 import taskqueue
+from taskqueue.admission import Admission, notes_for
 from taskqueue.answers import Answer, answer_to_uncaught, not_committed
-from taskqueue.door import Admission, Arrival, Door, Read, may_carry_body
+from taskqueue.door import Arrival, Door, Read, may_carry_body
 from taskqueue.errors import (
     BodyUnavailable,
     BrokerUnavailable,
@@ -154,7 +155,7 @@ async def test_a_handover_is_let_in_without_a_signature() -> None:
         arrival, reading(b"body")
     )
     assert isinstance(admitted, Admission)
-    assert (admitted.task.user, admitted.content, admitted.headers) == ("user ada", b"body", ())
+    assert (admitted.task.user, admitted.content, admitted.headers()) == ("user ada", b"body", ())
     assert (handover.admitted, handover.logged_in) == (True, True)
 
 
@@ -238,8 +239,11 @@ def test_a_task_passes_on_its_own_user() -> None:
         enqueued_at=0,
         deadline=0,
     )
-    request = request_of(door(user_id=lambda _subject: "somebody else"), admission=Admission(task, b"", ()))
+    made = door(user_id=lambda _subject: "somebody else")
+    notes = notes_for(made.tq, PROOF)
+    request = request_of(made, admission=Admission(task, b"", notes, lambda _reported: (), made.tq.run_sync))
     assert (request.user_id(), request.user_id_later, request.task) == ("ada", None, task)
+    assert request.notes is notes
 
 
 def test_what_stands_in_the_application_may_refuse_for_the_door(caplog: pytest.LogCaptureFixture) -> None:

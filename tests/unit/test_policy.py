@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from taskqueue import policy
 from taskqueue.policy import Answered, Broken, NotSent, Outcome, Rules, Unreadable, backoff, decide, warning
+from taskqueue.reporting import Report
 from taskqueue.task import Verdict
 
 NOW = 1_800_000_000.0  # Fri, 15 Jan 2027 08:00:00 GMT
@@ -135,6 +136,16 @@ ROWS: list[tuple[Outcome, str]] = [
     (proved(200, task_retry="yes"), "retry asked"),
     (proved(500, task_retry="yes"), "retry server"),
     (proved(404, task_retry="perhaps"), "fail not-found"),
+    # a report with an error makes a failure of what would be a success
+    (proved(200, reported="error"), "fail reported"),
+    (proved(303, reported="error"), "fail reported"),
+    (proved(200, reported="warning"), "complete"),
+    (proved(500, reported="error"), "retry server"),
+    (proved(404, reported="error"), "fail not-found"),
+    (proved(200, reported="error", task_retry="yes"), "retry asked"),
+    (proved(200, report=Report("success", "a", children=[Report("error", "b")])), "fail reported"),
+    (proved(200, report=Report("success", "a", children=[Report("warning", "b")])), "complete"),
+    (stray(200, report=Report("error", "a")), "retry misrouted"),
 ]
 
 
@@ -394,3 +405,11 @@ def test_a_release_never_depends_on_the_attempt(outcome: Outcome, situation: dic
 def test_the_words_of_the_reasons_are_told_apart() -> None:
     reasons = [value for name, value in vars(policy).items() if name.isupper() and isinstance(value, str)]
     assert len(reasons) == len(set(reasons))
+
+
+def test_a_report_is_believed_of_whom_the_answer_is() -> None:
+    report = Report("info", "built")
+    assert policy.report_of(proved(200, report=report), RULES) == report
+    assert policy.report_of(stray(200, report=report), RULES) is None
+    assert policy.report_of(stray(200, report=report), NO_RECEIPT) == report
+    assert [policy.report_of(other, RULES) for other in (None, Broken("timeout"), proved(200))] == [None] * 3

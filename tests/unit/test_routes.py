@@ -26,7 +26,7 @@ from taskqueue.routes import (
 from taskqueue.seal import seal
 from taskqueue.task import CHILD, CHOSEN_MASK, CHOSEN_SHIFT, GHOST, MASTER, Chosen
 from tests.tasks import KEYRING, task
-from tests.unit.test_admin import NEW as STATE
+from tests.unit.test_story import NEW as STATE
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ def test_every_setting_can_come_from_a_variable_and_from_the_file(tmp_path: Path
         "on_failed": "tracking:note",
         "on_event": "tracking:event",
         "keep": "all",
+        "storage": "/srv/files",
         "retain": "completed=2h,mail.failed=/5",
         "resolve": "orders:committed",
         "log_format": "JSON",
@@ -388,6 +389,7 @@ def test_dev_gives_a_store_in_the_folder_and_a_name(say: dict[str, str], tmp_pat
     (tmp_path / "a b").mkdir()
     chosen = load(tmp_path / "a b", None if say else {"dev": True}, **say)
     assert (chosen.url, chosen.name) == (f"embedded://{tmp_path}/a%20b/.taskqueue", "dev")
+    assert chosen.storage == f"{tmp_path}/a b/.taskqueue/files"
     assert [chosen.origin(name) for name in ("url", "name", "dev")] == ["dev", "dev", *(say or ["flag"])]
 
 
@@ -461,6 +463,7 @@ def test_the_environment_of_a_worker_is_that_of_its_command(monkeypatch: pytest.
         ("max_load", "0", "must be a load average per core"),
         ("max_load", "nan", "must be a load average per core"),
         ("max_load", "much", "must be a load average per core"),
+        ("storage", "files", "must be the absolute path of a directory"),
         ("health_addr", "9000", "must be host:port"),
         ("health_addr", "h:0", "must be host:port"),
         ("health_addr", "h:65536", "must be host:port"),

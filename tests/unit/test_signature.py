@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskqueue.errors import SignatureError
-from taskqueue.signature import HeaderPairs, Proof, content_digest, mac_sha256, sign, signature_base
+from taskqueue.keys import mac_sha256
+from taskqueue.signature import HeaderPairs, Proof, content_digest, sign, signature_base
 from tests.deliveries import (
     CREATED,
     HOST,

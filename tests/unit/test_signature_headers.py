@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskqueue import signature
 from taskqueue.errors import InvalidTask
 from taskqueue.keys import Keyring
 from taskqueue.receipt import Receipt, check_receipt, receipt
+from taskqueue.reporting import TYPES
 from taskqueue.signature import is_claimed
+from taskqueue.stamp import read, stamp
 from tests.deliveries import HOST, KEYRING, OTHER, TASK, check, signed, task_headers
 
 # ---- claims
@@ -79,6 +80,19 @@ def test_a_receipt(logged_in: bool) -> None:  # noqa: FBT001  a parameter of the
     assert check_receipt(both, value, task_id=TASK, delivery=7) == Receipt(logged_in)
 
 
+@pytest.mark.parametrize("reported", TYPES)
+def test_a_receipt_covers_the_type_of_a_report(reported: str) -> None:
+    def checked(value: str, told: str | None) -> Receipt | None:
+        return check_receipt(KEYRING, value, task_id=TASK, delivery=7, reported=told)
+
+    value = receipt(KEYRING.current, task_id=TASK, delivery=7, logged_in=True, reported=reported)
+    plain = receipt(KEYRING.current, task_id=TASK, delivery=7, logged_in=True)
+    others = [other for other in (None, "", "fatal", *TYPES) if other != reported]
+    assert checked(value, reported) == Receipt(logged_in=True, reported=reported)
+    assert [checked(value, other) for other in others] == [None] * len(others)
+    assert (checked(plain, None), checked(plain, reported)) == (Receipt(logged_in=True), None)
+
+
 def test_a_receipt_for_something_else() -> None:
     value = receipt(KEYRING.current, task_id=TASK, delivery=7, logged_in=True)
     assert check_receipt(KEYRING, value, task_id=TASK, delivery=8) is None
@@ -144,6 +158,6 @@ def test_user_ids_that_are_none(user_id: str, rule: str) -> None:
 
 @given(st.integers(0, 253_402_300_799_999))
 def test_times_lose_nothing(milliseconds: int) -> None:
-    text = signature._format_time(milliseconds)
+    text = stamp(milliseconds)
     assert len(text) == len("2026-01-01T00:00:00.001Z")
-    assert signature._parse_time(text) == milliseconds
+    assert read(text) == milliseconds

@@ -7,8 +7,8 @@ import pytest
 
 from taskqueue import signature
 from taskqueue.errors import SignatureError
-from taskqueue.keys import Keyring
-from taskqueue.signature import mac_sha256, signature_base
+from taskqueue.keys import Keyring, mac_sha256
+from taskqueue.signature import signature_base
 from tests.deliveries import (
     CREATED,
     HOST,

@@ -22,6 +22,7 @@ _SHARED: Final = {
     "NAMESPACE": "namespace",
     "PUBLIC_URL": "public_url",
     "DURABILITY": "durability",
+    "STORAGE": "storage",
 }
 # The project as it is installed in this process; needs no setting, and nothing but Django.
 _APP: Final = "django.core.asgi:get_asgi_application"

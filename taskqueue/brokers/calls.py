@@ -1,0 +1,157 @@
+"""What is asked of Redis: one call each, of which some ride together in one command.
+
+Calls of a joint script to the same queue that go into one round trip become one command: their arguments follow each
+other, and the reply has an answer for each. Each keeps a deadline, an outcome and a caller of its own, and is repeated
+alone or in other company if a reply was lost.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import hiredis
+from redis.exceptions import NoScriptError, ResponseError
+
+from ..errors import BrokerUnavailable, ReplyLost
+from .refusals import is_transient, said
+from .scripts import Script
+
+# No script may block Redis for long: so much rides together at most, and what is larger by itself travels alone.
+MOST_TASKS: Final = 200
+MOST_BYTES: Final = 1024 * 1024
+
+Arguments = Sequence[str | bytes | int]
+
+pack: Final[Callable[..., bytes]] = hiredis.pack_command
+"""Takes the words of a command as a tuple, and returns what goes on the wire."""
+
+
+class Copies(NamedTuple):
+    """So many replicas must have what a call wrote before it counts; a reply other than ``written`` wrote nothing."""
+
+    replicas: int
+    written: object
+
+
+class Load(NamedTuple):
+    """How many tasks a call takes along, and bytes of records."""
+
+    tasks: int
+    bytes: int
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One script call (or plain command) under way.
+
+    ``in_flight``: sent, no reply yet; ``lost``: was in flight when a line broke, so Redis may have carried it out.
+    ``load``: what it takes along, if it may ride with others of its kind.
+    """
+
+    command: Script | str
+    keys: Sequence[str]
+    arguments: Callable[[], Arguments]
+    deadline: float
+    reply: "asyncio.Future[Any]"
+    copies: Copies | None = None
+    load: Load | None = None
+    in_flight: bool = False
+    lost: bool = False
+    whole: bool = False
+    last_error: str = ""
+
+    def hear(self, reply: Any) -> None:
+        """End the call with its reply, unless copies of what it wrote are waited for first."""
+        if self.copies and reply == self.copies.written:
+            return
+        self.answer(reply)
+
+    def answer(self, reply: Any) -> None:
+        """End the call."""
+        self.in_flight = False
+        if not self.reply.done():
+            self.reply.set_result(reply)
+
+    def refuse(self, error: Exception) -> None:
+        """Fail the call for good, unless it may have been carried out when it was sent before."""
+        self.in_flight = False
+        if isinstance(error, NoScriptError):
+            self.whole = True
+        elif self.lost:
+            self.last_error = said(error)
+            self.give_up()
+        else:
+            self.fail(error)
+
+    def give_up(self) -> None:
+        """Fail the call: uncertain if Redis may have carried it out, certain if not."""
+        kind = ReplyLost if self.lost or self.in_flight else BrokerUnavailable
+        self.fail(kind(f"redis did not confirm before the deadline ({self.last_error or 'no answer'})"))
+
+    def fail(self, error: Exception) -> None:
+        """End the call with an error."""
+        if not self.reply.done():
+            self.reply.set_exception(error)
+
+
+class Command:
+    """One command on the wire, and the calls that it carries: one, or several of a joint script to one queue."""
+
+    __slots__ = ("calls", "load")
+
+    def __init__(self, call: Call) -> None:
+        """Take the first call."""
+        self.calls = [call]
+        self.load = call.load
+
+    def takes(self, call: Call) -> bool:
+        """Take another call along if both may share a command and there is room; tell whether it does."""
+        if self.load is None or call.load is None:
+            return False
+        together = Load(self.load.tasks + call.load.tasks, self.load.bytes + call.load.bytes)
+        if together.tasks > MOST_TASKS or together.bytes > MOST_BYTES:
+            return False
+        self.calls.append(call)
+        self.load = together
+        return True
+
+    def packed(self) -> bytes:
+        """Return it as it goes on the wire; a script itself only once Redis said that it has not got it."""
+        first = self.calls[0]
+        command, keys = first.command, first.keys
+        arguments = [argument for call in self.calls for argument in call.arguments()]
+        if isinstance(command, str):
+            return pack((command, *keys, *arguments))
+        if any(call.whole for call in self.calls):
+            return pack(("EVAL", command.source, len(keys), *keys, *arguments))
+        return pack(("EVALSHA", command.sha, len(keys), *keys, *arguments))
+
+    def hear(self, reply: Any) -> ResponseError | None:
+        """Give each call its answer; return an error that will pass by itself, if one is among them."""
+        # A refused command is the answer to every call that it carries.
+        answers = [reply] * len(self.calls) if self.load is None or isinstance(reply, ResponseError) else reply
+        passing = None
+        for call, answer in zip(self.calls, answers, strict=True):
+            if not isinstance(answer, ResponseError):
+                call.hear(answer)
+            elif is_transient(answer):
+                passing, call.in_flight = answer, False
+            else:
+                call.refuse(answer)
+        return passing
+
+
+def together(calls: Sequence[Call]) -> list[Command]:
+    """Return what is sent for these calls; those that may share a command do, in their order."""
+    made: list[Command] = []
+    open_for: dict[tuple[Script | str, str], Command] = {}
+    for call in calls:
+        if call.load is None:
+            made.append(Command(call))
+            continue
+        kind = call.command, call.keys[0]
+        if kind not in open_for or not open_for[kind].takes(call):
+            open_for[kind] = Command(call)
+            made.append(open_for[kind])
+    return made

@@ -1,0 +1,82 @@
+"""The calls that store new tasks: of many commits at once they ride together, and each has an outcome of its own."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+from redis.exceptions import ResponseError
+
+from ..broker import Capacity
+from ..commit import Outcome
+from ..task import SealedTask, total_bytes
+from .calls import Arguments, Call, Copies, Load
+from .reasons import closed, full, late
+from .refusals import meant
+from .scripts import SCRIPTS
+
+# A command that the clock of a thawed Redis finds later than this before the deadline is refused.
+LATE_MARGIN: Final = 0.05
+
+
+class Clock(Protocol):
+    """What a Store needs to know of Redis's clock."""
+
+    def redis_ms(self, monotonic: float) -> int:
+        """Return what it will show, in ms, when ``time.monotonic()`` is at this value."""
+        ...
+
+    def measure_again(self) -> None:
+        """Look at it before anything else is sent."""
+        ...
+
+
+class Store(Call):
+    """The tasks of one commit, to be pushed or prepared, all or none."""
+
+    __slots__ = ("_capacity", "_clock", "_tasks", "outcome")
+
+    def __init__(
+        self,
+        name: str,
+        key: str,
+        tasks: Sequence[SealedTask],
+        *,
+        deadline: float,
+        capacity: Capacity,
+        copies: Copies | None,
+        clock: Clock,
+    ) -> None:
+        """Take ``push`` or ``prepare``, the key of the queue, the tasks of one commit, and what it may hold then."""
+        load = Load(len(tasks), total_bytes(tasks))
+        self.outcome = Outcome()
+        super().__init__(SCRIPTS[name], (key,), self._arguments, deadline, self.outcome, copies, load)
+        self._tasks, self._capacity, self._clock = tasks, capacity, clock
+
+    def _arguments(self) -> Arguments:
+        not_after = self._clock.redis_ms(self.deadline - LATE_MARGIN)
+        flat: list[str | bytes | int] = [not_after, self._capacity.tasks, self._capacity.bytes, len(self._tasks)]
+        for task in self._tasks:
+            flat += (task.id, task.record, task.due, task.method, task.path, task.label, task.priority)
+        return flat
+
+    def answer(self, reply: Any) -> None:
+        """End the call, unless it is not late: then somebody has set Redis's clock forward, and it is asked again."""
+        self.in_flight = False
+        if reply == b"OK":
+            super().answer(None)
+        elif reply == b"CLOSED":
+            self.fail(closed(self._tasks[0].queue))
+        elif reply == b"FULL":
+            self.fail(full(self._tasks[0].queue, self._capacity))
+        elif time.monotonic() < self.deadline - LATE_MARGIN:
+            self._clock.measure_again()
+        else:
+            self.fail(late())
+
+    def fail(self, error: Exception) -> None:
+        """End the call with an error of ours."""
+        if isinstance(error, ResponseError):
+            told = meant(error)
+            told.__cause__ = error
+            error = told
+        super().fail(error)
