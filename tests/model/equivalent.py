@@ -78,6 +78,7 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         "local number, random = string.match(owner[1] or 'other', '^(%d+)-(.*)$')",
     ): _NO_EPOCH,
     ("reclaim", "redis.call('PEXPIRE', me, 86400000)", "redis.call('PEXPIRE', me, (86400000 - 1))"): _DAY,
+    ("_allowed", "for priority = 9, 0, -1 do", "for priority = 9, (0 - 1), -1 do"): _NO_LINE,
     **{("_allowed", _SLOWED.format("0"), _SLOWED.format(other)): _LONG_AGO for other in ("1", "(0 - 1)")},
     (
         "_allowed",

@@ -280,7 +280,15 @@ FOLLOWING: Final = {
         push(task(b"1")),
         claim(),
         take(b"t1"),
-        end(b"1", b"complete", after=(packed(b"after", parent=b"1", flags=CHILD, due=-5000), b"")),
+        end(b"1", b"complete", after=(packed(b"after", b"1", CHILD, due=-5000), b"")),
+    ],
+    "what follows while the lines are served has its turn at the next call": [
+        *_parent(),
+        push(_ONE),
+        end(b"p", b"complete", after=(b"", packed(b"after", priority=0))),
+        write(b"HDEL", b":records", b"1"),
+        take(b"t3", 9),
+        take(b"t4", 9),
     ],
     "what follows from a release, a retry and a failure": [
         push(task(b"1")),

@@ -67,6 +67,15 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
         write(b"ZADD", b":scheduled", -1, b"1"),
         Step(AT, "purge", (5,)),
     ],
+    "a reservation of what is not held, and of what is another's": [
+        push(*(task(b"%d" % number) for number in range(4))),
+        claim(),
+        take(b"t1", 4),
+        spoil(b"1", state=b"completed", holder=b"one"),
+        spoil(b"2", state=b"reserved", holder=b"two"),
+        spoil(b"3", state=b"queued", holder=b"two"),
+        again(),
+    ],
     "more to give back than one call does": [
         Step(AT, "push", commit(AT, 0, 0, *tasks(201))),
         claim(b"one"),

@@ -16,14 +16,16 @@ def tasks(count: int) -> tuple[Any, ...]:
     return tuple(value for number in range(count) for value in (b"id-%d" % number, *TASK[1:]))
 
 
-def task(task_id: bytes, parent: bytes = b"", flags: int = 0, *, due: int = 0, by: bytes = b"") -> tuple[Any, ...]:
+def task(
+    task_id: bytes, parent: bytes = b"", flags: int = 0, *, due: int = 0, by: bytes = b"", priority: int = 4
+) -> tuple[Any, ...]:
     """Return the values of a task; ``by``: what it is found by, in all three ways."""
-    return (task_id, b"record", due, b"GET", b"/", by, 4, by, by and b"/" + by, parent, flags)
+    return (task_id, b"record", due, b"GET", b"/", by, priority, by, by and b"/" + by, parent, flags)
 
 
-def packed(task_id: bytes, *, parent: bytes = b"", flags: int = 0, due: int = 0) -> bytes:
+def packed(task_id: bytes, parent: bytes = b"", flags: int = 0, *, due: int = 0, priority: int = 4) -> bytes:
     """Return the values of a task that follows from another, as they travel."""
-    values = task(task_id, parent, flags, due=due)
+    values = task(task_id, parent, flags, due=due, priority=priority)
     return bytes(msgpack.packb([b"%d" % one if isinstance(one, int) else one for one in values], use_bin_type=False))
 
 
