@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from tests.model.log_sequences import LOG_SEQUENCES
+from tests.model.places import INDEXES
 from tests.model.steps import AT, TASK, again, claim, end, push, spoil, take, task, tasks, write
 from tests.model.values import Step, commit
 
@@ -75,6 +76,16 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
         spoil(b"2", state=b"reserved", holder=b"two"),
         spoil(b"3", state=b"queued", holder=b"two"),
         again(),
+    ],
+    "ids of no task, wherever one may be": [
+        claim(),
+        *(write(b"ZADD", b":" + index, 1, index) for index in INDEXES),
+        write(b"LPUSH", b"", b"in line"),
+        write(b"LPUSH", b":reserved:one", b"held"),
+        Step(AT, "due", (60_000,)),
+        take(b"t1"),
+        again(),
+        Step(AT, "trim", (100, *(value for index in INDEXES for value in (index, 0, 0)))),
     ],
     "more to give back than one call does": [
         Step(AT, "push", commit(AT, 0, 0, *tasks(201))),
