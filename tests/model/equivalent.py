@@ -105,6 +105,7 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         for other in ("", *(_LOOKED.format(*how) for how in _STEPS))
     },
     **{(script, "look(ids)", ""): _SOONER for script in ("settle", "reserve")},
+    ("trim", "look(old)", ""): _SOONER,
     **{("reserve", _BATCH.format("100"), _BATCH.format(other)): _AT_ONCE for other in ("101", "(100 - 1)")},
     **{
         (script, line, line.replace("'cancelled'", "''")): _NOT_FAILED

@@ -79,7 +79,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
     ],
     "ids of no task, wherever one may be": [
         claim(),
-        *(write(b"ZADD", b":" + index, 1, index) for index in INDEXES),
+        *(write(b"ZADD", b":" + index, -1, index) for index in INDEXES),
         write(b"LPUSH", b"", b"in line"),
         write(b"LPUSH", b":reserved:one", b"held"),
         Step(AT, "due", (60_000,)),
