@@ -145,7 +145,7 @@ class Courier:
         self._tell(task, reservation, outcome, verdict, seconds, waited)
         if verdict.kind == "fail":
             self._failed(failed_task(reservation, task, verdict))
-        await self._keep_report(reservation, report_of(outcome))
+        await self._keep_report(reservation, report_of(outcome, self._rules))
         response = self._kept_response(reservation, verdict, outcome)
         settlement = Settlement(reservation.id, reservation.delivery, verdict, response)
         return self._followed(settlement, task) if task.on_success or task.on_failure else settlement
