@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test test-races test-plone check model mutants mutations chaos pauses kills memory memory-upload interactive bench bench-full bench-publish demo format clean
+.PHONY: help test test-races test-plone check model mutants mutations chaos pauses kills memory memory-upload log-cost interactive bench bench-full bench-publish demo format clean
 
 PYTHON ?= $(shell for name in python3.15 python3.14 python3.13 python3.12 python3.11 python3 python; do \
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
@@ -64,6 +64,9 @@ memory: .venv/installed-test ## how much memory a consumer takes (Linux)
 
 memory-upload: .venv/installed-test ## how much memory a door adds to an upload of 1 GiB
 	@$(BIN)/python -m tests.acceptance.memory_upload
+
+log-cost: .venv/installed-test ## what it costs to find tasks among 1,000 and among many: make log-cost TASKS=200000
+	@$(BIN)/python -m tests.acceptance.log_cost $(or $(TASKS),1000000)
 
 interactive: .venv/installed-test ## how long users wait while a consumer works in the web process
 	@$(BIN)/python -m tests.acceptance.interactive $(or $(ROUNDS),3)

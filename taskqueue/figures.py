@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 from .inspector import QueueStats
 from .query import STAGE_OF, STAGES, Stage, ran
-from .task import TaskState
+from .task import StateName, TaskState
 
 
 def stages_of(stats: QueueStats) -> dict[Stage, int]:
     """Return how many tasks of a queue are at each stage."""
-    # What is reserved and what runs is counted together.
-    counted = {
-        stage: sum(getattr(stats, state) for state in states if state != "running") for stage, states in STAGES.items()
-    }
-    return dict(counted)
+    return {stage: sum(_count(stats, state) for state in states) for stage, states in STAGES.items()}
+
+
+def _count(stats: QueueStats, state: StateName) -> int:
+    # What runs is counted with what is reserved.
+    return 0 if state == "running" else int(getattr(stats, state))
 
 
 def stages(tasks: Iterable[TaskState]) -> dict[Stage, int]:

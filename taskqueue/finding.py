@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeAlias, cast
 
 from .broker import Broker
 from .inspector import Inspector
-from .planning import Counts, Source, named, plan
+from .planning import Counts, Plan, Source, named, plan
 from .query import Query
 from .task import GHOST, StateName, TaskState
 
@@ -60,19 +60,31 @@ class Finder:
             found = self._in_order(query, await self._by_id(query))
             return _page(query, found, total=len(found), complete=True)
         plans = [plan(query, await self._counts(query, queue), need=need) for queue in query.queues(self._queues)]
+        if not any(each.other for each in plans):
+            return await self._found(query, plans, _Allowance(math.inf))
+        try:
+            return await self._found(query, plans, _Allowance(MOST_SORTED))
+        except _SpentError:
+            # What is asked for together is rarely found together: then the smallest index decides.
+            plans = [Plan(each.other, None) if each.other else each for each in plans]
+            return await self._found(query, plans, _Allowance(math.inf))
+
+    async def _found(self, query: Query, plans: Sequence[Plan], allowance: "_Allowance") -> Found:
+        need = query.offset + query.limit + 1
         totals = [each.total for each in plans if each.total is not None]
         exact = self._hidden is None and len(totals) == len(plans)
         sources = [source for each in plans for source in each.sources]
-        size = min(PAGE, need) if exact else PAGE
         if exact and len(sources) == 1 and sources[0].ordered:
             # What comes before the page need not be read.
             size = min(PAGE, query.limit + 1)
-            found = await _first(
-                query, [self._stream(query, sources[0], size=size, skip=query.offset)], query.limit + 1
-            )
+            stream = self._stream(query, sources[0], size=size, skip=query.offset)
+            found = await _first(query, [stream], query.limit + 1)
             return Found(found[: query.limit], len(found) > query.limit, sum(totals))
-        streams: list[_Tasks] = [self._stream(query, source, size=size) for source in sources if source.ordered]
-        kept, complete = await self._sorted(query, [source for source in sources if not source.ordered])
+        size = min(PAGE, need)
+        streams: list[_Tasks] = [
+            self._stream(query, source, size=size, allowance=allowance) for source in sources if source.ordered
+        ]
+        kept, complete = await self._sorted(query, [one for one in sources if not one.ordered], allowance)
         found = await _first(query, [*streams, _Listed(kept)], need)
         total = len(found) if complete and len(found) < need else sum(totals) if exact else None
         return _page(query, found, total=total, complete=complete)
@@ -107,7 +119,9 @@ class Finder:
         stats = await inspector.stats(queue, deadline=soon())
         return Counts(stats, {key: await inspector.count(queue, *key, deadline=soon()) for key in named(query)})
 
-    async def _sorted(self, query: Query, sources: Sequence[Source]) -> tuple[list[TaskState], bool]:
+    async def _sorted(
+        self, query: Query, sources: Sequence[Source], allowance: "_Allowance"
+    ) -> tuple[list[TaskState], bool]:
         """Return what matches in these sources in order, and whether that is all of it.
 
         If there is too much, each source has its share: what a small one leaves over is for the greater ones.
@@ -116,7 +130,7 @@ class Finder:
         complete, left = True, MOST_SORTED
         for place, source in enumerate(sorted(sources, key=lambda one: one.count)):
             share = left // (len(sources) - place)
-            found = await _first(query, [self._stream(query, source, size=PAGE)], share + 1)
+            found = await _first(query, [self._stream(query, source, size=PAGE, allowance=allowance)], share + 1)
             complete = complete and len(found) <= share
             left -= min(share, len(found))
             kept |= {task.id: task for task in found[:share]}
@@ -125,8 +139,11 @@ class Finder:
     def _takes(self, query: Query, task: TaskState) -> bool:
         return query.takes(task) and not (self._hidden is not None and self._hidden(task))
 
-    def _stream(self, query: Query, source: Source, *, size: int, skip: int = 0) -> "_Stream":
-        reader = _Reader(self._broker.inspector, query, source, size=size, skip=skip)
+    def _stream(
+        self, query: Query, source: Source, *, size: int, skip: int = 0, allowance: "_Allowance | None" = None
+    ) -> "_Stream":
+        allowance = allowance or _Allowance(math.inf)
+        reader = _Reader(self._broker.inspector, query, source, size=size, skip=skip, allowance=allowance)
         return _Stream(reader, lambda task: self._takes(query, task))
 
     @staticmethod
@@ -137,6 +154,23 @@ class Finder:
 def _page(query: Query, found: Sequence[TaskState], *, total: int | None, complete: bool) -> Found:
     end = query.offset + query.limit
     return Found(found[query.offset : end], len(found) > end, total, complete)
+
+
+class _SpentError(Exception):
+    """More was read than is allowed."""
+
+
+class _Allowance:
+    """How many tasks may still be read, whether they are meant or not."""
+
+    def __init__(self, tasks: float) -> None:
+        self._left = tasks
+
+    def spend(self, tasks: int) -> None:
+        """Count tasks that were read; raises _SpentError."""
+        self._left -= tasks
+        if self._left < 0:
+            raise _SpentError
 
 
 class _Tasks(Protocol):
@@ -194,11 +228,15 @@ class _Reader:
     """Reads a source page by page, in the direction that the query asks for.
 
     From the latest on it goes by time, because ranks shift when something is added in front: each page begins with the
-    time at which the one before it ended. From the end, and in a line, it goes by rank.
+    time at which the one before it ended. From the end, and in a line, it goes by rank. Where the first page was not
+    enough, the next one is twice as long.
     """
 
-    def __init__(self, inspector: Inspector, query: Query, source: Source, *, size: int, skip: int) -> None:
+    def __init__(
+        self, inspector: Inspector, query: Query, source: Source, *, size: int, skip: int, allowance: _Allowance
+    ) -> None:
         self._inspector, self._source, self._size = inspector, source, size
+        self._allowance = allowance
         self._since, self._until = query.bounds(source.field) if source.field else (None, None)
         self._edge: set[str] = set()  # what has been read of the time at which the last page ended
         self._offset, self._done, self._ended = skip, 0, False
@@ -216,7 +254,9 @@ class _Reader:
             size = min(self._size, self._count - self._offset)
             place = self._count - self._offset - size if self._from_end else self._offset
             page = await self._ask(size, place)
+            self._allowance.spend(len(page))
             self._offset += size
+            self._size = min(PAGE, 2 * self._size)
             if page:
                 return page[::-1] if self._from_end else page
         return []
@@ -224,6 +264,7 @@ class _Reader:
     async def _earlier(self) -> list[TaskState]:
         while not self._ended:
             page = await self._ask(self._size, self._offset)
+            self._allowance.spend(len(page))
             # The times of ghosts are put off (see trim.lua), so they tell nothing of where they stood.
             last = min((self._source.when(task) for task in page if not task.flags & GHOST), default=self._until)
             fresh = [task for task in page if task.id not in self._edge]
@@ -236,6 +277,7 @@ class _Reader:
             self._done += len(fresh)
             # A page may be short because something has moved on.
             self._ended = not page or (len(page) < self._size and self._done >= self._count)
+            self._size = min(PAGE, 2 * self._size)
             if fresh:
                 return fresh
         return []

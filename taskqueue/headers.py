@@ -7,7 +7,7 @@ spelling only.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -48,7 +48,8 @@ def caller_headers(
         return []
     spellings: dict[str, str] = {}
     pairs: list[tuple[str, str]] = []
-    for name, value in _given_pairs(headers):
+    for pair in _given_pairs(headers):
+        name, value = _checked_pair(pair)
         lower = _checked_name(name)
         if lower in spellings:
             other = spellings[lower]
@@ -117,19 +118,20 @@ def check_host(host: str) -> str:
     return host
 
 
-def _given_pairs(headers: object) -> Iterator[tuple[str, object]]:
-    if headers is None:
-        return
+def _given_pairs(headers: object) -> Iterable[object]:
     items = headers.items() if isinstance(headers, Mapping) else headers
     if isinstance(headers, str | bytes) or not isinstance(items, Iterable):
         raise InvalidTask(f"headers: a mapping or (name, value) pairs are needed, not {type(headers).__name__}")
-    for pair in items:
-        if not (isinstance(pair, tuple | list) and len(pair) == 2):
-            raise InvalidTask(f"headers: each must be a (name, value) pair, not {type(pair).__name__}")
-        name, value = pair
-        if not isinstance(name, str):
-            raise InvalidTask(f"headers: a name is {type(name).__name__}; names must be str")
-        yield name, value
+    return items
+
+
+def _checked_pair(pair: object) -> tuple[str, object]:
+    if not (isinstance(pair, tuple | list) and len(pair) == 2):
+        raise InvalidTask(f"headers: each must be a (name, value) pair, not {type(pair).__name__}")
+    name, value = pair
+    if not isinstance(name, str):
+        raise InvalidTask(f"headers: a name is {type(name).__name__}; names must be str")
+    return name, value
 
 
 @lru_cache(maxsize=1024)

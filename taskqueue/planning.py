@@ -6,7 +6,7 @@ that wait, the front first. Where a source's order is the one asked for, no more
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, get_args
 
 from .inspector import By, QueueStats
@@ -57,10 +57,14 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is read of a queue. ``total``: so many are meant, if all that is in these sources is, else None."""
+    """What is read of a queue. ``total``: so many are meant, if all that is in these sources is, else None.
+
+    ``other``: what may be read instead where it turns out that too much of these sources is not meant.
+    """
 
     sources: Sequence[Source]
     total: int | None
+    other: Sequence[Source] = ()
 
 
 def named(query: Query) -> list[tuple[By, str]]:
@@ -78,14 +82,18 @@ def plan(query: Query, counts: Counts, *, need: float) -> Plan:
     in_states = _in_states(counts, states)
     whole = len(states) == len(STATES)
 
-    best = _of_states(query, counts, states)
-    cheapest = _cost(best.sources, need, total, list(sizes.values()))
+    of_states = _of_states(query, counts, states)
+    found = [(_cost(of_states.sources, need, total, list(sizes.values())), of_states)]
     for by in indexed:
         others = [size for name, size in sizes.items() if name != by] + ([] if whole else [in_states])
-        found = _of_index(query, counts, by)
-        cost = _cost(found.sources, need, total, others)
-        if cost <= cheapest:
-            best, cheapest = found, cost
+        of_index = _of_index(query, counts, by)
+        found.append((_cost(of_index.sources, need, total, others), of_index))
+    # Of equals the index, in which less can be that is not meant.
+    _, best = min(reversed(found), key=lambda one: one[0])
+    if best is of_states and indexed:
+        smallest = min(indexed, key=sizes.__getitem__)
+        if sizes[smallest] < in_states:
+            return replace(best, other=_of_index(query, counts, smallest).sources)
     return best
 
 
@@ -127,4 +135,4 @@ def _ordered(query: Query, source: Source) -> Source:
     fits = source.field == query.sort.field and source.field is not None
     if not query.sort.descending and source.field is not None:
         fits = fits and query.bounds(source.field) == (None, None)
-    return Source(source.queue, source.by, source.value, source.count, source.ghosts, fits)
+    return replace(source, ordered=fits)

@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple, TypedDict
+from typing import Final, NamedTuple, TypedDict, Unpack
 
-from .defaults import NOTHING, DefaultsByPath, check_priority, check_retries, check_timeout
+from .defaults import NOTHING, Defaults, DefaultsByPath, check_priority, check_retries, check_timeout
 from .errors import BodyUnavailable, InvalidTask, UnknownQueue
 from .headers import caller_headers, check_size, copied_headers, merge_headers
 from .request import CURRENT, UNSET, Current, CurrentRequest, CurrentTask, Unset
@@ -23,6 +23,7 @@ Payload = bytes | bytearray | memoryview | str | Current | None
 CARRY_A_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 EXPIRES_AFTER: Final = timedelta(days=35)
 LONGEST_DELAY: Final = timedelta(days=365)
+_RELATIVES: Final = ("child", "master_status", "on_success", "on_failure")
 _MS: Final = timedelta(milliseconds=1)
 _EXPIRES_AFTER_MS: Final = EXPIRES_AFTER // _MS
 _LONGEST_DELAY_MS: Final = LONGEST_DELAY // _MS
@@ -73,34 +74,23 @@ def draft(
     headers: Headers,
     payload: Payload,
     queue: str | None,
-    *,
-    json: object | Unset = UNSET,
-    delay: float | timedelta | None = None,
-    eta: datetime | None = None,
-    user_id: str | Current | None = CURRENT,
-    label: str | None = None,
-    timeout: float | None = None,
-    retry_max_count: int | None = None,
-    priority: int | None = None,
-    child: bool = False,
-    master_status: bool = False,
-    on_success: object | None = None,
-    on_failure: object | None = None,
+    **options: Unpack[Options],
 ) -> Draft:
     """Take what ``add`` takes and return the task; raises InvalidTask, UnknownQueue or BodyUnavailable."""
-    request = frame.request
+    request, limits = frame.request, frame.limits
+    json, user_id = options.get("json", UNSET), options.get("user_id", CURRENT)
     given = payload is not CURRENT or json is not UNSET
     method = check_method(method, given and not (payload is None and json is UNSET))
-    copies_body = not given and method in CARRY_A_BODY and _has_body(request, frame.limits)
-    body, own = _content(payload, json, caller_headers(headers, frame.limits), frame.limits)
+    copies_body = not given and method in CARRY_A_BODY and _has_body(request, limits)
+    body, own = _content(payload, json, caller_headers(headers, limits), limits)
     if body and method not in CARRY_A_BODY:
         warnings.warn(f"payload: servers may ignore the body of a {method}; give method='POST'", stacklevel=3)
     scheme, host = (request.scheme, request.host) if request else frame.public
-    due, expires = _when(delay, eta)
-    target = target_of(url, params, frame.limits)
+    due, expires = _when(options.get("delay"), options.get("eta"))
+    target = target_of(url, params, limits)
     view = frame.defaults.of(target)
     running = request.task if request else None
-    if child:
+    if options.get("child"):
         queue = _queue_of_child(running, queue)
     chosen_queue, route, chosen = choose(target, own=queue, view=view, routes=frame.routes)
     defaults = NOTHING if view is None else view[1]
@@ -117,20 +107,52 @@ def draft(
         created=_now_ms(),
         expires=expires,
         due=due,
-        label="" if label is None else check_label(label),
-        timeout=defaults.timeout if timeout is None else check_timeout(timeout),
-        retry_max_count=defaults.retry_max_count if retry_max_count is None else check_retries(retry_max_count),
-        priority=_first(check_priority(priority), defaults.priority),
         parent=running.id if running else "",
-        child=bool(child),
-        master_status=bool(master_status),
-        on_success="" if on_success is None else target_of(on_success, None, frame.limits),
-        on_failure="" if on_failure is None else target_of(on_failure, None, frame.limits),
+        **_terms(defaults, options),
+        **_relatives(options, limits),
         route=route,
         chosen=chosen,
     )
     later = request is not None and request.user_id_later is not None and user_id is CURRENT
     return Draft(task, copies_body, later)
+
+
+class _Terms(TypedDict):
+    label: str
+    timeout: float | None
+    retry_max_count: int | None
+    priority: int
+
+
+def _terms(defaults: Defaults, options: Options) -> _Terms:
+    """Return how a task is to be run: what was said, else what its view says of itself."""
+    label, timeout, retries = options.get("label"), options.get("timeout"), options.get("retry_max_count")
+    return {
+        "label": "" if label is None else check_label(label),
+        "timeout": defaults.timeout if timeout is None else check_timeout(timeout),
+        "retry_max_count": defaults.retry_max_count if retries is None else check_retries(retries),
+        "priority": _first(check_priority(options.get("priority")), defaults.priority),
+    }
+
+
+class _Relatives(TypedDict, total=False):
+    child: bool
+    master_status: bool
+    on_success: str
+    on_failure: str
+
+
+def _relatives(options: Options, limits: Limits) -> _Relatives:
+    """Return what connects a task with others."""
+    if options.keys().isdisjoint(_RELATIVES):
+        return {}
+    success, failure = options.get("on_success"), options.get("on_failure")
+    return {
+        "child": bool(options.get("child")),
+        "master_status": bool(options.get("master_status")),
+        "on_success": "" if success is None else target_of(success, None, limits),
+        "on_failure": "" if failure is None else target_of(failure, None, limits),
+    }
 
 
 def _queue_of_child(parent: CurrentTask | None, queue: str | None) -> str:

@@ -5,36 +5,29 @@ What proves who somebody is is never shown: the values of such headers are maske
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from .inspector import Log
 from .keys import Keyring
 from .query import STAGE_LABELS, STAGE_OF
-from .seal import unseal_note, unseal_response
+from .reporting import Report, instead
+from .said import Said, said
+from .seal import unseal_response
 from .story import Step, outcome
 from .tables import moment, printable, span, timestamp, write_pairs, write_table
 from .task import CHILD, MASTER, Response, Task, TaskState
 
 MASKED: Final = frozenset({"cookie", "set-cookie", "authorization", "proxy-authorization", "x-task-receipt"})
 SHOWN_BYTES: Final = 4096
-# What a task has said of itself, and how it is kept.
-_JSON: Final = ("report", "progress", "files")
-_TEXT: Final = ("redirect", "output")
-NOTHING_REPORTED: Final[Mapping[str, Any]] = {
-    "type": "info",
-    "message": "The task completed and reported nothing.",
-    "data": None,
-    "children": [],
-}
 
 
 @dataclass(slots=True)
 class Known:
     """What was found of a task; ``request`` is a text if there is none to be had, and says why.
 
-    ``notes`` is what the task has said of itself: report, progress, files, redirect, output.
+    ``said`` is what the task has said of itself.
     """
 
     task: TaskState
@@ -42,19 +35,16 @@ class Known:
     life: Sequence[Step]
     request: Task | str | None = None
     response: Response | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
+    said: Said = field(default_factory=Said)
 
     def unseal(self, keyring: Keyring) -> None:
         """Open what is kept in the log; what cannot be opened is left out."""
-        queue, task_id, kept = self.task.queue, self.task.id, self.log.fields
+        task, kept = self.task, self.log.fields
         if "response" in kept:
-            self.response = unseal_response(keyring, queue, task_id, kept["response"])
-        for name in (*_JSON, *_TEXT):
-            raw = unseal_note(keyring, queue, task_id, name, kept[name]) if name in kept else None
-            if raw is not None:
-                self.notes[name] = json.loads(raw) if name in _JSON else raw.decode(errors="replace")
-        if self.task.state == "completed" and "report" not in kept:
-            self.notes["report"] = dict(NOTHING_REPORTED)
+            self.response = unseal_response(keyring, task.queue, task.id, kept["response"])
+        self.said = said(keyring, task.queue, task.id, kept)
+        if "report" not in kept:
+            self.said = replace(self.said, report=instead(task.state, task.reason, task.status))
 
     def secret(self) -> dict[str, Any]:
         """Return what was sealed as JSON takes it, without what is not there."""
@@ -63,7 +53,7 @@ class Known:
             shown["request"] = self.request if isinstance(self.request, str) else _request(self.request)
         if self.response is not None:
             shown["response"] = response_as_json(self.response)
-        return shown | self.notes
+        return shown | {name: value for name, value in self.said.as_json().items() if value}
 
     def write(self) -> None:
         """Write it all to standard output."""
@@ -74,7 +64,7 @@ class Known:
             _write_request(self.request)
         if self.response is not None:
             write_response(self.response, "last response")
-        _write_notes(self.notes)
+        _write_said(self.said)
 
 
 def _write_known(task: TaskState, log: Log, *, sealed: bool) -> None:
@@ -170,24 +160,24 @@ def _write_content(content: bytes) -> None:
         print("  ... --json shows all of it")
 
 
-def _write_notes(notes: Mapping[str, Any]) -> None:
-    pairs = [(name, _compact(notes[name])) for name in ("progress", *_TEXT, "files") if name in notes]
-    if pairs:
+def _write_said(said: Said) -> None:
+    document = {name: value for name, value in said.as_json().items() if value and name != "report"}
+    if document:
         print()
-        write_pairs(pairs)
-    if "report" in notes:
+        write_pairs([(name, value if isinstance(value, str) else _compact(value)) for name, value in document.items()])
+    if said.report is not None:
         print()
-        for line in report_lines(notes["report"]):
+        for line in report_lines(said.report):
             print(line)
 
 
-def report_lines(report: Mapping[str, Any], depth: int = 0) -> Iterator[str]:
+def report_lines(report: Report, depth: int = 0) -> Iterator[str]:
     """Yield a report as lines, what is below another one indented."""
-    data = "" if report.get("data") is None else f"  {_compact(report['data'])}"
-    yield printable(f"{'  ' * depth}{report.get('type', '')}: {report.get('message', '')}{data}")
-    for child in report.get("children") or ():
+    data = "" if report.data is None else f"  {_compact(report.data)}"
+    yield printable(f"{'  ' * depth}{report.type}: {report.message}{data}")
+    for child in report.children:
         yield from report_lines(child, depth + 1)
 
 
 def _compact(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)

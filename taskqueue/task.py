@@ -104,8 +104,10 @@ class Task:
     @property
     def size(self) -> int:
         """Bytes of target, headers and body (a header's name and value, and four bytes a line)."""
-        lines = sum(len(name) + len(value) + 4 for name, value in self.headers)
-        return len(self.target) + lines + len(self.body)
+        size = len(self.target) + len(self.body)
+        for name, value in self.headers:
+            size += len(name) + len(value) + 4
+        return size
 
     def encode(self) -> bytes:
         """Return the part of the task that is sealed, as msgpack; what a broker may read travels beside it."""

@@ -53,10 +53,11 @@ class Work:
         assert len(taken.reservations) == count
         return taken.reservations
 
-    async def end(self, taken: Sequence[Reservation], verdict: Verdict) -> None:
+    async def end(self, taken: Sequence[Reservation], verdict: Verdict, *, keep: bool = False) -> None:
         assert self._lease is not None
         ended = [Settlement(one.id, one.delivery, verdict) for one in taken]
-        await self.broker.exchange(self._lease, ended, token=secrets.token_hex(4), want=0, room=0, deadline=soon())
+        token = secrets.token_hex(4)
+        await self.broker.exchange(self._lease, ended, token=token, want=0, room=0, keep=keep, deadline=soon())
 
     async def fail(self, *tasks: SealedTask, reason: str = "exhausted") -> None:
         await self.push(*tasks)

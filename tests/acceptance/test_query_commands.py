@@ -198,13 +198,14 @@ def test_show_tells_of_parents_and_children(taskqueue: Any, store: Doing) -> Non
     assert taskqueue("log", "late", "--json").document["log"][0]["actor"] == "parent"
 
 
+DEEP: Final[dict[str, Any]] = {"type": "info", "message": "deep", "data": None, "children": []}
 REPORT: Final = {
     "type": "success",
     "message": "Imported",
     "data": {"rows": 3},
     "children": [
         {"type": "warning", "message": "row 2\x1b[2J", "data": None, "children": []},
-        {"type": "info", "message": "done", "data": None, "children": [{"type": "info", "message": "deep"}]},
+        {"type": "info", "message": "done", "data": None, "children": [DEEP]},
     ],
 }
 SAID: Final = {
@@ -212,7 +213,7 @@ SAID: Final = {
     "progress": json.dumps({"done": 3, "total": 4, "message": "rows"}),
     "redirect": "/reports/7",
     "output": "rows.csv",
-    "files": json.dumps([{"name": "rows.csv", "size": 12}]),
+    "files": json.dumps([{"name": "rows.csv", "size": 12, "content_type": "text/csv"}]),
 }
 
 
@@ -253,7 +254,7 @@ def test_show_full_tells_what_a_task_has_said_of_itself(
     assert ["redirect", "/reports/7"] in shown.lines
     document = taskqueue("show", told, "--full", "--json").document
     assert (document["report"], document["progress"]["done"], document["output"]) == (REPORT, 3, "rows.csv")
-    assert document["files"] == [{"name": "rows.csv", "size": 12}]
+    assert document["files"] == [{"name": "rows.csv", "size": 12, "content_type": "text/csv"}]
     monkeypatch.setenv("TASKQUEUE_SECRET", SECRET[::-1])
     assert not SAID.keys() & taskqueue("show", told, "--full", "--json").document.keys()
 
@@ -265,6 +266,8 @@ def test_show_full_says_when_nothing_was_reported(taskqueue: Any, shop: dict[str
     document = taskqueue("show", shop["done"], "--full", "--json").document
     assert (document["report"]["type"], document["report"]["message"]) == ("info", words)
     assert "report" not in taskqueue("show", shop["next"], "--full", "--json").document
+    failed = taskqueue("show", shop["lost"], "--full", "--json").document["report"]
+    assert (failed["type"], failed["message"]) == ("error", "The task failed (not-found, status 404).")
 
 
 @pytest.mark.usefixtures("secret")
@@ -339,3 +342,27 @@ def test_times_are_told_of_each_task_in_a_range_and_together(taskqueue: Any, sho
     assert taskqueue("times", "--until", "1h", "--json").document == {"times": [], "by": []}
     assert taskqueue("times", "--route", "elsewhere", "--json").document["times"] == []
     assert taskqueue("times", "--path", "/reports/*").lines[1][:2] == ["/reports/{n}", "1"]
+
+
+@pytest.mark.accept("TA53")
+@pytest.mark.usefixtures("secret")
+def test_label_and_parameters_are_kept_and_asked_for_again(taskqueue: Any, store: Doing) -> None:
+    made = task("/reports?year=2026", "POST", label="yearly", body=b"format=pdf", user_id="ada")
+
+    @store
+    async def _(work: Work) -> None:
+        await work.push(sealed(made))
+        await work.end(await work.take(), DONE, keep=True)
+
+    head, row = taskqueue("list", "--state", "completed").lines
+    assert row[head.index("LABEL")] == "yearly"
+
+    def request(task_id: str) -> Any:
+        return taskqueue("show", task_id, "--full", "--json").document["request"]
+
+    (again,) = taskqueue("rerun", made.id, "--json").document["tasks"]
+    for task_id in (made.id, again["id"]):
+        assert [request(task_id)[name] for name in ("target", "body", "user_id")] == [
+            *("/reports?year=2026", "format=pdf", "ada"),
+        ]
+    assert ids(taskqueue, "--label", "yearly", "--state", "queued") == [again["id"]]

@@ -162,6 +162,15 @@ class TestReplicas:
             assert proxy.hits == 1
             await broker.aclose()
 
+    async def test_of_commits_that_share_a_call_each_is_confirmed_or_refused(self, pair: Pair) -> None:
+        broker = pair.broker(capacity=3)
+        await broker.push("default", [opaque("first")], deadline=within(10))
+        pushes = [broker.push("default", [opaque(name)], deadline=within(10)) for name in "abc"]
+        raised = await asyncio.gather(*pushes, return_exceptions=True)
+        assert [error and type(error) for error in raised] == [None, None, QueueFull]
+        assert pair.waiting(pair.replica) == [b"b", b"a", b"first"]
+        await broker.aclose()
+
     async def test_what_was_refused_is_certain_without_any_replica(self, pair: Pair) -> None:
         broker = pair.broker(capacity=1)
         await broker.push("default", [opaque("first")], deadline=within(10))

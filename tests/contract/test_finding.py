@@ -268,8 +268,31 @@ async def test_no_more_is_read_than_the_page_needs(shop: Shop, monkeypatch: pyte
     assert await asked("state = completed", sort="changed", limit=5) == [("completed", 6)]
     assert await asked("owner = ada", sort="-added", limit=5) == [("owner", 6)]
     assert await asked("owner = bob", limit=20) == [("owner", 30)], "one task is quickly sorted"
-    assert await asked("owner = ada AND state = completed", limit=5) == [("completed", 30)], "almost all are hers"
+    assert await asked("owner = ada AND state = completed", limit=5) == [("completed", 6)], "almost all are hers"
     assert await asked("owner = bob AND state = completed", limit=5) == [("owner", 30)]
-    assert await asked("state = completed AND changed > +1h", limit=20) == [("completed", 30)]
+    assert await asked("state = completed AND changed > +1h", limit=20) == [("completed", 21)]
     assert await asked("id = t00") == []
-    assert len(await asked("path LIKE /nowhere/%")) >= 10, "there is no index of paths"
+    pages = await asked("state = completed AND path LIKE /nowhere/%", limit=4)
+    assert pages[:4] == [("completed", size) for size in (5, 10, 20, 30)], "there is no index of paths"
+    assert len(pages) >= 12
+
+
+async def test_what_is_rarely_found_together_is_looked_for_where_there_is_less(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many tasks have the label, and many have failed, but no task has both."""
+    monkeypatch.setattr(finding, "PAGE", 10)
+    await shop.push(*(made(number, label="weekly") for number in range(50)))
+    await shop.end(await shop.take(50), LOST)
+    await shop.push(*(made(number, label="nightly") for number in range(50, 98)))
+    await shop.end(await shop.take(48), DONE)
+    read = Read(shop.broker, monkeypatch)
+    monkeypatch.setattr(finding, "MOST_SORTED", 30)
+    found = await shop.find("label = nightly AND state = failed", limit=1)
+    assert (found.tasks, found.more) == ([], False)
+    sources = [source for source, _ in read.asked]
+    assert sources[0] == "failed"
+    assert sources[-1] == "label"
+    assert sum(limit for source, limit in read.asked if source == "failed") < 50
+    found = await shop.find("label = nightly", limit=3)
+    assert [task.label for task in found.tasks] == ["nightly"] * 3
