@@ -56,7 +56,7 @@ class Store(Call):
         not_after = self._clock.redis_ms(self.deadline - LATE_MARGIN)
         flat: list[str | bytes | int] = [not_after, self._capacity.tasks, self._capacity.bytes, len(self._tasks)]
         for task in self._tasks:
-            flat += (task.id, task.record, task.due, task.method, task.path, task.label, task.priority)
+            flat += task.values
         return flat
 
     def answer(self, reply: Any) -> None:
