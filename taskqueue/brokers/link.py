@@ -106,7 +106,7 @@ class Link:
         if the command was never sent before the deadline, ReplyLost if it was, or if too few ``copies`` were confirmed,
         redis's ResponseError if it was refused.
         """
-        call = Call(command, keys, arguments, deadline, self._loop.create_future(), copies)
+        call = Call(command, keys, deadline, self._loop.create_future(), arguments, copies)
         self.begin(call)
         return await call.reply
 
