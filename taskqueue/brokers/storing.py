@@ -72,7 +72,7 @@ class Store(Call):
         elif time.monotonic() < self.deadline - LATE_MARGIN:
             self._clock.measure_again()
         else:
-            self.fail(late())
+            self.fail(late(self.last_error))
 
     def fail(self, error: Exception) -> None:
         """End the call with an error of ours."""
