@@ -232,9 +232,8 @@ class TaskQueueServer:
         room = min(BATCH_BYTES, IN_FLIGHT_BYTES - self._in_flight)
         deadline = time.monotonic() + CALL_DEADLINE
         try:
-            await line.queue_due(self._broker, deadline, poll_max=self._poll_max)
-            result = await self._broker.exchange(
-                line.lease, settlements, token=line.token, want=want, room=room, deadline=deadline
+            result = await line.exchange(
+                self._broker, settlements, want=want, room=room, deadline=deadline, poll_max=self._poll_max
             )
         except BrokerUnavailable as error:
             self._signs.unanswered()
