@@ -27,6 +27,7 @@ _BATCH: Final = "local ids = redis.call('LRANGE', from, -math.min(room - count, 
 _AT_ONCE: Final = "how many are looked at at once changes nothing in what is given"
 _NOT_FAILED: Final = "for its parent, whatever has not failed is the same"
 _STORED: Final = "local task = {'', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', from[i + 3], from[i + 4], from[i + 5],"
+_FOUND: Final = "if task[{}] ~= '{}' then redis.call('ZREM', base .. by[1] .. task[by[2]], id) end"
 _NINES: Final = "the arguments come in nines, so that the step before the last ends below either bound"
 _SOONER: Final = "it saves round trips inside the script: what is not looked at beforehand is when it is needed"
 _SECOND: Final = "only the first of what Redis answers is read"
@@ -106,6 +107,10 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     },
     **{(script, "look(ids)", ""): _SOONER for script in ("settle", "reserve")},
     ("trim", "look(old)", ""): _SOONER,
+    **{
+        ("_drain", _FOUND.format("by[2]", ""), _FOUND.format(*other)): "from an index that there is not, nothing goes"
+        for other in (("by[3]", ""), ("by[(2 - 1)]", ""), ("by[2]", "other"))
+    },
     **{("reserve", _BATCH.format("100"), _BATCH.format(other)): _AT_ONCE for other in ("101", "(100 - 1)")},
     **{
         (script, line, line.replace("'cancelled'", "''")): _NOT_FAILED
