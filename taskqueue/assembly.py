@@ -1,12 +1,13 @@
 """From settings to a consumer: what ``taskqueue-server`` and the consumer in a web process have in common."""
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from . import loading
 from .broker import masked, replays_at_commit
 from .catalogue import Settings
 from .doubts import Doubts
-from .errors import ConfigError, UsageError
+from .errors import ConfigError, StorageError, UsageError
 from .events import Events
 from .hooks import OnFailed
 from .intake import Intake
@@ -17,6 +18,9 @@ from .retention import Retention, retention_rules
 from .routes import with_ruled
 from .server import TaskQueueServer
 from .strategy import Strategy, Strict, Weighted
+from .sweeping import Sweeper
+
+log = logging.getLogger("taskqueue.server")
 
 
 def server_for(
@@ -42,6 +46,8 @@ def server_for(
             " it; remove ?mode=sync, or the consumer"
         )
     beside = list(companions)
+    if chosen.storage:
+        beside.append(Sweeper(tq.storage, tq.broker).watch)
     if chosen.on_event:
         intake = intake or Intake(tq.broker, queues)
         events = Events(loading.function("on_event", chosen.on_event), consumer=name)
@@ -67,8 +73,20 @@ def server_for(
         companions=beside,
         intake=intake,
         strategy=_strategy(chosen, queues),
-        retention=Retention(chosen.keep == "all", retention_rules(chosen.retain)),
+        retention=Retention(chosen.keep == "all", retention_rules(chosen.retain), forgotten=_remover(tq)),
     )
+
+
+def _remover(tq: TaskQueue) -> Callable[[str, Sequence[str]], object]:
+    """Return what removes the files of tasks that are forgotten; where this consumer knows no storage, nothing does."""
+
+    def remove(queue: str, ids: Sequence[str]) -> None:
+        try:
+            tq.storage.remove(queue, ids)
+        except (ConfigError, StorageError, OSError) as error:
+            log.warning("queue %s: the files of %d forgotten task(s) stay: %s", queue, len(ids), error)
+
+    return remove
 
 
 def rules_for(chosen: Settings) -> Rules:

@@ -78,7 +78,9 @@ class Line:
         self.untrimmed = 0
         try:
             limits, deadline = self.retention.limits(self.lease.queue), time.monotonic() + CALL_DEADLINE
-            await broker.trim(self.lease.queue, limits, most=2 * TRIM_EVERY, deadline=deadline)
+            trimmed = await broker.trim(self.lease.queue, limits, most=2 * TRIM_EVERY, deadline=deadline)
+            if trimmed.with_files:
+                await asyncio.to_thread(self.retention.forgotten, self.lease.queue, trimmed.with_files)
         except BrokerUnavailable as error:
             log.debug("not trimmed: %s", error)
 
