@@ -1,7 +1,7 @@
 """From settings to a consumer: what ``taskqueue-server`` and the consumer in a web process have in common."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from . import loading
 from .broker import masked, replays_at_commit
@@ -17,6 +17,7 @@ from .replay import Replayer
 from .retention import Retention, retention_rules
 from .routes import with_ruled
 from .server import TaskQueueServer
+from .signs import Signs
 from .strategy import Strategy, Strict, Weighted
 from .sweeping import Sweeper
 
@@ -45,16 +46,7 @@ def server_for(
             f"url: {masked(tq.url)!r} has each commit replay its tasks itself, and this consumer would take them from"
             " it; remove ?mode=sync, or the consumer"
         )
-    beside = list(companions)
-    if chosen.storage:
-        beside.append(Sweeper(tq.storage, tq.broker).watch)
-    if chosen.on_event:
-        intake = intake or Intake(tq.broker, queues)
-        events = Events(loading.function("on_event", chosen.on_event), consumer=name)
-        intake.signs.on_ended.append(events.ended)
-        beside.append(events.watch)
-    if chosen.resolve:
-        beside.append(Doubts(tq.broker, queues, loading.function("resolve", chosen.resolve)).watch)
+    intake = intake or Intake(tq.broker, queues)
     return TaskQueueServer(
         tq.broker,
         replayer,
@@ -70,11 +62,25 @@ def server_for(
         lease=chosen.lease,
         on_failed=on_failed_for(chosen),
         begins=lambda: tq.notes_starts,
-        companions=beside,
+        companions=(*companions, *_beside(chosen, tq, intake.signs, name, queues)),
         intake=intake,
         strategy=_strategy(chosen, queues),
         retention=Retention(chosen.keep == "all", retention_rules(chosen.retain), forgotten=_remover(tq)),
     )
+
+
+def _beside(
+    chosen: Settings, tq: TaskQueue, signs: Signs, name: str, queues: Sequence[str]
+) -> Iterator[Callable[[], Awaitable[None]]]:
+    """Yield what runs beside the consumer's loop because a setting asks for it."""
+    if chosen.resolve:
+        yield Doubts(tq.broker, queues, loading.function("resolve", chosen.resolve)).watch
+    if chosen.on_event:
+        events = Events(loading.function("on_event", chosen.on_event), consumer=name)
+        signs.on_ended.append(events.ended)
+        yield events.watch
+    if tq.has_storage:
+        yield Sweeper(tq.storage, tq.broker).watch
 
 
 def _remover(tq: TaskQueue) -> Callable[[str, Sequence[str]], object]:

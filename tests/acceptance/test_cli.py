@@ -153,7 +153,7 @@ def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_
         "concurrent_limit": 5,
         "rules": Rules(retry_max_count=6, receipt_required=False),
         "on_failed": json.dumps,
-        "companions": [],
+        "companions": (),
         "retention": Retention(),
         **seconds,
     }
