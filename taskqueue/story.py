@@ -128,8 +128,9 @@ def _now(task: TaskState, last: Ended | None, log: Log) -> Iterator[Step]:
     told = last is not None and last.delivery == task.delivery
     if told and last is not None and (last.verdict, task.state) in _SAME:
         return
-    if task.state in ("completed", "waiting"):
-        yield from _after_children(task)
+    if task.state == "completed":
+        actor = "" if told else task.holder  # its children have ended it
+        yield Step(task.changed, "completed", task.delivery, outcome(task.status, task.reason), actor=actor)
     elif task.state == "failed":
         yield Step(task.changed, "failed", detail=outcome(task.status, task.reason))
     elif task.state in _WITHDRAWN:
@@ -139,14 +140,12 @@ def _now(task: TaskState, last: Ended | None, log: Log) -> Iterator[Step]:
 
 
 # A delivery's end, and the state that it has brought.
-_SAME: Final = {("fail", "failed"), ("retry", "scheduled"), *((word, word) for word in _WITHDRAWN)}
-
-
-def _after_children(task: TaskState) -> Iterator[Step]:
-    detail = outcome(task.status, task.reason)
-    if task.state == "waiting":
-        detail = " ".join((detail, f"for {task.open} child(ren)"))
-    yield Step(task.changed, task.state, task.delivery, detail, actor=task.holder)
+_SAME: Final = {
+    ("fail", "failed"),
+    ("retry", "scheduled"),
+    ("waiting", "waiting"),
+    *((word, word) for word in _WITHDRAWN),
+}
 
 
 def _withdrawn(task: TaskState, log: Log, *, told: bool) -> Iterator[Step]:

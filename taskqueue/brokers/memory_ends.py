@@ -76,6 +76,7 @@ class Ends(Tasks):
                 self.log_of(task.id).following["completed"] = item.on_success
             if item.on_failure is not None:
                 self.log_of(task.id).following["failed"] = item.on_failure
+            self._log_ending(task, "waiting", at)
             self._list_in(task, "waiting", at)
         elif task.spoilt and children_count:
             self._fail(task, "children", at)

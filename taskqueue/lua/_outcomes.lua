@@ -14,6 +14,7 @@ local function complete(id, task, response, following)
     redis.call('HDEL', log, 'completed', 'failed')
     if following[1] ~= '' then redis.call('HSET', log, 'completed', following[1]) end
     if following[2] ~= '' then redis.call('HSET', log, 'failed', following[2]) end
+    log_ending(id, task, 'waiting')
     return list_in(id, task, 'waiting')
   end
   -- A master's own end counts; of another's children one may have failed before it ended itself.

@@ -262,6 +262,7 @@ class Consuming(Places):
                 log.pop(state, None)
                 if packed:
                     log[state] = packed
+            self._log_ending(task_id, task, b"waiting")
             self._list_in(task_id, task, b"waiting")
         elif task.spoilt > 0 and not has(task, MASTER):
             self._fail_for_good(task_id, task, b"children", failed)

@@ -205,11 +205,15 @@ def test_what_completed_before_it_was_archived_says_so() -> None:
 
 def test_a_parent_waits_for_its_children_and_a_child_names_its_parent() -> None:
     parent = replace(NEW, state="waiting", delivery=1, changed=ADDED + 50, status=200, holder="one", open=2, parent="p")
-    steps = story(parent, Log())
-    assert steps[0].actor == "p"
-    assert (steps[-1].what, steps[-1].detail, steps[-1].actor) == ("waiting", "200 for 2 child(ren)", "one")
+    log = Log(ended=(Ended(1, 1, ADDED + 10, ADDED + 20, ADDED + 50, 200, "", "one", "waiting"),))
+    assert story(parent, log)[0].actor == "p"
+    waits = [("reserved", "one"), ("begun", "one"), ("waiting", "one")]
+    assert words(parent, log)[1:] == waits
     spoilt = replace(parent, state="failed", reason="children", open=0, spoilt=1, changed=ADDED + 90)
-    assert story(spoilt, Log())[-1].detail == "200 children"
+    assert words(spoilt, log)[1:-1] == waits
+    assert story(spoilt, log)[-1].detail == "200 children"
+    done = replace(parent, state="completed", open=0, changed=ADDED + 90)
+    assert words(done, log)[1:] == [*waits, ("completed", "")]
 
 
 def test_a_task_queued_now_by_somebody_was_not_due() -> None:
