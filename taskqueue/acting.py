@@ -107,7 +107,8 @@ class Actor:
     ) -> Tally:
         """Cancel what has not begun, or archive what has ended; with ``force`` also what is under way."""
         tally = Tally()
-        states = (*WITHDRAWN_FROM[word], *((*HELD, "queued", "scheduled", "waiting") if force else ()))
+        more: Sequence[StateName] = (*HELD, *WITHDRAWN_FROM["cancelled"]) if force else ()
+        states: Sequence[StateName] = (*WITHDRAWN_FROM[word], *more)
         for queue in self._admin.queues:
             for state in dict.fromkeys(states):
                 async for page in self._pages(queue, state, only, tally):

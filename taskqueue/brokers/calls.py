@@ -51,15 +51,19 @@ class Call:
 
     command: Script | str
     keys: Sequence[str]
-    arguments: Callable[[], Arguments]
     deadline: float
     reply: "asyncio.Future[Any]"
+    given: Callable[[], Arguments] = tuple
     copies: Copies | None = None
     load: Load | None = None
     in_flight: bool = False
     lost: bool = False
     whole: bool = False
     last_error: str = ""
+
+    def arguments(self) -> Arguments:
+        """Return the arguments as they are when it is sent."""
+        return self.given()
 
     def hear(self, reply: Any) -> None:
         """End the call with its reply, unless copies of what it wrote are waited for first."""

@@ -72,7 +72,6 @@ class Link:
         """
         self._pool, self._health, self._moves = pool, health, moves
         self._connection: AbstractConnection | None = None
-        self._loop = asyncio.get_running_loop()
         self._waiting: list[Call] = []
         self._said: Sequence[Call] = ()
         self._speaker: asyncio.Task[None] | None = None
@@ -106,7 +105,7 @@ class Link:
         if the command was never sent before the deadline, ReplyLost if it was, or if too few ``copies`` were confirmed,
         redis's ResponseError if it was refused.
         """
-        call = Call(command, keys, arguments, deadline, self._loop.create_future(), copies)
+        call = Call(command, keys, deadline, asyncio.get_running_loop().create_future(), arguments, copies)
         self.begin(call)
         return await call.reply
 
@@ -119,7 +118,7 @@ class Link:
         self._watch(call.deadline)
         if self._speaker is None or self._speaker.done():
             # Lives only while something waits, holds no caller's cancellation, and ends by itself: see _speak.
-            self._speaker = self._loop.create_task(self._speak())
+            self._speaker = asyncio.get_running_loop().create_task(self._speak())
             self._speaker.add_done_callback(self._fallen_silent)
 
     def _watch(self, deadline: float) -> None:
@@ -128,7 +127,7 @@ class Link:
             if self._alarm is not None:
                 self._alarm.cancel()
             self._alarm_at = deadline
-            self._alarm = self._loop.call_later(deadline - time.monotonic(), self._ring)
+            self._alarm = asyncio.get_running_loop().call_later(deadline - time.monotonic(), self._ring)
 
     def _ring(self) -> None:
         """End the calls whose time is up."""

@@ -4,9 +4,13 @@ from ..broker import Capacity, Lease
 from ..errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, QueueClosed, QueueFull
 
 
-def late() -> BrokerUnavailable:
-    """Return what to raise for new tasks that came to the store when their producer had given up."""
-    return BrokerUnavailable("the store came to the command only after the deadline, and refused it")
+def late(before: str = "") -> BrokerUnavailable:
+    """Return what to raise for new tasks that came to the store when their producer had given up.
+
+    ``before``: what the store had said when it was asked before.
+    """
+    why = f" ({before})" if before else ""
+    return BrokerUnavailable(f"the store came to the command only after the deadline, and refused it{why}")
 
 
 def full(queue: str, capacity: Capacity) -> QueueFull:

@@ -49,10 +49,11 @@ class Store(Call):
         """Take ``push`` or ``prepare``, the key of the queue, the tasks of one commit, and what it may hold then."""
         load = Load(len(tasks), total_bytes(tasks))
         self.outcome = Outcome()
-        super().__init__(SCRIPTS[name], (key,), self._arguments, deadline, self.outcome, copies, load)
+        super().__init__(SCRIPTS[name], (key,), deadline, self.outcome, copies=copies, load=load)
         self._tasks, self._capacity, self._clock = tasks, capacity, clock
 
-    def _arguments(self) -> Arguments:
+    def arguments(self) -> Arguments:
+        """See Call."""
         not_after = self._clock.redis_ms(self.deadline - LATE_MARGIN)
         flat: list[str | bytes | int] = [not_after, self._capacity.tasks, self._capacity.bytes, len(self._tasks)]
         for task in self._tasks:
@@ -71,7 +72,7 @@ class Store(Call):
         elif time.monotonic() < self.deadline - LATE_MARGIN:
             self._clock.measure_again()
         else:
-            self.fail(late())
+            self.fail(late(self.last_error))
 
     def fail(self, error: Exception) -> None:
         """End the call with an error of ours."""

@@ -8,13 +8,12 @@
 local HEAD = 4
 
 local function refusal(first, count, bytes)
-  local most, heaviest = tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2])
-  if at > tonumber(ARGV[first]) then return 'LATE' end
   local control = redis.call('HMGET', base .. ':control', 'closed', 'bytes')
+  local most, heaviest, weighs = tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2]), tonumber(control[2] or 0)
+  if at > tonumber(ARGV[first]) then return 'LATE' end
   if control[1] then return 'CLOSED' end
   -- What has failed is kept for people, and has a limit of its own.
   local held = redis.call('HLEN', base .. ':records') - redis.call('ZCARD', base .. ':failed')
-  local weighs = tonumber(control[2] or 0)
   if most > 0 and held + count > most or heaviest > 0 and weighs + bytes > heaviest then return 'FULL' end
 end
 

@@ -381,6 +381,14 @@ class TestFollowing:
         assert ids(await reserve(broker, lease, 9)) == ["second", "bad"]
         await broker.aclose()
 
+    async def test_what_is_known_already_stays_as_it_is(self, broker: Broker, store: Inspectable, lease: Lease) -> None:
+        await push(broker, [opaque("first"), opaque("good", due=-60_000)])
+        (held,) = await begun(broker, lease)
+        await settle(broker, lease, ended(held, on_success=opaque("good", record=b"another")))
+        assert await names_of(broker, "good") == ["scheduled"]
+        assert await broker.inspector.record("default", "good", deadline=soon()) == b"sealed"
+        assert store.queue().waiting == []
+
     async def test_it_may_wait_for_its_time(self, broker: Broker, lease: Lease) -> None:
         await push(broker, [opaque("first")])
         (held,) = await begun(broker, lease)

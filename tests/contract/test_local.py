@@ -265,3 +265,12 @@ class TestRefusals:
             "the store is inside this process: what waits when it ends is lost",
         )
         assert [one.level for one in check_durability(info, durability("memory"))] == ["ok"]
+
+
+async def test_labels_of_what_is_forgotten_take_no_memory() -> None:
+    store = LocalStore()
+    broker = store.open()
+    await broker.push("default", [opaque(label=f"label-{number}") for number in range(9)], deadline=soon())
+    assert len(store._stored("default").found) == 9
+    await broker.purge("default", most=9, deadline=soon())
+    assert store._stored("default").found == {}

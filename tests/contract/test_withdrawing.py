@@ -271,6 +271,15 @@ class TestRetrying:
         assert (again.id, again.record, again.delivery, again.attempt) == ("id", b"sealed anew", 1, 1)
         assert await acts_of(broker, "id") == [("cancelled", OPERATOR), ("retried", OPERATOR)]
 
+    async def test_it_ends_as_if_nothing_had_been(self, broker: Broker, store: Inspectable, lease: Lease) -> None:
+        await push(broker, [opaque("id")])
+        await withdraw(broker, "id")
+        await retry(broker, "id")
+        (held,) = await reserve(broker, lease)
+        await settle(broker, lease, ended(held))
+        assert await broker.inspector.record("default", "id", deadline=soon()) is None
+        assert set(store.queue().indexes) == {"finished"}
+
     async def test_cancelled_and_retried_again_and_again(self, broker: Broker, lease: Lease) -> None:
         pushed = await push(broker, opaque_tasks(2))
         for _ in range(3):

@@ -23,6 +23,11 @@ _SLOW: Final = (
 )
 _LOOKED: Final = "for i = {}, #ARGV, {} do table.insert(ids, ARGV[i]) end"
 _STEPS: Final = (("6", "9"), ("(5 - 1)", "9"), ("5", "10"), ("5", "(9 - 1)"))
+_BATCH: Final = "local ids = redis.call('LRANGE', from, -math.min(room - count, {}), -1)"
+_AT_ONCE: Final = "how many are looked at at once changes nothing in what is given"
+_NOT_FAILED: Final = "for its parent, whatever has not failed is the same"
+_STORED: Final = "local task = {'', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', from[i + 3], from[i + 4], from[i + 5],"
+_FOUND: Final = "if task[{}] ~= '{}' then redis.call('ZREM', base .. by[1] .. task[by[2]], id) end"
 _NINES: Final = "the arguments come in nines, so that the step before the last ends below either bound"
 _SOONER: Final = "it saves round trips inside the script: what is not looked at beforehand is when it is needed"
 _SECOND: Final = "only the first of what Redis answers is read"
@@ -74,6 +79,7 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         "local number, random = string.match(owner[1] or 'other', '^(%d+)-(.*)$')",
     ): _NO_EPOCH,
     ("reclaim", "redis.call('PEXPIRE', me, 86400000)", "redis.call('PEXPIRE', me, (86400000 - 1))"): _DAY,
+    ("_allowed", "for priority = 9, 0, -1 do", "for priority = 9, (0 - 1), -1 do"): _NO_LINE,
     **{("_allowed", _SLOWED.format("0"), _SLOWED.format(other)): _LONG_AGO for other in ("1", "(0 - 1)")},
     (
         "_allowed",
@@ -99,7 +105,21 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         ("settle", _LOOKED.format("5", "9"), other): _SOONER
         for other in ("", *(_LOOKED.format(*how) for how in _STEPS))
     },
-    ("settle", "look(ids)", ""): _SOONER,
+    **{(script, "look(ids)", ""): _SOONER for script in ("settle", "reserve")},
+    ("trim", "look(old)", ""): _SOONER,
+    **{
+        ("_drain", _FOUND.format("by[2]", ""), _FOUND.format(*other)): "from an index that there is not, nothing goes"
+        for other in (("by[3]", ""), ("by[(2 - 1)]", ""), ("by[2]", "other"))
+    },
+    **{("reserve", _BATCH.format("100"), _BATCH.format(other)): _AT_ONCE for other in ("101", "(100 - 1)")},
+    **{
+        (script, line, line.replace("'cancelled'", "''")): _NOT_FAILED
+        for script, line in (
+            ("discard", "tell_parent(task, 'cancelled')"),
+            ("purge", "if task then tell_parent(task, 'cancelled') end"),
+        )
+    },
+    ("_store", _STORED, _STORED.replace("{''", "{'other'")): _SAVED,
     (
         "_admit",
         "while first < #ARGV do",

@@ -2,16 +2,10 @@
 
 from typing import Any, Final
 
-import msgpack
-
 from tests.model.log_sequences import LOG_SEQUENCES
-from tests.model.steps import AT, TASK, again, claim, end, push, take, tasks
-from tests.model.values import Step, Task, commit
-
-
-def _of_priority(priority: Any) -> bytes:
-    task = Task(b"queued", 0, 0, 0, AT, 0, 0, 0, AT, 0)._replace(priority=priority)
-    return bytes(msgpack.packb(task, use_bin_type=False))
+from tests.model.places import INDEXES
+from tests.model.steps import AT, TASK, again, claim, end, push, spoil, take, task, tasks, write
+from tests.model.values import Step, commit
 
 
 def _urgent(*priorities: int) -> tuple[Any, ...]:
@@ -25,13 +19,13 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
         Step(AT, "promote", (b"id", b"id")),
     ],
     "a lease whose epoch is none, found dead": [
-        Step(AT, "write", (b"HSET", b":consumer:one", b"epoch", b"spoilt")),
+        write(b"HSET", b":consumer:one", b"epoch", b"spoilt"),
         Step(AT, "reclaim", (b"one", b"r1", b"spoilt", b"")),
     ],
     "a lease without a beat, seen by another and found dead": [
         claim(b"one"),
         claim(b"two"),
-        Step(AT, "write", (b"HDEL", b":consumer:one", b"beat")),
+        write(b"HDEL", b":consumer:one", b"beat"),
         Step(AT, "beat", (b"two", b"1-c-two")),
         Step(AT, "reclaim", (b"one", b"r1", b"1-c-one", b"")),
     ],
@@ -44,16 +38,54 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
     ],
     "scheduled for later than its index says": [
         Step(AT, "push", commit(AT, 0, 0, b"id", b"record", AT // 1000 + 5000, *TASK[3:])),
-        Step(AT, "write", (b"ZADD", b":scheduled", AT // 1000 - 1, b"id")),
+        write(b"ZADD", b":scheduled", AT // 1000 - 1, b"id"),
         Step(AT, "due", (60_000,)),
     ],
     "a completed task whose record has gone": [
         push(TASK),
         claim(b"one"),
         Step(AT, "reserve", (b"one", b"1-c-one", b"token", 1, 100)),
-        Step(AT, "write", (b"HDEL", b":records", b"id")),
-        Step(AT, "write", (b"HSET", b":control", b"bytes", -5)),
+        write(b"HDEL", b":records", b"id"),
+        write(b"HSET", b":control", b"bytes", -5),
         Step(AT, "settle", (b"one", b"1-c-one", 0, 0, b"id", 1, b"complete", 0, 200, *[b""] * 4)),
+    ],
+    "a repeat when record or state have gone": [
+        push(*(task(b"%d" % number) for number in range(3))),
+        claim(),
+        take(b"t1", 3),
+        write(b"HDEL", b":records", b"0"),
+        write(b"HDEL", b":state", b"2"),
+        take(b"t1", 3),
+    ],
+    "what is queued without a record": [
+        push(task(b"1"), task(b"2")),
+        write(b"HDEL", b":records", b"1"),
+        claim(),
+        take(b"t1", 2),
+    ],
+    "a purge of what was scheduled for before there was time": [
+        push(task(b"1", due=-5000)),
+        write(b"ZADD", b":scheduled", -1, b"1"),
+        Step(AT, "purge", (5,)),
+    ],
+    "a reservation of what is not held, and of what is another's": [
+        push(*(task(b"%d" % number) for number in range(4))),
+        claim(),
+        take(b"t1", 4),
+        spoil(b"1", state=b"completed", holder=b"one"),
+        spoil(b"2", state=b"reserved", holder=b"two"),
+        spoil(b"3", state=b"queued", holder=b"two"),
+        again(),
+    ],
+    "ids of no task, wherever one may be": [
+        claim(),
+        *(write(b"ZADD", b":" + index, -1, index) for index in INDEXES),
+        write(b"LPUSH", b"", b"in line"),
+        write(b"LPUSH", b":reserved:one", b"held"),
+        Step(AT, "due", (60_000,)),
+        take(b"t1"),
+        again(),
+        Step(AT, "trim", (100, *(value for index in INDEXES for value in (index, 0, 0)))),
     ],
     "more to give back than one call does": [
         Step(AT, "push", commit(AT, 0, 0, *tasks(201))),
@@ -64,10 +96,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
     ],
     "priorities that there are not": [
         Step(AT, "push", commit(AT, 0, 0, *tasks(5))),
-        *(
-            Step(AT, "write", (b"HSET", b":state", b"id-%d" % number, _of_priority(priority)))
-            for number, priority in enumerate((-1, 10, 1.5, b"4", 9))
-        ),
+        *(spoil(b"id-%d" % number, priority=priority) for number, priority in enumerate((-1, 10, 1.5, b"4", 9))),
         claim(b"one"),
         Step(AT, "reserve", (b"one", b"1-c-one", b"token", 9, 1000)),
     ],

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgpack
 
-from tests.model.values import Step, commit
+from tests.model.values import Step, Task, commit
 
 AT: Final = 1_700_000_000_000_000
 # The values of a task (see Broker.push): id, record, due, method, path, label, priority, owner, route, parent, flags.
@@ -16,14 +16,16 @@ def tasks(count: int) -> tuple[Any, ...]:
     return tuple(value for number in range(count) for value in (b"id-%d" % number, *TASK[1:]))
 
 
-def task(task_id: bytes, parent: bytes = b"", flags: int = 0, *, due: int = 0, by: bytes = b"") -> tuple[Any, ...]:
+def task(
+    task_id: bytes, parent: bytes = b"", flags: int = 0, *, due: int = 0, by: bytes = b"", priority: int = 4
+) -> tuple[Any, ...]:
     """Return the values of a task; ``by``: what it is found by, in all three ways."""
-    return (task_id, b"record", due, b"GET", b"/", by, 4, by, by, parent, flags)
+    return (task_id, b"record", due, b"GET", b"/", by, priority, by, by and b"/" + by, parent, flags)
 
 
-def packed(task_id: bytes, *, parent: bytes = b"", flags: int = 0, due: int = 0) -> bytes:
+def packed(task_id: bytes, parent: bytes = b"", flags: int = 0, *, due: int = 0, priority: int = 4) -> bytes:
     """Return the values of a task that follows from another, as they travel."""
-    values = task(task_id, parent, flags, due=due)
+    values = task(task_id, parent, flags, due=due, priority=priority)
     return bytes(msgpack.packb([b"%d" % one if isinstance(one, int) else one for one in values], use_bin_type=False))
 
 
@@ -71,6 +73,17 @@ def withdraw(word: bytes, *ids: bytes, forced: int = 0) -> Step:
 
 def retry(*ids: bytes, record: bytes = b"") -> Step:
     return Step(AT, "retry", (b"somebody", *(value for task_id in ids for value in (task_id, record))))
+
+
+def write(command: bytes, key: bytes, *values: bytes | int) -> Step:
+    """Let something else write."""
+    return Step(AT, "write", (command, key, *values))
+
+
+def spoil(task_id: bytes, **fields: Any) -> Step:
+    """Let something else write a state: queued long ago, but for these fields."""
+    state = Task(b"queued", 0, 0, 0, AT, 0, 0, 0, AT, 0)._replace(**fields)
+    return write(b"HSET", b":state", task_id, bytes(msgpack.packb(state, use_bin_type=False)))
 
 
 def trim(*limits: Any, later: int = 0) -> Step:

@@ -15,7 +15,7 @@ def read(text: str, *, sort: str = "-changed", need: float = 21, by: Any = (), *
     """Return the sources of a plan, what they are of and whether they are read in their order."""
     query = Query(terms=tuple(parse(text, now=0, owners=lambda user: [user])) if text else (), sort=parse_sort(sort))
     stats = QueueStats(queue="default", oldest=0, slowed=0, consumers=(), **{**NOTHING, **counted})
-    counts = {(key, value): dict(by).get(key, 0) for key, value in named(query)}
+    counts: dict[tuple[By, str], int] = {(key, value): dict(by).get(key, 0) for key, value in named(query)}
     found = plan(query, Counts(stats, counts), need=need)
     return [(source.by or source.value, "ordered" if source.ordered else "sorted") for source in found.sources]
 
