@@ -228,8 +228,8 @@ class _Reader:
     """Reads a source page by page, in the direction that the query asks for.
 
     From the latest on it goes by time, because ranks shift when something is added in front: each page begins with the
-    time at which the one before it ended. From the end, and in a line, it goes by rank. Where the first page was not
-    enough, the next one is twice as long.
+    time at which the one before it ended, so tasks may come twice. From the end, and in a line, it goes by rank. Where
+    a page was not enough, the next one is twice as long.
     """
 
     def __init__(
@@ -238,8 +238,7 @@ class _Reader:
         self._inspector, self._source, self._size = inspector, source, size
         self._allowance = allowance
         self._since, self._until = query.bounds(source.field) if source.field else (None, None)
-        self._edge: set[str] = set()  # what has been read of the time at which the last page ended
-        self._offset, self._done, self._ended = skip, 0, False
+        self._offset, self._whole = skip, False
         self._count = source.count + source.ghosts
         turned = source.field is not None and source.ordered and not query.sort.descending
         self._by_time = source.field is not None and not turned and not skip
@@ -262,25 +261,20 @@ class _Reader:
         return []
 
     async def _earlier(self) -> list[TaskState]:
-        while not self._ended:
-            page = await self._ask(self._size, self._offset)
-            self._allowance.spend(len(page))
-            # The times of ghosts are put off (see trim.lua), so they tell nothing of where they stood.
-            last = min((self._source.when(task) for task in page if not task.flags & GHOST), default=self._until)
-            fresh = [task for task in page if task.id not in self._edge]
-            if last == self._until:
-                self._offset += self._size
-                self._edge.update(task.id for task in fresh)
-            else:
-                self._until, self._offset = last, 0
-                self._edge = {task.id for task in page if self._source.when(task) == last}
-            self._done += len(fresh)
-            # A page may be short because something has moved on.
-            self._ended = not page or (len(page) < self._size and self._done >= self._count)
-            self._size = min(PAGE, 2 * self._size)
-            if fresh:
-                return fresh
-        return []
+        if self._whole:
+            return []
+        page = await self._ask(self._size, self._offset)
+        self._allowance.spend(len(page))
+        # A page may be short because something has moved on, so that only an empty one is surely the end.
+        self._whole = len(page) >= self._count
+        # The times of ghosts are put off (see trim.lua), so they tell nothing of where they stood.
+        last = min((self._source.when(task) for task in page if not task.flags & GHOST), default=self._until)
+        if last == self._until:
+            pass
+        else:
+            self._until, self._offset = last, 0
+        self._size = min(PAGE, 2 * self._size)
+        return page
 
     async def _ask(self, limit: int, offset: int) -> list[TaskState]:
         source = self._source

@@ -121,6 +121,7 @@ TEXTS: Final = [
     "state = queued",
     "state = scheduled",
     "state = running",
+    "state = reserved",
     "stage = in_progress",
     "stage = created AND queue = mail",
     "owner = ada",
@@ -147,7 +148,7 @@ TEXTS: Final = [
 
 
 SORTS: Final = ("-changed", "changed", "-added", "added", "due", "-due", "path", "-priority", "label")
-PAGES: Final = ((100, 0), (3, 0), (4, 2), (2, 5))
+PAGES: Final = ((100, 0), (3, 0), (1, 0), (4, 2), (2, 5))
 
 
 @pytest.mark.accept("TA33")

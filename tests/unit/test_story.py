@@ -199,6 +199,12 @@ def test_what_completed_before_it_was_archived_says_so() -> None:
     log = Log(acts=(Act(ADDED + 90, "archived", "ada@desk"),))
     assert words(done, log)[2:] == [("completed", "one"), ("archived", "ada@desk")]
     assert story(done, log)[2].at is None
+    back = Log(acts=log.acts, released=Released(ADDED + 20, ADDED + 20, 1, "unreachable", "one"))
+    assert words(replace(done, status=503), back)[1:] == [
+        ("reserved", "one"),
+        ("released", "one"),
+        ("archived", "ada@desk"),
+    ]
     waited = replace(done, delivery=0, reserved=0, status=0)
     assert words(waited, log)[1:] == [("archived", "ada@desk")]
 
