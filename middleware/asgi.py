@@ -252,7 +252,10 @@ def _task_only_app(app: Callable[..., Any]) -> Any:
 def arrived(scope: Scope) -> Arrival:
     """Return a request of an ASGI server as the doors look at it."""
     # As the signature has it: any bytes are one text, and back.
-    headers = [(_text(name), _text(value)) for name, value in scope["headers"]]
+    headers = [
+        (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
+        for name, value in scope["headers"]
+    ]
     raw_path, mount = scope.get("raw_path"), scope.get("root_path", "")
     path = _text(raw_path) if raw_path else quote_path(scope["path"].encode("utf-8", "surrogateescape"))
     query = _text(scope["query_string"])

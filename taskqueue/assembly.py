@@ -1,12 +1,13 @@
 """From settings to a consumer: what ``taskqueue-server`` and the consumer in a web process have in common."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from . import loading
 from .broker import masked, replays_at_commit
 from .catalogue import Settings
 from .doubts import Doubts
-from .errors import ConfigError, UsageError
+from .errors import ConfigError, StorageError, UsageError
 from .events import Events
 from .hooks import OnFailed
 from .intake import Intake
@@ -16,7 +17,11 @@ from .replay import Replayer
 from .retention import Retention, retention_rules
 from .routes import with_ruled
 from .server import TaskQueueServer
+from .signs import Signs
 from .strategy import Strategy, Strict, Weighted
+from .sweeping import Sweeper
+
+log = logging.getLogger("taskqueue.server")
 
 
 def server_for(
@@ -41,14 +46,7 @@ def server_for(
             f"url: {masked(tq.url)!r} has each commit replay its tasks itself, and this consumer would take them from"
             " it; remove ?mode=sync, or the consumer"
         )
-    beside = list(companions)
-    if chosen.on_event:
-        intake = intake or Intake(tq.broker, queues)
-        events = Events(loading.function("on_event", chosen.on_event), consumer=name)
-        intake.signs.on_ended.append(events.ended)
-        beside.append(events.watch)
-    if chosen.resolve:
-        beside.append(Doubts(tq.broker, queues, loading.function("resolve", chosen.resolve)).watch)
+    intake = intake or Intake(tq.broker, queues)
     return TaskQueueServer(
         tq.broker,
         replayer,
@@ -64,11 +62,37 @@ def server_for(
         lease=chosen.lease,
         on_failed=on_failed_for(chosen),
         begins=lambda: tq.notes_starts,
-        companions=beside,
+        companions=(*companions, *_beside(chosen, tq, intake.signs, name, queues)),
         intake=intake,
         strategy=_strategy(chosen, queues),
-        retention=Retention(chosen.keep == "all", retention_rules(chosen.retain)),
+        retention=Retention(chosen.keep == "all", retention_rules(chosen.retain), forgotten=_remover(tq)),
     )
+
+
+def _beside(
+    chosen: Settings, tq: TaskQueue, signs: Signs, name: str, queues: Sequence[str]
+) -> Iterator[Callable[[], Awaitable[None]]]:
+    """Yield what runs beside the consumer's loop because a setting asks for it."""
+    if chosen.resolve:
+        yield Doubts(tq.broker, queues, loading.function("resolve", chosen.resolve)).watch
+    if chosen.on_event:
+        events = Events(loading.function("on_event", chosen.on_event), consumer=name)
+        signs.on_ended.append(events.ended)
+        yield events.watch
+    if tq.has_storage:
+        yield Sweeper(tq.storage, tq.broker).watch
+
+
+def _remover(tq: TaskQueue) -> Callable[[str, Sequence[str]], object]:
+    """Return what removes the files of tasks that are forgotten; where this consumer knows no storage, nothing does."""
+
+    def remove(queue: str, ids: Sequence[str]) -> None:
+        try:
+            tq.storage.remove(queue, ids)
+        except (ConfigError, StorageError, OSError) as error:
+            log.warning("queue %s: the files of %d forgotten task(s) stay: %s", queue, len(ids), error)
+
+    return remove
 
 
 def rules_for(chosen: Settings) -> Rules:

@@ -123,6 +123,11 @@ class Configured:
         """The broker behind the URL, not connected yet."""
         return connect(self.url, namespace=self.namespace, capacity=self.capacity, durability=self.durability)
 
+    @property
+    def has_storage(self) -> bool:
+        """Whether a directory for the files of tasks is set."""
+        return bool(self._storage or self._settings.storage)
+
     @cached_property
     def storage_directory(self) -> Path:
         """Where the files are that tasks save; raises ConfigError with the remedies if there is no place for them."""

@@ -31,6 +31,8 @@ SUSPECT_AFTER: Final = 2
 SPARED: Final = 10
 # A fault of ours in one replay must not end the others; whether the task ran is unknown.
 FAULT: Final = "task %s: the replay itself failed"
+# Of an answer's headers these prove something, and tell nobody anything.
+NOT_KEPT: Final = frozenset(("set-cookie", "x-task-receipt"))
 BROKEN_OFF: Final = Broken(BROKEN)
 
 
@@ -164,7 +166,8 @@ class Courier:
         wanted = verdict.kind in ("retry", "fail") or (self._keep and verdict.kind == "complete")
         if not (wanted and isinstance(outcome, Answered)):
             return b""
-        kept = Response(outcome.status, outcome.headers, outcome.content)
+        headers = tuple(pair for pair in outcome.headers if pair[0].lower() not in NOT_KEPT)
+        kept = Response(outcome.status, headers, outcome.content)
         nonce = os.urandom(NONCE_BYTES)
         return seal_response(self._keyring, reservation.queue, reservation.id, kept, nonce=nonce)
 

@@ -80,15 +80,12 @@ class AsgiReplayer:
 
     def prepare(self, delivery: Delivery) -> Replay:
         """See Replayer."""
-        handover = Handover(_proof(delivery))
-        call = _Call(self._app, self._scope(delivery, handover), delivery.task.body, keep=delivery.keep)
-        return functools.partial(self._replay, delivery, handover, call)
+        return functools.partial(self.replay, delivery)
 
     async def replay(self, delivery: Delivery) -> Outcome:
         """See Replayer."""
-        return await self.prepare(delivery)()
-
-    async def _replay(self, delivery: Delivery, handover: Handover, call: "_Call") -> Outcome:
+        handover = Handover(_proof(delivery))
+        call = _Call(self._app, self._scope(delivery, handover), delivery.task.body, keep=delivery.keep)
         started = time.monotonic()
         raised = False
         limit = asyncio.timeout(delivery.timeout if self._cancellable else None)

@@ -1,12 +1,14 @@
 """One queue as a consumer sees it: what is to be told to the broker, and whether it is worth asking for tasks."""
 
+import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from .broker import CALL_DEADLINE, Broker, Lease
+from .broker import CALL_DEADLINE, Broker, Exchange, Lease
 from .errors import BrokerUnavailable
 from .retention import Retention
 from .task import Settlement
@@ -15,6 +17,9 @@ log = logging.getLogger("taskqueue.server")
 
 # So many settlements from one clearing out of what was kept long enough to the next; there is one at the start.
 TRIM_EVERY: Final = 100
+
+
+USUALLY: Final = Retention()
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +31,7 @@ class Line:
     """
 
     lease: Lease
+    retention: Retention = USUALLY
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     settlements: list[Settlement] = field(default_factory=list)
     promising: bool = True
@@ -33,22 +39,48 @@ class Line:
     look_for_due: float = 0.0
     untrimmed: int = TRIM_EVERY
 
-    async def queue_due(self, broker: Broker, deadline: float, *, poll_max: float) -> None:
-        """Have what has fallen due queued, if it is time to look; raises BrokerUnavailable."""
-        now = time.monotonic()
-        if now >= self.look_for_due:
-            wait = await broker.due(self.lease.queue, deadline=deadline)
-            self.look_for_due = now + (poll_max if wait is None else min(wait, poll_max))
+    async def exchange(
+        self,
+        broker: Broker,
+        settlements: Sequence[Settlement],
+        *,
+        want: int,
+        room: int,
+        deadline: float,
+        poll_max: float,
+    ) -> Exchange:
+        """Tell the broker these and ask it for tasks; before, if it is time to look, have what is due queued.
 
-    async def trim(self, broker: Broker, settled: int, retention: Retention) -> None:
+        Raises BrokerUnavailable or Fenced.
+        """
+        keep = self.retention.everything
+        exchange = broker.exchange(
+            self.lease, settlements, token=self.token, want=want, room=room, keep=keep, deadline=deadline
+        )
+        now = time.monotonic()
+        if now < self.look_for_due:
+            return await exchange
+        # Begun in this order, so that they may travel together.
+        due = broker.due(self.lease.queue, deadline=deadline)
+        wait, taken = await asyncio.gather(due, exchange, return_exceptions=True)
+        if isinstance(taken, BaseException):
+            raise taken
+        if isinstance(wait, BaseException):
+            raise wait
+        self.look_for_due = now + (poll_max if wait is None else min(wait, poll_max))
+        return taken
+
+    async def trim(self, broker: Broker, settled: int) -> None:
         """Have what was kept long enough forgotten, now and then: after so many more settlements."""
         self.untrimmed += settled
         if self.untrimmed < TRIM_EVERY:
             return
         self.untrimmed = 0
         try:
-            limits, deadline = retention.limits(self.lease.queue), time.monotonic() + CALL_DEADLINE
-            await broker.trim(self.lease.queue, limits, most=2 * TRIM_EVERY, deadline=deadline)
+            limits, deadline = self.retention.limits(self.lease.queue), time.monotonic() + CALL_DEADLINE
+            trimmed = await broker.trim(self.lease.queue, limits, most=2 * TRIM_EVERY, deadline=deadline)
+            if trimmed.with_files:
+                await asyncio.to_thread(self.retention.forgotten, self.lease.queue, trimmed.with_files)
         except BrokerUnavailable as error:
             log.debug("not trimmed: %s", error)
 

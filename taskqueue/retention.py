@@ -1,7 +1,7 @@
 """How long what has ended is kept: by state, and by queue where somebody says so; then nothing of it is left."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -27,16 +27,21 @@ _EXAMPLES: Final = (
 )
 
 
+def _nothing(_queue: str, _ids: Sequence[str]) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Retention:
     """What is kept of tasks, and for how long.
 
     ``everything``: the requests and responses of tasks that completed stay in their logs too. ``rules``: by queue (""
-    for all) and state, ms and number that differ from the usual.
+    for all) and state, ms and number that differ from the usual. ``forgotten`` is called, in a thread, with a queue and
+    those of its tasks that were forgotten and had files.
     """
 
     everything: bool = False
     rules: Mapping[tuple[str, str], Rule] = field(default_factory=dict)
+    forgotten: Callable[[str, Sequence[str]], object] = field(default=_nothing, compare=False)
 
     def limits(self, queue: str) -> Sequence[tuple[str, int, int]]:
         """Return what holds for a queue: (index, ms kept, number kept) for each state."""

@@ -166,7 +166,7 @@ class TaskQueueServer:
     # The loop.
 
     async def _consume(self, group: asyncio.TaskGroup) -> None:
-        self._lines += [Line(lease) for lease in await self._join(*self.queues)]
+        self._lines += [Line(lease, self._retention) for lease in await self._join(*self.queues)]
         while not self._finished():
             self._membership.require()
             if await self._membership.take_over():
@@ -227,15 +227,8 @@ class TaskQueueServer:
         room = min(BATCH_BYTES, IN_FLIGHT_BYTES - self._jobs.bytes)
         deadline = time.monotonic() + CALL_DEADLINE
         try:
-            await line.queue_due(self._broker, deadline, poll_max=self._poll_max)
-            result = await self._broker.exchange(
-                line.lease,
-                settlements,
-                token=line.token,
-                want=want,
-                room=room,
-                keep=self._retention.everything,
-                deadline=deadline,
+            result = await line.exchange(
+                self._broker, settlements, want=want, room=room, deadline=deadline, poll_max=self._poll_max
             )
         except BrokerUnavailable as error:
             self._signs.unanswered()
@@ -265,7 +258,7 @@ class TaskQueueServer:
             self._start(group, line, reservation, alone=alone)
         if result.reservations or settlements:
             self._poll = POLL_MIN
-        await line.trim(self._broker, len(settlements), self._retention)
+        await line.trim(self._broker, len(settlements))
 
     def _free(self) -> int:
         """Return how many tasks may be reserved now."""

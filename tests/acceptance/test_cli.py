@@ -153,7 +153,7 @@ def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_
         "concurrent_limit": 5,
         "rules": Rules(retry_max_count=6, receipt_required=False),
         "on_failed": json.dumps,
-        "companions": [],
+        "companions": (),
         "retention": Retention(),
         **seconds,
     }
@@ -442,7 +442,7 @@ def test_on_a_terminal_five_lines_tell_what_starts(foreign_url: str, tmp_path: P
     assert re.fullmatch(rf"broker    {masked} \(valkey \d+\.\d+\.\d+, durability process\)", broker)
     assert others == ["queues    mail, default", "consumer  instance1, at most 3 at a time"]
     assert lines[4].startswith("process   ")
-    assert lines[4].endswith(f", taskqueue {VERSION}")
+    assert lines[4].endswith(f", taskqueue {VERSION}, uvloop")
     assert "\x1b[1;31mCRITICAL\x1b[0m" in lines[-1]
     assert "choose another namespace" in lines[-1]
 

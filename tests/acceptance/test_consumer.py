@@ -593,18 +593,24 @@ class TestOutcomes:
         assert target.paths[:6] == paths
         assert len(target.paths) == 5 * 3 + 1
 
+    @pytest.mark.parametrize("before", [True, False], ids=["preparing", "replaying"])
     async def test_a_fault_of_the_replay_itself_ends_neither_consumer_nor_neighbours(
         self, tq: TaskQueue, target: Target, any_server: RedisServer, monkeypatch: pytest.MonkeyPatch,
-        caplog: pytest.LogCaptureFixture,
+        caplog: pytest.LogCaptureFixture, *, before: bool,
     ) -> None:  # fmt: skip
-        replay = HttpReplayer.replay
+        prepare = HttpReplayer.prepare
 
-        async def faulty(replayer: HttpReplayer, delivery: Any) -> Any:
-            if delivery.task.target == "/faulty":
+        async def fault() -> Any:
+            raise RuntimeError("a fault of ours")
+
+        def faulty(replayer: HttpReplayer, delivery: Any) -> Any:
+            if delivery.task.target != "/faulty":
+                return prepare(replayer, delivery)
+            if before:
                 raise RuntimeError("a fault of ours")
-            return await replay(replayer, delivery)
+            return fault
 
-        monkeypatch.setattr(HttpReplayer, "replay", faulty)
+        monkeypatch.setattr(HttpReplayer, "prepare", faulty)
         first, second = await push(tq, "/faulty", "/good", retry_max_count=0)
         async with running(consumer(any_server.url, target)):
             assert (await reached(tq, first, "failed")).reason == "exhausted"

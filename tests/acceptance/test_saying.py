@@ -3,14 +3,21 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 import taskqueue
+from taskqueue.middleware import aiohttp as aiohttp_door
 from taskqueue.policy import Rules
-from taskqueue.replay import Replayer
+from taskqueue.replay import HttpReplayer, Replayer
 from taskqueue.reporting import instead
+from taskqueue.retention import Retention, retention_rules
 from taskqueue.said import Progress, Said, said
+from taskqueue.storage import Storage
+from taskqueue.sweeping import Sweeper
+from tests.doors import serving_aiohttp
 from tests.servers import RedisServer
 from tests.shop import WAYS, Arrived, Reply, Shop, consuming, open_shop
 from tests.tasks import KEYRING
@@ -145,3 +152,51 @@ def test_what_is_said_as_json() -> None:
 
 def test_what_cannot_be_opened_was_not_said() -> None:
     assert said(KEYRING, "default", "id-1", {"report": b"", "progress": b"x", "files": bytes(60)}) == Said()
+
+
+async def test_files_go_with_their_task(
+    any_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASKQUEUE_STORAGE", str(tmp_path))
+    async with open_shop("asgi over http", any_server.url) as (shop, replayer):
+
+        async def view(_arrived: Arrived) -> None:
+            taskqueue.storage.save("report.csv", b"a,b", output=True)
+
+        shop.views["/build"] = view
+        first, second = await shop.tq.push("/build"), await shop.tq.push("/build")
+        async with consuming(any_server.url, replayer):
+            await shop.reached(first, "completed")
+            await shop.reached(second, "completed")
+        storage, sweeper = shop.tq.storage, Sweeper(shop.tq.storage, shop.tq.broker)
+        with storage.open(first, "report.csv") as saved:
+            assert saved.read() == b"a,b"
+        assert await sweeper.sweep() == 0
+        any_server.client().hdel("taskqueue:{default}:state", first)
+        any_server.client().zrem("taskqueue:{default}:finished", first)
+        assert await sweeper.sweep() == 1
+        assert (storage.names(first), storage.names(second)) == ([], ["report.csv"])
+        at_once = Retention(rules=retention_rules(["completed=0s"]), forgotten=storage.remove)
+        async with consuming(any_server.url, replayer, retention=at_once):
+            await until(lambda: _none(storage, second), "the file has gone with its task")
+        assert await shop.tq.get(second) is None
+
+
+async def _none(storage: Storage, task_id: str) -> bool:
+    return not storage.names(task_id)
+
+
+async def test_an_answer_that_is_a_report_is_kept_too(shop: Shop, replayer: Replayer, any_server: RedisServer) -> None:
+    """Here the consumer reads it, and it is kept although the door had nothing to keep."""
+    report = taskqueue.Report("warning", "half of it", {"rows": 2})
+    app = web.Application()
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(body=report.encode(), content_type="application/vnd.taskqueue.report+json")
+
+    app.router.add_route("*", "/{path:.*}", answer)
+    aiohttp_door.setup(app, shop.tq)
+    async with serving_aiohttp(app) as base, consuming(any_server.url, HttpReplayer(base, KEYRING)):
+        task_id = await shop.tq.push("/build")
+        await shop.reached(task_id, "completed")
+    assert (await said_by(shop, task_id)).report == report

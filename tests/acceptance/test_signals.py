@@ -125,7 +125,7 @@ def test_asked_it_tells_what_runs_and_where(tq: TaskQueue, consumer: Consumer, a
             text for entry in consumer.entries() if (text := str(entry["message"])).startswith(f"task {task_id}")
         ]
         assert "in deliver" in told
-        assert "in replay" in told, "down to where it waits for the answer"
+        assert "in _replay" in told, "down to where it waits for the answer"
         consumer.says("thread taskqueue-heart")
         connection.sendall(OK)
         reached(tq, task_id, "completed")
