@@ -10,7 +10,7 @@ _NAMES: Final = (
     "local STATE, DELIVERY, ATTEMPT, CRASHES, ADDED, DUE, RESERVED, BEGUN, CHANGED = 1, 2, 3, 4, {}, 6, 7, 8, 9"
 )
 _MORE_NAMES: Final = "local STATUS, REASON, HOLDER, TOKEN, METHOD, PATH, LABEL, PRIORITY = 10, 11, 12, 13, {}, 17"
-_UNREAD: Final = "it stands there for the reader: no script uses the name of what is only set by new()"
+_UNREAD: Final = "it stands there for the reader: no script uses the name of what is only set by store()"
 _UNKNOWN: Final = (
     "fail(id, task or {{'{}', 0, 0, 0, at, 0, 0, 0, at, 0, '{}', '', '', '', '', '', NORMAL, '', '', '', 0, 0, 0}},"
     " 'format')"
@@ -56,8 +56,6 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
             "(14 - 1), 15, 16",
             "14, 16, 16",
             "14, (15 - 1), 16",
-            "14, 15, 17",
-            "14, 15, (16 - 1)",
         )
     },
     **{("_ends", _UNKNOWN.format("", ""), _UNKNOWN.format(*other)): _SAVED for other in (("other", ""), ("", "other"))},
