@@ -5,11 +5,12 @@ had the same weather. So a ratio is made within each round, and the median of th
 """
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 MIB: Final = 1024 * 1024
+NO_PEER: Final = ("no peer",)
 
 
 class Key(NamedTuple):
@@ -57,16 +58,16 @@ class Reached(NamedTuple):
 
     @property
     def reached(self) -> bool | None:
-        """Whether the median is on the right side, None where there is none."""
-        middle = statistics.median(self.rounds)
-        if self.goal.bound is None:
+        """Whether the median is on the right side, None where there is no goal or it was not measured."""
+        if self.goal.bound is None or not self.rounds:
             return None
+        middle = statistics.median(self.rounds)
         return middle >= self.goal.bound if self.goal.at_least else middle <= self.goal.bound
 
 
 def goals(peers: Sequence[str]) -> list[Goal]:
-    """Return all goals, the others being these peers."""
-    many = tuple(peers)
+    """Return all goals, the others being these peers. Without any, a ratio to them is not measured."""
+    many = tuple(peers) or NO_PEER
 
     def drain(limit: int, others: tuple[str, ...], bound: float) -> Goal:
         whom = "the bare aiohttp loop" if others == ("loop",) else "the best peer"
@@ -109,13 +110,56 @@ def goals(peers: Sequence[str]) -> list[Goal]:
             others=("ours",),
             other_case="http 100",
         ),
+        Goal(
+            "drain with the full log (keep=all), limit 100, to the same without",
+            *("drain", "keep 100", "rate", 0.75),
+            at_least=True,
+            others=("ours",),
+            other_case="http 100",
+        ),
+        *(
+            Goal(
+                f"latency at half load of each, {part}, to the best peer",
+                *("latency", "half load", part, None),
+                at_least=False,
+                others=many,
+            )
+            for part in ("p50", "p99")
+        ),
+        *_goals_of_many(),
     ]
 
 
+def _goals_of_many() -> Iterator[Goal]:
+    """Return the goals with several consumers, and with many tasks that wait."""
+
+    def beside(what: str, case: str, figure: str, *, at_least: bool) -> Goal:
+        one = "1 consumer"
+        return Goal(what, "several", case, figure, None, at_least=at_least, others=("ours",), other_case=one)
+
+    for case in ("4 consumers", "16 consumers", "2 workers"):
+        yield beside(f"drain, {case}, to one", case, "rate", at_least=True)
+    for case in ("4 consumers", "16 consumers"):
+        yield beside(f"Redis commands per task, drain, {case}, to one", case, "commands", at_least=False)
+        yield beside(f"the same, tasks one by one to {case}", case, "trickle_commands", at_least=False)
+    million = "1,000,000"
+    yield Goal(f"start with {million} waiting, s", "waiting", million, "start", 2, at_least=False)
+    yield Goal(f"slowest script with {million} waiting, ms", "waiting", million, "slowest", 5, at_least=False)
+    yield Goal(
+        f"CPU per task of consumer and Redis, {million} waiting, to 1,000 waiting",
+        *("waiting", million, "cost", 1.25),
+        at_least=False,
+        others=("ours",),
+        other_case="1,000",
+    )
+    yield Goal(
+        "memory with bodies of 2 MiB, limit 10, MiB more", "memory", "2 MiB", "grown", None, at_least=False, unit=MIB
+    )
+
+
 def judged(rounds: Sequence[Round], peers: Sequence[str]) -> list[Reached]:
-    """Return what came of each goal that could be measured."""
-    found = [Reached(goal, [value for each in rounds for value in _value(goal, each)]) for goal in goals(peers)]
-    return [reached for reached in found if reached.rounds]
+    """Return what came of each goal; of those that were not measured, no rounds."""
+    return [Reached(goal, [value for each in rounds for value in _value(goal, each)]) for goal in goals(peers)]
 
 
 def _value(goal: Goal, measured: Round) -> Iterable[float]:

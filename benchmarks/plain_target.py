@@ -1,6 +1,7 @@
 """A target of the standard library: answers 204 at once, checks the work, and notes when each request came.
 
-``python -m benchmarks.plain_target PORT``. ``GET /-/seen`` tells what it has seen.
+``python -m benchmarks.plain_target PORT``. ``GET /-/seen`` tells what it has seen; ``GET /-/arrivals`` tells when
+(monotonic seconds), and forgets it.
 """
 
 import asyncio
@@ -12,13 +13,14 @@ from typing import Final
 from . import work
 
 SEEN: Final = b"GET /-/seen "
+ARRIVALS: Final = b"GET /-/arrivals "
 HEAD: Final = b"POST %s HTTP/1.1\r\n" % work.PATH.encode()
 LINES: Final = [f"\r\n{name}: {value}\r\n".lower().encode() for name, value in work.HEADERS.items()]
 LENGTH: Final = b"\r\ncontent-length: %d\r\n" % len(work.BODY)
 NO_CONTENT: Final = b"HTTP/1.1 204 No Content\r\n\r\n"
 
+seen: Final = {"count": 0, "wrong": 0}
 arrivals: Final[list[float]] = []
-wrong: Final[list[bytes]] = []
 
 
 class Connection(asyncio.Protocol):
@@ -40,21 +42,28 @@ class Connection(asyncio.Protocol):
         if not end or self._transport is None:
             return
         if head.startswith(SEEN):
-            told = json.dumps({"count": len(arrivals), "wrong": len(wrong), "arrivals": arrivals}).encode()
-            self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(told), told))
+            self._transport.write(_answer(seen))
+        elif head.startswith(ARRIVALS):
+            self._transport.write(_answer(arrivals))
+            arrivals.clear()
         elif len(body) < len(work.BODY):
             return
         else:
             arrivals.append(time.monotonic())
+            seen["count"] += 1
             lower = head.lower() + b"\r\n"
-            if (
+            seen["wrong"] += (
                 body != work.BODY
                 or not head.startswith(HEAD[:-2])
                 or any(line not in lower for line in (*LINES, LENGTH))
-            ):
-                wrong.append(head)
+            )
             self._transport.write(NO_CONTENT)
         self._buffer = b""
+
+
+def _answer(told: object) -> bytes:
+    body = json.dumps(told).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
 async def main(port: int) -> None:

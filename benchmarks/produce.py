@@ -1,7 +1,8 @@
-"""Be the producer of a contender: ``python -m benchmarks.produce NAME HOW AMOUNT``; one JSON line tells what it did.
+"""Be the producer of a contender: ``python -m benchmarks.produce NAME HOW AMOUNT...``; one JSON line tells what it did.
 
 HOW is ``one`` (one at a time) or ``concurrent`` (100 coroutines, each one at a time) or ``bulk`` (1,000 in one go), for
-AMOUNT seconds; ``latency``: AMOUNT tasks, 10 ms apart. Each of these queues one task more, before the clock runs.
+AMOUNT seconds; ``latency``: AMOUNT tasks, 10 ms apart; ``paced``: so many a second, for so many seconds. Each of these
+queues one task more, before the clock runs.
 ``fill``: AMOUNT tasks, as fast as it can.
 """
 
@@ -74,16 +75,36 @@ async def latency(producer: Producer, amount: int) -> dict[str, object]:
     return {"starts": starts, "calls": calls}
 
 
-async def main(name: str, how: str, amount: str) -> None:
+async def paced(producer: Producer, rate: float, seconds: float) -> dict[str, object]:
+    """Queue at this rate, each millisecond those that are due, whether or not earlier calls have returned."""
+    starts, calls = list[float](), list[float]()
+
+    async def call(started: float) -> None:
+        await producer.one()
+        calls.append(time.monotonic() - started)
+
+    begun = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        while (now := time.monotonic()) - begun < seconds:
+            while len(starts) < (now - begun) * rate:
+                starts.append(time.monotonic())
+                group.create_task(call(starts[-1]))
+            await asyncio.sleep(0.001)
+    return {"starts": starts, "calls": calls}
+
+
+async def main(name: str, how: str, *amounts: str) -> None:
     """Connect, do it, tell."""
     async with load(name).producer() as producer:
         if how != "fill":
             await producer.one()  # connects, and loads scripts
         if how == "latency":
-            told = await latency(producer, int(amount))
+            told = await latency(producer, int(amounts[0]))
+        elif how == "paced":
+            told = await paced(producer, *map(float, amounts))
         else:
             began, cpu = time.monotonic(), time.process_time()
-            count = await HOW[how](producer, float(amount))
+            count = await HOW[how](producer, float(amounts[0]))
             told = {"count": count, "seconds": time.monotonic() - began, "cpu": time.process_time() - cpu}
     print(json.dumps(told))  # noqa: T201  the answer
 

@@ -24,10 +24,28 @@ COLUMNS: Final[Mapping[str, Sequence[tuple[str, str, float]]]] = {
         ("p50", "p50 ms", 1),
         ("p99", "p99 ms", 1),
         ("call_p50", "call p50 ms", 1),
+        ("arriving", "tasks/s", 1),
         ("idle_cpu", "idle CPU %", 1),
         ("resident", "idle MiB", MIB),
     ),
     "memory": (("idle", "idle MiB", MIB), ("resident", "after MiB", MIB), ("grown", "more MiB", MIB)),
+    "several": (
+        ("rate", "tasks/s", 1),
+        ("consumer_cpu", "consumers ms/1000", 1),
+        ("redis_cpu", "Redis ms/1000", 1),
+        ("target_cpu", "target ms/1000", 1),
+        ("commands", "commands/task", 1),
+        ("trickle_commands", "commands/task, one by one", 1),
+        ("resident", "MiB", MIB),
+    ),
+    "waiting": (
+        ("start", "start s", 1),
+        ("rate", "tasks/s", 1),
+        ("consumer_cpu", "consumer ms/1000", 1),
+        ("redis_cpu", "Redis ms/1000", 1),
+        ("slowest", "slowest script ms", 1),
+        ("slowest_add", "slowest script that adds 1,000, ms", 1),
+    ),
     "alone": tuple((name, f"{name} µs", 1) for name in ("seal", "open", "sign", "verify", "all", "pack", "unpack")),
 }
 BAR: Final = 14
@@ -76,11 +94,10 @@ def _goals(reached: Iterable[Reached]) -> str:
         goal, values = each.goal, each.rounds
         unit = " ×" if goal.others else ""
         bound = "" if goal.bound is None else f"{'≥' if goal.at_least else '≤'} {goal.bound:,g}{unit}"
-        said = {True: "yes", False: "**no**", None: ""}[each.reached]
-        lines.append(
-            f"| {goal.what} | {bound} | {_number(statistics.median(values))}{unit}"
-            f" | {_number(min(values))} – {_number(max(values))} | {said} |"
-        )
+        said = {True: "yes", False: "**no**", None: "" if values else "not measured"}[each.reached]
+        middle = f"{_number(statistics.median(values))}{unit}" if values else "–"
+        around = f"{_number(min(values))} – {_number(max(values))}" if values else "–"
+        lines.append(f"| {goal.what} | {bound} | {middle} | {around} | {said} |")
     return "\n".join(lines)
 
 
@@ -109,7 +126,7 @@ def svg(results: Mapping[str, Any]) -> str:
     """Return bars of all rates: how far the median goes, with a line from the least to the greatest."""
     found = spreads(rounds_of(results))
     groups = [
-        (suite, {key: figures["rate"] for key, figures in found.items() if key.suite == suite and "rate" in figures})
+        (suite, {key: figures["rate"] for key, figures in found.items() if _drawn(suite, key, figures)})
         for suite in ("drain", "enqueue")
     ]
     drawn, top = list[str](), 10
@@ -119,6 +136,11 @@ def svg(results: Mapping[str, Any]) -> str:
         top += (len(rates) + 3) * (BAR + 4)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + WIDTH + 90}" height="{top}"'
     return "\n".join([head + ' font-family="sans-serif" font-size="12">', *drawn, "</svg>"]) + "\n"
+
+
+def _drawn(suite: str, key: Key, figures: Mapping[str, Spread]) -> bool:
+    # Beside wrk no other bar could be read.
+    return key.suite == suite and key.contender != "wrk" and "rate" in figures
 
 
 def _bars(rates: Mapping[Key, Spread], top: int) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from tests.nginx import NGINX
 
 from . import processes
+from .figures import Key
 from .plan import Cell
 from .scene import Scene, running_scene
 from .suites import SMALL, Figures, Sizes
@@ -60,14 +61,14 @@ def write(results: dict[str, Any], path: Path) -> None:
 def _round(
     scene: Scene, cells: Sequence[Cell], sizes: Sizes, number: int, tell: Callable[[str], object]
 ) -> list[dict[str, Any]]:
-    measured = list[dict[str, Any]]()
+    measured = dict[Key, Figures]()
     for cell in cells:
-        figures = cell.measure(scene, sizes)
+        figures = cell.measure(scene, sizes, measured)
         _require_work(cell, figures)
         shown = " ".join(f"{name}={_short(value)}" for name, value in figures.items())
         tell(f"round {number}  {cell.suite:8} {cell.contender:7} {cell.case:14} {shown}")
-        measured.append({"suite": cell.suite, "contender": cell.contender, "case": cell.case, "figures": figures})
-    return measured
+        measured[Key(cell.suite, cell.contender, cell.case)] = figures
+    return [{**key._asdict(), "figures": figures} for key, figures in measured.items()]
 
 
 def _prove(scene: Scene, cells: Sequence[Cell], tell: Callable[[str], object]) -> None:
@@ -76,7 +77,7 @@ def _prove(scene: Scene, cells: Sequence[Cell], tell: Callable[[str], object]) -
     for cell in {
         cell.contender: cell for cell in cells if cell.suite == "drain" and cell.case.startswith("http")
     }.values():
-        _require_work(cell, cell.measure(looking, SMALL))
+        _require_work(cell, cell.measure(looking, SMALL, {}))
         tell(f"proved   {cell.contender:7} sends the requests that it should")
 
 
@@ -109,6 +110,9 @@ def _nginx() -> str:
 
 
 def _versions(contender: str) -> dict[str, str]:
+    if contender == "wrk":
+        told = subprocess.run([str(processes.WRK), "-v"], capture_output=True, text=True, check=False)  # exits with 1
+        return {"wrk": (told.stdout + told.stderr).split()[1]}
     command = [str(processes.python_of(contender)), "-c", VERSIONS]
     found: dict[str, str] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     return {name: found[name] for name in PACKAGES if name in found}

@@ -35,13 +35,18 @@ class Scene:
         else:
             yield self.door if variant == "door" else self.http
 
-    def produce(self, contender: str, how: str, amount: float) -> dict[str, Any]:
-        """Let a contender queue tasks; return what it tells (see ``produce``)."""
-        command = [str(processes.python_of(contender)), "-m", "benchmarks.produce", contender, how, str(amount)]
+    def produce(
+        self, contender: str, how: str, *amounts: float, kib: int = 1, redis: str | None = None
+    ) -> dict[str, Any]:
+        """Let a contender queue tasks with bodies of so many KiB; return what it tells (see ``produce``).
+
+        ``redis``: another way to the store.
+        """
+        command = [str(processes.python_of(contender)), "-m", "benchmarks.produce", contender, how]
         done = subprocess.run(
-            command,
+            [*command, *map(str, amounts)],
             cwd=processes.ROOT,
-            env=self._environment(),
+            env=self._environment(kib=kib, redis=redis),
             stdout=subprocess.PIPE,
             check=True,
             timeout=PRODUCE_LIMIT,
@@ -56,9 +61,10 @@ class Scene:
         with processes.running(command, self._environment(target)) as process:
             yield process
 
-    def _environment(self, target: Target | None = None) -> dict[str, str]:
+    def _environment(self, target: Target | None = None, *, kib: int = 1, redis: str | None = None) -> dict[str, str]:
         url, count = (target.url, target.count_file) if target else ("", "")
-        return work.environment(redis=self.store.url, target=url, count=count, root=str(processes.ROOT))
+        store = redis or self.store.url
+        return work.environment(redis=store, target=url, count=count, kib=kib, root=str(processes.ROOT))
 
 
 @contextmanager

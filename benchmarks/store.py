@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from tests.servers import RedisServer, find_binaries
 
@@ -41,6 +41,22 @@ class Store:
     def cpu(self) -> float:
         """Return the CPU seconds it has had."""
         return processes.cpu(self._server.pid)
+
+    def consumers(self) -> int:
+        """Return how many consumers of ours have come to the queue."""
+        return int(self._client.scard("taskqueue:{default}:consumers"))
+
+    def watch_slow(self) -> None:
+        """Note from now on what takes longer than a millisecond."""
+        self._client.config_set("slowlog-log-slower-than", 1000)
+        self._client.config_set("slowlog-max-len", 10_000)
+        self._client.slowlog_reset()
+
+    def slowest(self) -> float:
+        """Return the milliseconds of the slowest script since then; 0 if none took longer than one."""
+        found: list[dict[str, Any]] = self._client.slowlog_get(10_000)
+        scripts = [each for each in found if each["command"].startswith((b"EVAL", b"FCALL"))]
+        return max((each["duration"] for each in scripts), default=0) / 1000
 
     def commands(self, seconds: float) -> dict[str, int]:
         """Watch for so long; return how many commands came by where from: a server's own counts mix scripts' with sent.

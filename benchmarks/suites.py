@@ -6,21 +6,23 @@ Rates are per second, times of CPU are milliseconds per 1,000 tasks, latencies m
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from tests.waiting import wait_until
 
 from . import micro, processes
+from .figures import Key, Round
 from .scene import Scene
-from .targets import Target
+from .targets import Target, running_plain
 
 START_SECONDS: Final = 60.0
 LONG_SECONDS: Final = 1800.0
 # A window ends when so much of what was queued has gone, so that no tail is in it.
 MOST: Final = 0.8
 WARM_TASKS: Final = 20
+LARGE_KIB: Final = 2048
 
 Figures = dict[str, float]
 
@@ -59,10 +61,10 @@ class Look:
 
 
 class Consumption:
-    """A consumer at work, and the target to which it sends."""
+    """Consumers at work, and the target to which they send."""
 
-    def __init__(self, scene: Scene, target: Target, process: subprocess.Popen[bytes]) -> None:
-        self._scene, self._target, self.process = scene, target, process
+    def __init__(self, scene: Scene, target: Target, *processes: subprocess.Popen[bytes]) -> None:
+        self._scene, self._target, self._processes = scene, target, processes
         self._begun, self._wrong = target.count(), target.wrong()
 
     def done(self) -> int:
@@ -75,14 +77,18 @@ class Consumption:
 
     def look(self) -> Look:
         """Look at all of them."""
-        cpu = processes.cpu(self.process.pid)
+        cpu = sum(processes.cpu(process.pid) for process in self._processes)
         return Look(time.monotonic(), self.done(), cpu, self._target.cpu(), self._scene.store.cpu())
 
     def wait(self, condition: Callable[[], bool], what: str, *, limit: float = START_SECONDS) -> None:
-        """Wait for this; raises AssertionError if the consumer ends, or at the limit."""
-        wait_until(lambda: condition() or self.process.poll() is not None, what, limit=limit)
-        if self.process.poll() is not None:
-            raise AssertionError(f"the consumer has ended ({self.process.returncode}) before: {what}")
+        """Wait for this; raises AssertionError if a consumer ends, or at the limit."""
+
+        def ended() -> list[int]:
+            return [code for code in (process.poll() for process in self._processes) if code is not None]
+
+        wait_until(lambda: condition() or bool(ended()), what, limit=limit)
+        if ended():
+            raise AssertionError(f"a consumer has ended ({ended()}) before: {what}")
 
     def commands(self, seconds: float) -> Figures:
         """Return the commands per task of the consumer, of the door of its target, and inside the scripts of both."""
@@ -114,7 +120,7 @@ def drain(scene: Scene, sizes: Sizes, contender: str, variant: str, limit: int, 
         figures["stored_bytes"] = (scene.store.memory() - before) / queued
     with scene.target(variant) as target, scene.consumer(contender, limit, variant, target) as process:
         consumption = Consumption(scene, target, process)
-        figures |= _between(*_window(consumption, sizes, round(queued * MOST)))
+        figures |= between(*window(consumption, sizes, 0, round(queued * MOST)))
         if queued:
             figures |= consumption.commands(sizes.watch)
         figures |= {
@@ -125,13 +131,16 @@ def drain(scene: Scene, sizes: Sizes, contender: str, variant: str, limit: int, 
     return figures
 
 
-def _window(consumption: Consumption, sizes: Sizes, most: int) -> tuple[Look, Look]:
-    """Return what was seen at both ends of the window; ``most``: end it after so many tasks in all, 0: never."""
+def window(consumption: Consumption, sizes: Sizes, before: int, most: int) -> tuple[Look, Look]:
+    """Return what was seen at both ends of the window.
+
+    ``before``: so many had come before there was anything to see; ``most``: end it after so many more, 0: never.
+    """
 
     def over(since: float, seconds: float, most: float) -> bool:
-        return time.monotonic() - since >= seconds or bool(most and consumption.done() >= most)
+        return time.monotonic() - since >= seconds or bool(most and consumption.done() - before >= most)
 
-    consumption.wait(lambda: consumption.done() > 0, "the first request has come")
+    consumption.wait(lambda: consumption.done() > before, "the first request has come")
     started = time.monotonic()
     consumption.wait(lambda: over(started, sizes.warm, most / 2), "it is warm")
     first = consumption.look()
@@ -139,7 +148,8 @@ def _window(consumption: Consumption, sizes: Sizes, most: int) -> tuple[Look, Lo
     return first, consumption.look()
 
 
-def _between(first: Look, last: Look) -> Figures:
+def between(first: Look, last: Look) -> Figures:
+    """Return what was done between two looks: rates, and CPU per 1,000 tasks."""
     tasks, seconds = last.count - first.count, last.at - first.at
     thousands = max(1, tasks) / 1000
     return {
@@ -165,17 +175,47 @@ def latency(scene: Scene, sizes: Sizes, contender: str) -> Figures:
         resident = processes.resident(process.pid)
         told = scene.produce(contender, "latency", sizes.samples)
         consumption.wait(lambda: consumption.done() > WARM_TASKS + sizes.samples, "all have come")
-        arrivals = scene.plain.seen()["arrivals"][-sizes.samples :]
         wrong = consumption.wrong()
-    taken = [(came - went) * 1000 for came, went in zip(arrivals, told["starts"], strict=True)]
     return {
-        "tasks": len(taken),
+        **_taken(scene.plain.arrivals()[-sizes.samples :], told["starts"], told["calls"]),
         "wrong": wrong,
-        "p50": statistics.median(taken),
-        "p99": percentile(taken, 0.99),
-        "call_p50": statistics.median(told["calls"]) * 1000,
         "idle_cpu": (last.consumer - first.consumer) / (last.at - first.at) * 100,
         "resident": resident,
+    }
+
+
+def half_load(scene: Scene, sizes: Sizes, contender: str, earlier: Round) -> Figures:
+    """Queue half as many tasks a second as it drains with limit 10, and clock their arrival.
+
+    What it drains was measured ``earlier`` in the round, or is measured now. The first part of the tasks is left out.
+    """
+    drained = earlier.get(Key("drain", contender, "http 10")) or drain(scene, sizes, contender, "http", 10, 4_000)
+    scene.store.empty()
+    with scene.consumer(contender, 10, "http", scene.plain) as process:
+        consumption = Consumption(scene, scene.plain, process)
+        scene.produce(contender, "fill", WARM_TASKS)
+        consumption.wait(lambda: consumption.done() >= WARM_TASKS, "it is warm")
+        told = scene.produce(contender, "paced", drained["rate"] / 2, sizes.warm + sizes.window)
+        starts = told["starts"]
+        consumption.wait(lambda: consumption.done() > WARM_TASKS + len(starts), "all have come")
+        wrong = consumption.wrong()
+    arrivals = scene.plain.arrivals()[-len(starts) :]
+    cold = sum(start < starts[0] + sizes.warm for start in starts)
+    return {
+        **_taken(arrivals[cold:], starts[cold:], told["calls"][cold:]),
+        "wrong": wrong,
+        "arriving": (len(starts) - 1) / (starts[-1] - starts[0]),
+    }
+
+
+def _taken(arrivals: Sequence[float], starts: Sequence[float], calls: Sequence[float]) -> Figures:
+    """Return what tasks took, in milliseconds; the first that came is taken for the first that was queued."""
+    taken = [(came - went) * 1000 for came, went in zip(arrivals, starts, strict=True)]
+    return {
+        "tasks": len(taken),
+        "p50": statistics.median(taken),
+        "p99": percentile(taken, 0.99),
+        "call_p50": statistics.median(calls) * 1000,
     }
 
 
@@ -194,7 +234,22 @@ def memory(scene: Scene, sizes: Sizes, contender: str, tasks: int) -> Figures:
     return {"tasks": tasks, "idle": idle, "resident": resident, "grown": resident - idle}
 
 
-def alone(_: Scene, sizes: Sizes) -> Figures:
+def large(scene: Scene, sizes: Sizes, tasks: int) -> Figures:
+    """Give an idle consumer with limit 10 so many tasks of 2 MiB; return what it holds before, and at most."""
+    scene.store.empty()
+    tasks = max(1, round(tasks * sizes.scale))
+    with running_plain(LARGE_KIB) as target, scene.consumer("ours", 10, "http", target) as process:
+        consumption = Consumption(scene, target, process)
+        consumption.wait(lambda: scene.store.consumers() > 0, "it is there")
+        idle = processes.resident(process.pid)
+        scene.produce("ours", "fill", tasks, kib=LARGE_KIB)
+        consumption.wait(lambda: consumption.done() >= tasks, "all have come")
+        peak = processes.peak(process.pid)
+        wrong = consumption.wrong()
+    return {"tasks": tasks, "wrong": wrong, "idle": idle, "resident": peak, "grown": peak - idle}
+
+
+def alone(sizes: Sizes) -> Figures:
     """Return what sealing, signing and packing cost one by one, in microseconds."""
     return micro.micro(sizes.calls)
 

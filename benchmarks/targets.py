@@ -67,8 +67,8 @@ class Served:
         self.url = f"http://127.0.0.1:{port}"
         self._pid, self._line = pid, http.client.HTTPConnection("127.0.0.1", port, timeout=20)
 
-    def _ask(self) -> bytes:
-        self._line.request("GET", "/-/seen")
+    def _ask(self, path: str = "/-/seen") -> bytes:
+        self._line.request("GET", path)
         return self._line.getresponse().read()
 
     def close(self) -> None:
@@ -78,6 +78,11 @@ class Served:
     def seen(self) -> dict[str, Any]:
         """Return all that it has seen."""
         told: dict[str, Any] = json.loads(self._ask())
+        return told
+
+    def arrivals(self) -> list[float]:
+        """Return when requests came since it was last asked; only the plain target knows."""
+        told: list[float] = json.loads(self._ask("/-/arrivals"))
         return told
 
     def count(self) -> int:
@@ -154,9 +159,9 @@ def running_nginx() -> Iterator[Nginx]:
 
 
 @contextmanager
-def running_plain() -> Iterator[Served]:
-    """Run the target of the standard library meanwhile."""
-    with _running("plain_target", redis="") as target:
+def running_plain(kib: int = 1) -> Iterator[Served]:
+    """Run the target of the standard library meanwhile, for bodies of so many KiB."""
+    with _running("plain_target", redis="", kib=kib) as target:
         yield target
 
 
@@ -178,9 +183,9 @@ def running_in_process() -> Iterator[InProcess]:
 
 
 @contextmanager
-def _running(module: str, *, redis: str) -> Iterator[Served]:
+def _running(module: str, *, redis: str, kib: int = 1) -> Iterator[Served]:
     port = free_port()
-    environment = work.environment(redis=redis, root=str(processes.ROOT))
+    environment = work.environment(redis=redis, kib=kib, root=str(processes.ROOT))
     command = [str(processes.python_of("ours")), "-m", f"benchmarks.{module}", str(port)]
     with processes.running(command, environment) as process, closing(Served(port, process.pid)) as target:
         wait_until(lambda: _answers(target), f"{module} answers")

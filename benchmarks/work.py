@@ -1,10 +1,14 @@
-"""The work that every contender does, and where: one task is one POST with a body of 1 KiB and six headers."""
+"""The work that every contender does, and where: one task is one POST with a body and six headers.
+
+The body has 1 KiB, or as many as BENCH_KIB says.
+"""
 
 import os
 from typing import Final
 
 PATH: Final = "/reports/build"
-BODY: Final = bytes(range(32, 96)) * 16
+KIB: Final = int(os.environ.get("BENCH_KIB", "1"))
+BODY: Final = bytes(range(32, 96)) * 16 * KIB
 HEADERS: Final = {
     "Content-Type": "application/octet-stream",
     "Accept": "application/json",
@@ -33,7 +37,7 @@ def count_file() -> str:
     return os.environ.get("BENCH_COUNT", "")
 
 
-def environment(*, redis: str, target: str = "", count: str = "", root: str) -> dict[str, str]:
+def environment(*, redis: str, target: str = "", count: str = "", kib: int = 1, root: str) -> dict[str, str]:
     """Return the environment of a process that takes part."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("TASKQUEUE_")},
@@ -41,6 +45,7 @@ def environment(*, redis: str, target: str = "", count: str = "", root: str) -> 
         "BENCH_REDIS": redis,
         "BENCH_TARGET": target,
         "BENCH_COUNT": count,
+        "BENCH_KIB": str(kib),
         "TASKQUEUE_URL": redis,
         "TASKQUEUE_SECRET": SECRET,
     }

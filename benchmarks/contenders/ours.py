@@ -3,6 +3,7 @@
 At least once: a task is reserved by its consumer until it is settled. Sealed, signed, leased.
 """
 
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from typing import Final
 from benchmarks import work
 from taskqueue import TaskQueue
 
-COMMON: Final = ("--name=bench", "--log-level=warning")
+COMMON: Final = (f"--name=bench-{os.getpid()}", "--log-level=warning")
 
 
 class Ours:
@@ -45,10 +46,16 @@ async def producer() -> AsyncIterator[Ours]:
 
 
 def consume(limit: int, variant: str) -> None:
-    """See Contender. ``http``: to an application without our door; ``door``: to one with it; else in process."""
+    """See Contender.
+
+    ``http``: to an application without our door; ``keep``: the same, and all that completes stays in the log;
+    ``workers2``: the same from two processes; ``door``: to an application with it; else in process.
+    """
     from taskqueue.cli import server_main  # a producer has no need of it
 
-    ways = {"http": [f"--target={work.target()}", "--no-receipt"], "door": [f"--target={work.target()}"]}
+    target = f"--target={work.target()}"
+    http = [target, "--no-receipt"]
+    ways = {"http": http, "keep": [*http, "--keep=all"], "workers2": [*http, "--workers=2"], "door": [target]}
     app = [f"--app=benchmarks.apps:{variant}", *(["--no-receipt"] if variant == "bare" else [])]
     sys.argv = ["taskqueue-server", *COMMON, f"--concurrent-limit={limit}", *ways.get(variant, app)]
     server_main()

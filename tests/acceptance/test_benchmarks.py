@@ -77,6 +77,15 @@ def test_a_ratio_is_made_within_a_round_to_the_best_of_the_others() -> None:
     assert spreads(rounds)[Key("drain", "ours", "http 10")]["rate"] == (10.0, 90.0, 100.0)
 
 
+def test_every_goal_is_listed_also_what_was_not_measured(results: dict[str, Any]) -> None:
+    rows = [line for line in markdown(results).partition("### Drain")[0].splitlines() if line.startswith("| ")][1:]
+    listed = goals([])
+    assert [row.split(" | ")[0] for row in rows] == [f"| {goal.what}" for goal in listed]
+    missing = {goal.what for goal, row in zip(listed, rows, strict=True) if row.endswith("| – | – | not measured |")}
+    assert missing >= {goal.what for goal in listed if "best peer" in goal.what or "1,000,000" in goal.what}
+    assert "Redis commands per task, limit 100" not in missing
+
+
 @pytest.mark.parametrize(
     ("bound", "at_least", "reached"),
     [(2.0, True, True), (2.1, True, False), (2.0, False, True), (1.9, False, False), (None, True, None)],
