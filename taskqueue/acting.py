@@ -30,6 +30,8 @@ WITHDRAWN_FROM: Final[dict[Withdrawal, Sequence[StateName]]] = {
 # These keep their place while one goes through them; in all others what is dealt with drops out.
 _IN_PLACE: Final[Sequence[StateName]] = ("queued", *HELD)
 PATIENCE: Final = 10.0
+# Whether one is in its line at all takes a look along all of that line.
+RESTARTED_AT_ONCE: Final = 20
 
 Progress = Callable[[int], None]
 
@@ -169,7 +171,7 @@ class Actor:
     async def restart(self, tasks: Sequence[TaskState]) -> int:
         """Queue again what is lost; return how many were."""
         restarted = 0
-        for queue, batch in _batches(tasks):
+        for queue, batch in _batches(tasks, RESTARTED_AT_ONCE):
             ids = [task.id for task in batch]
             restarted += await self._broker.restart(queue, ids, actor=self._name, deadline=_soon())
             for task in batch:
@@ -236,12 +238,12 @@ class Actor:
         return request.timeout if request else None
 
 
-def _batches(tasks: Sequence[TaskState]) -> Iterator[tuple[str, Sequence[TaskState]]]:
+def _batches(tasks: Sequence[TaskState], most: int = PAGE) -> Iterator[tuple[str, Sequence[TaskState]]]:
     """Yield these tasks queue by queue, so many at a time as one move takes."""
     for queue in dict.fromkeys(task.queue for task in tasks):
         chosen = [task for task in tasks if task.queue == queue]
-        for start in range(0, len(chosen), PAGE):
-            yield queue, chosen[start : start + PAGE]
+        for start in range(0, len(chosen), most):
+            yield queue, chosen[start : start + most]
 
 
 def _since(task: TaskState) -> float:
