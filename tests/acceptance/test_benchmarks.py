@@ -81,11 +81,7 @@ def test_every_goal_is_listed_also_what_was_not_measured(results: dict[str, Any]
     rows = [line for line in markdown(results).partition("### Drain")[0].splitlines() if line.startswith("| ")][1:]
     listed = goals([])
     assert [row.split(" | ")[0] for row in rows] == [f"| {goal.what}" for goal in listed]
-<<<<<<< HEAD
-    missing = {goal.what for goal, row in zip(listed, rows, strict=True) if row.endswith("not measured |")}
-=======
     missing = {goal.what for goal, row in zip(listed, rows, strict=True) if row.endswith("| not measured |")}
->>>>>>> bench
     assert missing >= {goal.what for goal in listed if "best peer" in goal.what or "1,000,000" in goal.what}
     assert "drain over HTTP, limit 10, to the bare aiohttp loop" not in missing
 
