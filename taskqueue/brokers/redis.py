@@ -30,7 +30,7 @@ from ..errors import ConfigError
 from ..identity import Identity, own
 from ..task import Reservation, SealedTask, Settlement, TaskState
 from .acts import Acts
-from .calls import Arguments, Copies
+from .calls import Arguments, Copies, Load
 from .inspection import RedisInspector, info_lines, lines, state_of
 from .link import Health, Link, client_options, connected, pool_of, read
 from .pulse import RedisPulse, require_lease
@@ -40,6 +40,7 @@ from .scripts import SCRIPTS
 from .storing import Store
 
 HINT_PING: Final = 4.0
+_ONE_START: Final = Load(1, 0)
 
 
 class RedisBroker(Acts):
@@ -115,9 +116,14 @@ class RedisBroker(Acts):
         await self.script("discard", queue, lambda: ids, deadline=deadline)
 
     async def begin(self, queue: str, task_id: str, delivery: int, *, deadline: float) -> bool:
-        """See Broker."""
+        """See Broker. What begins at once travels together."""
         arguments = (task_id, delivery, secrets.token_hex(8))
-        return bool(await self.script("begin", queue, lambda: arguments, deadline=deadline))
+        with translated():
+            return bool(
+                await self._link.call(
+                    SCRIPTS["begin"], [self.key(queue)], lambda: arguments, deadline=deadline, load=_ONE_START
+                )
+            )
 
     async def note(
         self, queue: str, task_id: str, delivery: int, fields: Mapping[str, bytes], *, deadline: float

@@ -187,7 +187,10 @@ class Consuming(Places):
 
     # ---- what is said of a delivery, and its end
 
-    def begin(self, task_id: bytes, delivery: int, token: bytes) -> int:
+    def begin(self, *starts: Any) -> list[int]:
+        return [self._begin(*start) for start in grouped(starts, 3)]
+
+    def _begin(self, task_id: bytes, delivery: int, token: bytes) -> int:
         task = self._load(task_id)
         if not task or task.delivery != delivery or task.state not in HELD:
             return 0

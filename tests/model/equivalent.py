@@ -22,6 +22,8 @@ _SLOW: Final = (
     "local slowed = ARGV[3] ~= '0' and math.max(at + ARGV[3], redis.call('HGET', base .. ':control', 'slowed') or {})"
 )
 _LOOKED: Final = "for i = {}, #ARGV, {} do table.insert(ids, ARGV[i]) end"
+_STARTS: Final = "for i = {}, #ARGV, {} do table.insert(ids, ARGV[i]) end"
+_THREES: Final = (("2", "3"), ("(1 - 1)", "3"), ("1", "4"), ("1", "(3 - 1)"))
 _STEPS: Final = (("6", "9"), ("(5 - 1)", "9"), ("5", "10"), ("5", "(9 - 1)"))
 _BATCH: Final = "local ids = redis.call('LRANGE', from, -math.min(room - count, {}), -1)"
 _AT_ONCE: Final = "how many are looked at at once changes nothing in what is given"
@@ -105,7 +107,11 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         ("settle", _LOOKED.format("5", "9"), other): _SOONER
         for other in ("", *(_LOOKED.format(*how) for how in _STEPS))
     },
-    **{(script, "look(ids)", ""): _SOONER for script in ("settle", "reserve")},
+    **{
+        ("begin", _STARTS.format("1", "3"), other): _SOONER
+        for other in ("", *(_STARTS.format(*how) for how in _THREES))
+    },
+    **{(script, "look(ids)", ""): _SOONER for script in ("begin", "settle", "reserve")},
     ("trim", "look(old)", ""): _SOONER,
     **{
         ("_drain", _FOUND.format("by[2]", ""), _FOUND.format(*other)): "from an index that there is not, nothing goes"

@@ -28,9 +28,9 @@ class InOneProcess(Model):
     Nor are there ghosts: out of a line in memory any task is taken at once.
     """
 
-    def begin(self, task_id: bytes, delivery: int, token: bytes) -> int:
+    def _begin(self, task_id: bytes, delivery: int, token: bytes) -> int:
         task = self._load(task_id)
-        return 0 if task and task.state == b"running" else super().begin(task_id, delivery, b"")
+        return 0 if task and task.state == b"running" else super()._begin(task_id, delivery, b"")
 
     def settle(self, consumer: bytes, epoch: bytes, slow: int, keep: int, *endings: Any) -> list[bytes]:
         # It is a settlement that says so.
@@ -136,7 +136,7 @@ class Local:
         def heard() -> list[Any]:
             beat = self._queue.beat(lease(consumer, epoch))
             return [
-                raws(beat.marked),
+                raws(sorted(beat.marked)),  # in any order, as those of a set are
                 *(raw(word) for one in beat.others for word in (one.consumer, one.epoch, one.beat)),
             ]
 
@@ -153,8 +153,10 @@ class Local:
             ]
         )
 
-    def _begin(self, task_id: bytes, delivery: int, _token: bytes) -> int:
-        return int(self._queue.begin(text(task_id), delivery, at=self._at))
+    def _begin(self, *starts: Any) -> list[int]:
+        return [
+            int(self._queue.begin(text(task_id), delivery, at=self._at)) for task_id, delivery, _ in grouped(starts, 3)
+        ]
 
     def _note(self, task_id: bytes, delivery: int, *fields: bytes) -> int:
         noted = {text(name): value for name, value in grouped(fields, 2)}

@@ -397,6 +397,7 @@ MARKS: Final = {
         withdraw(b"cancelled", b"1", b"2", forced=1),
         Step(AT, "begin", (b"1", 1, b"start")),
         Step(AT, "begin", (b"2", 1, b"start")),
+        Step(AT, "begin", (b"2", 1, b"start", b"1", 1, b"start", b"1", 1, b"another", b"1", 0, b"start")),
         Step(AT, "note", (b"1", 1, b"report", b"sealed")),
     ],
     "what is marked ends when it is given back": [

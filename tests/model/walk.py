@@ -306,6 +306,9 @@ class Walk:
         return name, epoch, token, self._size(), self._one(0, 1, 3, 10, 11, 20, 22, 40, 10**6, 10**6, 10**6)
 
     def _begin(self) -> tuple[Any, ...]:
+        return tuple(value for _ in range(self._one(1, 1, 2, 3)) for value in self._start())
+
+    def _start(self) -> tuple[Any, ...]:
         held = self._in_state(*(HELD if self._one(True, False) else HELD[:1]))
         task_id = self._one(*held) if held and self._random.random() < 0.95 else self._any_id()
         task = self._model.states.get(task_id)
