@@ -206,28 +206,22 @@ class RedisBroker(Acts):
         keep: bool = False,
         deadline: float,
     ) -> Exchange:
-        """See Broker. Both scripts travel in one round trip."""
+        """See Broker."""
         slow = max((round(item.verdict.slow * 1000) for item in settlements), default=0)
-        ended: list[str | bytes | int] = [lease.consumer, lease.epoch, slow, int(keep)]
+        told: list[str | bytes | int] = [lease.consumer, lease.epoch, token, want, room, slow, int(keep)]
         for item in settlements:
             verdict = item.verdict
             delay = round(verdict.delay * 1000)
-            ended += (item.id, item.delivery, verdict.kind, delay, verdict.status, verdict.reason, item.response)
-            ended += (_packed(item.on_success), _packed(item.on_failure))
-        wanted = (lease.consumer, lease.epoch, token, want, room)
-        calls = [self.script("reserve", lease.queue, lambda: wanted, deadline=deadline)]
-        if settlements:
-            calls.insert(0, self.script("settle", lease.queue, lambda: ended, deadline=deadline))
-        replies = await _all(calls)
-        for reply in replies:
-            require_lease(reply[0], lease)
-        stale = [task_id.decode() for task_id in replies[0][1:]] if settlements else []
-        _, *given = replies[-1]
+            told += (item.id, item.delivery, verdict.kind, delay, verdict.status, verdict.reason, item.response)
+            told += (_packed(item.on_success), _packed(item.on_failure))
+        answer, *said = await self.script("exchange", lease.queue, lambda: told, deadline=deadline)
+        require_lease(answer, lease)
+        stale, *given = said
         reservations = [
             Reservation(task_id.decode(errors="replace"), lease.queue, record, delivery, attempt, crashes)
             for task_id, record, delivery, attempt, crashes in given
         ]
-        return Exchange(reservations, stale)
+        return Exchange(reservations, [task_id.decode() for task_id in stale])
 
     async def due(self, queue: str, *, deadline: float) -> float | None:
         """See Broker."""
