@@ -139,7 +139,9 @@ class Storage:
         """
         removed = 0
         for place in _inside(self._root):
-            queue, tasks = place.name.removeprefix("q-"), (path.name for path in _inside(place))
+            queue = place.name.removeprefix("q-")
+            # Something else may have been put there.
+            tasks = (path.name for path in _inside(place) if _TASK.fullmatch(path.name))
             while some := list(islice(tasks, _SWEPT_AT_ONCE)):
                 found = frozenset(known(queue, some))
                 removed += self.remove(queue, [task_id for task_id in some if task_id not in found])
@@ -258,6 +260,6 @@ def _inside(folder: Path) -> Iterator[Path]:
 def _removed(folder: Path) -> bool:
     try:
         shutil.rmtree(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True

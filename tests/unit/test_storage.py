@@ -151,6 +151,15 @@ def test_a_sweep_removes_what_nobody_remembers(storage: Storage, tmp_path: Path)
     assert other.names("id-1") == ["x"]
 
 
+def test_a_sweep_goes_past_what_is_none_of_its_files(storage: Storage, tmp_path: Path) -> None:
+    storage.save("default", "id-1", "x", b"")
+    (folder,) = tmp_path.glob("files/*/q-default")
+    for stray in (folder / ".DS_Store", folder / "notes", folder.parent / "README", folder.parent / "q-default.bak"):
+        stray.write_bytes(b"")
+    assert storage.sweep(lambda _queue, _ids: ()) == 1
+    assert storage.names("id-1") == []
+
+
 def test_a_sweep_of_what_was_never_made(storage: Storage) -> None:
     assert storage.sweep(lambda _queue, _ids: ()) == 0
 
