@@ -77,10 +77,11 @@ class Notes:
 
     def add_file(self, name: str, file: Mapping[str, object], *, output: bool) -> None:
         """Add a file to the list of those the task has saved, or replace it there; ``output``: it is the result."""
-        self._files[name] = {"name": name, **file}
-        self.say("files", json.dumps(list(self._files.values())).encode())
-        if output:
-            self.say("output", name.encode())
+        with self._lock:
+            self._files[name] = {"name": name, **file}
+            self._fields["files"] = json.dumps(list(self._files.values())).encode()
+            if output:
+                self._fields["output"] = name.encode()
 
     # What the door does.
 
