@@ -109,6 +109,7 @@ class Notes:
         if sending is not None:
             await sending.stop()
         with self._lock:
+            self._sending = None
             if self._reports is not None and not self._report_taken:
                 tops = self._reports.children
                 self._fields["report"] = (tops[0] if len(tops) == 1 else self._reports).encode()
