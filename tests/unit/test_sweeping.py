@@ -21,7 +21,7 @@ class Store:
         self.error, self.asked = error, 0
         self.free = asyncio.Event()
 
-    async def get(self, _queue: str, _task_id: str, *, deadline: float) -> TaskState | None:  # noqa: ARG002
+    async def get(self, _queue: str, _task_id: str, *, deadline: float) -> TaskState | None:
         self.asked += 1
         await self.free.wait()
         if self.error is not None:
