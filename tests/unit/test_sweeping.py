@@ -30,7 +30,7 @@ class Store:
 
 
 def storage_with(tmp_path: Path, tasks: int) -> Storage:
-    storage = Storage(tmp_path / "files", KEYRING, namespace="taskqueue", queues=["default"])
+    storage = Storage(tmp_path / "files", KEYRING, namespace="taskqueue")
     for number in range(tasks):
         storage.save("default", f"id-{number}", "x", b"")
     return storage
