@@ -7,6 +7,7 @@ Nothing but the answer goes to standard output; warnings and progress go to stan
 import asyncio
 import getpass
 import json
+import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -120,8 +121,12 @@ async def known_routes(broker: Broker, chosen: Settings) -> Routes:
 
 
 def who() -> str:
-    """Return who runs this command, as it stands in the logs of tasks: user and host."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    """Return who runs this command, as it stands in the logs of tasks: user and host; without a name, its number."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # in a container mostly; which of them is a matter of the release of Python
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def known_secrets(chosen: Settings) -> Sequence[str]:

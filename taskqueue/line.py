@@ -15,8 +15,10 @@ from .task import Settlement
 
 log = logging.getLogger("taskqueue.server")
 
-# So many settlements from one clearing out of what was kept long enough to the next; there is one at the start.
+# So many settlements from one clearing out of what was kept long enough to the next, or where there are few, so many
+# seconds; there is one at the start.
 TRIM_EVERY: Final = 100
+TRIM_AFTER: Final = 60.0
 
 
 USUALLY: Final = Retention()
@@ -37,7 +39,8 @@ class Line:
     promising: bool = True
     unsure: bool = False
     look_for_due: float = 0.0
-    untrimmed: int = TRIM_EVERY
+    untrimmed: int = 0
+    trim_at: float = 0.0
 
     async def exchange(
         self,
@@ -71,11 +74,11 @@ class Line:
         return taken
 
     async def trim(self, broker: Broker, settled: int) -> None:
-        """Have what was kept long enough forgotten, now and then: after so many more settlements."""
+        """Have what was kept long enough forgotten, now and then; ``settled`` more have ended."""
         self.untrimmed += settled
-        if self.untrimmed < TRIM_EVERY:
+        if self.untrimmed < TRIM_EVERY and time.monotonic() < self.trim_at:
             return
-        self.untrimmed = 0
+        self.untrimmed, self.trim_at = 0, time.monotonic() + TRIM_AFTER
         try:
             limits, deadline = self.retention.limits(self.lease.queue), time.monotonic() + CALL_DEADLINE
             trimmed = await broker.trim(self.lease.queue, limits, most=2 * TRIM_EVERY, deadline=deadline)

@@ -243,3 +243,21 @@ async def test_a_listener_hears_every_end_in_order_also_at_a_stop(caplog: pytest
         ("d", "released"),
     ]
     assert "on_event raised for task b (retry)" in caplog.text
+
+
+async def test_a_stop_does_not_wait_for_a_listener_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("taskqueue.events.PATIENCE", 0.0)
+    heard: list[str] = []
+    events = Events(lambda event: heard.append(event.id), consumer="one")
+    for name in ("a", "b", "c"):
+        task = EndedTask(name, "GET", "/x", "", "", 200, 1)
+        events.ended(Ending("default", "complete", "", first=True, waited=None, ran=None, task=task))
+    job = asyncio.create_task(events.watch())
+    await asyncio.sleep(0)
+    job.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await job
+    assert heard == ["a"]
+    assert "on_event: 2 event(s) were left out" in caplog.text
