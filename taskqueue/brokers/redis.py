@@ -23,7 +23,7 @@ import msgpack
 from redis import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from ..broker import IN_DOUBT_AFTER_MS, UNLIMITED, Capacity, Exchange, Lease, Owner, Seen, Trimmed
+from ..broker import IN_DOUBT_AFTER_MS, UNLIMITED, Capacity, Exchange, Lease, Owner, Seen, Taken, Trimmed
 from ..commit import Outcome
 from ..durability import Durability
 from ..errors import ConfigError
@@ -316,7 +316,7 @@ async def _listen(connection: AbstractConnection, channels: dict[bytes, str]) ->
     while True:
         try:
             async with asyncio.timeout(HINT_PING):
-                kind, channel, *_ = await read(connection)
+                kind, channel, *words = await read(connection)
         except TimeoutError:
             # Silence is normal; silence after a PING is a line that is open at this end only.
             if unanswered:
@@ -327,4 +327,4 @@ async def _listen(connection: AbstractConnection, channels: dict[bytes, str]) ->
         unanswered = False
         # A subscription that was just made counts too: what was published before it has been missed.
         if kind in (b"message", b"subscribe"):
-            yield channels[channel]
+            yield Taken(channels[channel]) if words[0] == b"taken" else channels[channel]

@@ -28,14 +28,6 @@ local function complete(id, task, response, following)
   if following[1] ~= '' then follow(following[1]) end
 end
 
-local function release(id, task, delay)
-  log_release(id, task[REASON], ARGV[1])
-  task[ATTEMPT], task[DUE] = task[ATTEMPT] - 1, at + delay
-  if delay > 0 then return enqueue(id, task) end
-  redis.call('RPUSH', line(task[PRIORITY]), id)
-  save(id, task, 'queued')
-end
-
 local function fall(id, task, kind, delay, response, following)
   log_ending(id, task, kind)
   if response ~= '' then redis.call('HSET', base .. ':log:' .. id, 'response', response) end

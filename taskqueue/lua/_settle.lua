@@ -1,4 +1,15 @@
--- Stands before exchange: ends the deliveries in ARGV[first] and on: complete, retry, fail or release. For each, in the
+-- Stands before exchange: ends deliveries.
+
+-- Gives a task back, unspent.
+local function release(id, task, delay)
+  log_release(id, task[REASON], ARGV[1])
+  task[ATTEMPT], task[DUE] = task[ATTEMPT] - 1, at + delay
+  if delay > 0 then return enqueue(id, task) end
+  redis.call('RPUSH', line(task[PRIORITY]), id)
+  save(id, task, 'queued')
+end
+
+-- Ends the deliveries in ARGV[first] and on: complete, retry, fail or release. For each, in the
 -- order they were reserved: id, delivery, kind, delay ms, status, reason, sealed response ('' for none), and what follows
 -- when the task has completed, and when it has failed (see follow).
 -- ``slow``: ms for which the queue is to be slowed down, '0' for not at all.

@@ -35,8 +35,7 @@ local function serve(from)
       hand_over(id, task)
       give(id, task, record)
     else
-      pass_over(id, task)
-      redis.call('RPOP', from)
+      pass_over(from, id, task)
       spoilt = spoilt + 1
     end
   end
@@ -48,4 +47,5 @@ for _, from in ipairs(lines_in_use()) do
   if not more then break end
 end
 if repeated == 0 then redis.call('HSET', me, 'token', ARGV[3], 'count', count) end
+tell_others(count)
 return reply

@@ -1,13 +1,14 @@
 """What a broker in Redis must do beside what every broker must: repeat, refuse, and bear what others write."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 import msgpack
 import pytest
 
-from taskqueue.broker import Lease
+from taskqueue.broker import Lease, Taken
 from taskqueue.brokers import redis as redis_broker
 from taskqueue.brokers import storing
 from taskqueue.brokers.redis import RedisBroker
@@ -302,3 +303,27 @@ class TestHints:
 
 def _pings(client: Any) -> int:
     return int(client.info("commandstats").get("cmdstat_ping", {}).get("calls", 0))
+
+
+async def test_who_takes_all_there_was_tells_the_others(any_server: RedisServer) -> None:
+    broker = RedisBroker(any_server.url, namespace="taskqueue")
+    one, _ = await broker.claim("default", "one", begins=True, deadline=soon())
+
+    async def take(lease: Lease, want: int) -> int:
+        token = secrets.token_hex(8)
+        taken = await broker.exchange(lease, (), token=token, want=want, room=2**20, deadline=soon())
+        return len(taken.reservations)
+
+    async with broker.hints(["default"]) as hints:
+        assert await anext(hints) == "default"
+        await broker.push("default", opaque_tasks(1), deadline=soon())
+        assert await take(one, 1) == 1  # alone, so nobody has to know
+        await broker.claim("default", "two", begins=True, deadline=soon())
+        await broker.push("default", opaque_tasks(2), deadline=soon())
+        assert await take(one, 1) == 1  # one is left
+        assert await take(one, 1) == 1
+        assert await take(one, 1) == 0
+        await broker.push("default", opaque_tasks(1), deadline=soon())
+        heard = [await anext(hints) for _ in range(4)]
+    assert [isinstance(hint, Taken) for hint in heard] == [False, False, True, False]
+    await broker.aclose()

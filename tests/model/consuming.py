@@ -142,6 +142,8 @@ class Consuming(Places):
         else:
             given = self._take(consumer, self._allowed(count), room)
             lease |= {b"token": token, b"count": b"%d" % len(given)}
+        if given and len(self.consumers) > 1 and not any(self.lines.values()):
+            self._hints.append(b"taken")
         return [self._given(task_id) for task_id in given]
 
     def _allowed(self, count: int) -> int:
