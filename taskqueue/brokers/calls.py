@@ -102,23 +102,23 @@ class Call:
 class Command:
     """One command on the wire, and the calls that it carries: one, or several of a joint script to one queue."""
 
-    __slots__ = ("bytes", "calls", "tasks")
+    __slots__ = ("calls", "size", "tasks")
 
     def __init__(self, call: Call) -> None:
         """Take the first call."""
         self.calls = [call]
         # Where nothing else may ride along, there is no room.
-        self.tasks, self.bytes = call.load or (MOST_TASKS, MOST_BYTES)
+        self.tasks, self.size = call.load or (MOST_TASKS, MOST_BYTES)
 
     def takes(self, call: Call) -> bool:
         """Take another call along if both may share a command and there is room; tell whether it does."""
         if call.load is None:
             return False
-        tasks, size = self.tasks + call.load.tasks, self.bytes + call.load.bytes
+        tasks, size = self.tasks + call.load.tasks, self.size + call.load.bytes
         if tasks > MOST_TASKS or size > MOST_BYTES:
             return False
         self.calls.append(call)
-        self.tasks, self.bytes = tasks, size
+        self.tasks, self.size = tasks, size
         return True
 
     def packed(self) -> bytes:
