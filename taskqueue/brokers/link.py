@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry as SyncRetry
 
 from ..errors import BrokerUnavailable, ConfigError
-from .calls import Arguments, Call, Copies, pack, together
+from .calls import Arguments, Call, Copies, Load, pack, together
 from .refusals import is_transient, said, wrong_password
 from .scripts import Script
 
@@ -98,14 +98,15 @@ class Link:
         *,
         deadline: float,
         copies: Copies | None = None,
+        load: Load | None = None,
     ) -> Any:
         """Carry out one command and return its reply.
 
-        ``arguments`` is asked when the command is sent, so that it may use the clock offset. Raises BrokerUnavailable
-        if the command was never sent before the deadline, ReplyLost if it was, or if too few ``copies`` were confirmed,
-        redis's ResponseError if it was refused.
+        ``arguments`` is asked when the command is sent, so that it may use the clock offset; ``load`` as for Call.
+        Raises BrokerUnavailable if the command was never sent before the deadline, ReplyLost if it was, or if too few
+        ``copies`` were confirmed, redis's ResponseError if it was refused.
         """
-        call = Call(command, keys, deadline, asyncio.get_running_loop().create_future(), arguments, copies)
+        call = Call(command, keys, deadline, asyncio.get_running_loop().create_future(), arguments, copies, load)
         self.begin(call)
         return await call.reply
 

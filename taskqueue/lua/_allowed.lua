@@ -1,4 +1,4 @@
--- Stands before reserve: what may be given out, and to whom it belongs then.
+-- Stands before exchange: what may be given out, and to whom it belongs then.
 
 -- Returns how many of ``n`` tasks may be given out now.
 local function allowed(n)

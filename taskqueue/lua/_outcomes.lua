@@ -1,9 +1,9 @@
--- Stands before settle: what the end of a delivery makes of its task. following: what is queued when the task has
+-- Stands before _settle.lua: what the end of a delivery makes of its task. following: what is queued when the task has
 -- completed, and when it has failed, each packed (see follow) or ''.
 
 local function complete(id, task, response, following)
   local log = base .. ':log:' .. id
-  if ARGV[4] == '1' then log_record(id) end
+  if ARGV[7] == '1' then log_record(id) end
   if response ~= '' then
     redis.call('HSET', log, 'response', response)
   elseif task[DELIVERY] > 1 then

@@ -85,14 +85,15 @@ class TestLateness:
 
 
 class TestFenced:
-    async def test_each_script_by_itself(self, broker: RedisBroker, client: Any, lease: Lease) -> None:
-        """The two of an exchange travel together, and would hide one another."""
+    async def test_nothing_is_settled_or_reserved(self, broker: RedisBroker, client: Any, lease: Lease) -> None:
         await push(broker, opaque_tasks(2))
         (held,) = await reserve(broker, lease, token="t")
         await claimed(broker)
         before = everything(client)
-        assert call(client, "reserve", "one", lease.epoch, "t", 1, ROOM) == [b"FENCED"]
-        assert call(client, "settle", "one", lease.epoch, held.id, 1, "complete", 0, 200, "") == [b"FENCED"]
+        arguments = ("one", lease.epoch, "t", 1, ROOM, 1000, 0)
+        assert call(client, "exchange", *arguments) == [b"FENCED"]
+        ending = (held.id, 1, "complete", 0, 200, "", "", "", "")
+        assert call(client, "exchange", *arguments, *ending) == [b"FENCED"]
         assert everything(client) == before
 
 
@@ -110,10 +111,10 @@ class TestRepeats:
     async def test_a_repeat_of_the_same_start_is_granted(self, broker: RedisBroker, client: Any, lease: Lease) -> None:
         await push(broker, [opaque("id")])
         await reserve(broker, lease)
-        assert call(client, "begin", "id", 1, "start") == 1
+        assert call(client, "begin", "id", 1, "start") == [1]
         before = everything(client)
-        assert call(client, "begin", "id", 1, "start") == 1
-        assert call(client, "begin", "id", 1, "another") == 0
+        assert call(client, "begin", "id", 1, "start") == [1]
+        assert call(client, "begin", "id", 1, "another") == [0]
         assert everything(client) == before
 
 
