@@ -8,9 +8,8 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
-from .act_commands import acting
 from .admin import Admin, Filter
-from .asking import NOTHING, Common, complain, example, write_json
+from .asking import NOTHING, Common, acting, complain, example, write_json
 from .errors import UsageError
 from .task import TaskState
 
