@@ -1,4 +1,4 @@
-"""What an operator does to tasks: cancel, archive, run now, run again, and get moving what is stuck.
+"""What an operator does to tasks: cancel, archive, run now, retry, run again, and get moving what is stuck.
 
 Many tasks are dealt with in batches, read page by page, so that a queue of any length can be worked through. Who did it
 stands in each task's log.
@@ -82,6 +82,12 @@ class Actor:
         if self._on_event is not None:
             await tell_event(self._on_event, event_of(task, what, actor=self._name, forced=forced))
 
+    async def _tell_of_moved(self, tasks: Sequence[TaskState], what: str) -> None:
+        """Tell of those of these tasks that are not as they were: the others were left alone."""
+        for task in tasks if self._on_event is not None else ():
+            if not await self._unmoved(task):
+                await self._tell(task, what)
+
     async def withdraw(self, tasks: Sequence[TaskState], word: Withdrawal, *, force: bool) -> Tally:
         """Cancel or archive these tasks."""
         tally = Tally()
@@ -146,9 +152,16 @@ class Actor:
         for queue, batch in _batches(tasks):
             ids = [task.id for task in batch]
             hastened += await self._broker.hasten(queue, ids, actor=self._name, deadline=_soon())
-            for task in batch:
-                await self._tell(task, "hastened")
+            await self._tell_of_moved(batch, "hastened")
         return hastened
+
+    async def retry(
+        self, tasks: Sequence[TaskState], keyring: Keyring | None, *, progress: Progress = lambda _: None
+    ) -> int:
+        """Queue failed or cancelled tasks again, see Admin; return how many were."""
+        queued = await self._admin.retry(tasks, keyring, actor=self._name, progress=progress)
+        await self._tell_of_moved(tasks, "retried")
+        return queued
 
     async def rerun(self, task: TaskState, keyring: Keyring) -> str | None:
         """Queue a new task that asks what this one asked, for the same user; return its id, None without a record.
@@ -174,8 +187,7 @@ class Actor:
         for queue, batch in _batches(tasks, RESTARTED_AT_ONCE):
             ids = [task.id for task in batch]
             restarted += await self._broker.restart(queue, ids, actor=self._name, deadline=_soon())
-            for task in batch:
-                await self._tell(task, "restarted")
+            await self._tell_of_moved(batch, "restarted")
         return restarted
 
     async def stuck(

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Final, TypeVar
 
 from cyclopts import Parameter
 
-from . import settings
+from . import loading, settings
+from .acting import Actor
 from .admin import Admin
 from .broker import Broker, connect, kept_secret, require_shared
 from .catalogue import FILE, ROWS, Settings
@@ -127,6 +128,13 @@ def who() -> str:
     except (KeyError, OSError):  # in a container mostly; which of them is a matter of the release of Python
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
+
+
+def acting(common: Common, work: Callable[[Actor, Admin], Awaitable[Result]]) -> Result:
+    """Let somebody do something in the store, under the name of who runs this command."""
+    hook = common.settings().on_event
+    on_event = loading.function("on_event", hook) if hook else None
+    return common.ask(lambda admin: work(Actor(admin, who(), on_event=on_event), admin))
 
 
 def known_secrets(chosen: Settings) -> Sequence[str]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from typing import Final
 
 from .hooks import PATIENCE, Event, OnEvent, tell_event
@@ -59,10 +58,11 @@ class Events:
                 await asyncio.shield(telling)
         finally:
             # A stop waits for this.
-            until = time.monotonic() + PATIENCE
+            loop = asyncio.get_running_loop()
+            until = loop.time() + PATIENCE
             if telling is not None:
                 await telling
-            while not self._waiting.empty() and time.monotonic() < until:
+            while not self._waiting.empty() and loop.time() < until:
                 await tell_event(self._hook, self._waiting.get_nowait())
             self._lost += self._waiting.qsize()
             if self._lost:
