@@ -55,6 +55,11 @@ class InOneProcess(Model):
             del control[b"bytes"]
         return keys | ({b":control": control} if control else {})
 
+    def apply(self, step: Step) -> Outcome:
+        outcome = super().apply(step)
+        # Nobody tells others in the same process that all is taken: they are not woken one by one.
+        return outcome._replace(hints=[hint for hint in outcome.hints if hint != b"taken"])
+
 
 class Local:
     """A MemoryQueue that takes steps."""
