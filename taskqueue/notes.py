@@ -122,6 +122,10 @@ class Notes:
         try:
             kept = await self._keep(fields)
         except BrokerUnavailable as error:
+            if not any(fields.values()):
+                # This delivery has said nothing, and that is no reason to run it again.
+                log.warning("task %s: what an earlier delivery said of itself stays: %s", self._task_id, error)
+                return
             raise NotKept(f"what task {self._task_id} says of itself could not be stored: {error}") from error
         if not kept:
             log.warning("task %s: was taken back, and what it said of itself since is lost", self._task_id)

@@ -181,6 +181,18 @@ async def test_what_an_earlier_delivery_said_is_taken_back(store: Store) -> None
     assert not notes.pending
 
 
+async def test_a_delivery_that_says_nothing_is_not_run_again_for_what_it_cannot_take_back(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    notes = Notes("id-1", store.keep, in_this_loop, again=True)
+    store.down = True
+    await notes.keep()
+    assert caplog.messages == ["task id-1: what an earlier delivery said of itself stays: away"]
+    notes.say("redirect", b"/x")
+    with pytest.raises(NotKept):
+        await notes.keep()
+
+
 async def test_a_file_saved_again_is_listed_once(notes: Notes, store: Store) -> None:
     notes.add_file("a", {"size": 1}, output=False)
     notes.add_file("b", {"size": 2}, output=True)
