@@ -14,7 +14,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import flask
 
-from .. import catalogue, producer
+from .. import catalogue, options, producer
 from ..answers import UNCAUGHT, Answer, answer_to_uncaught
 from ..door import Credentials, LoadUser, ReplayGuard, UserId
 from ..errors import ConfigError, InvalidTask
@@ -25,7 +25,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PREFIX: Final = "TASKQUEUE_"
-_OF_QUEUE: Final = ("url", "secret", "queues", "namespace", "public_url", "limits", "commit_deadline")
+_CHECKS: Final[dict[str, Callable[[object], object]]] = {
+    "max_tasks": options.Whole(0),
+    "max_bytes": options.Whole(0),
+    "durability": options.durability_level,
+    "storage": options.directory,
+}
+_OF_QUEUE: Final = ("url", "secret", "queues", "namespace", "public_url", "limits", "commit_deadline", *_CHECKS)
 _OF_DOOR: Final = ("credentials", "task_only", "replay_guard", "allow_manual")
 
 
@@ -56,7 +62,8 @@ class TaskQueue:
         """Take the application, if it is there already, and its TaskQueue; raises ConfigError.
 
         Without ``tq`` one is made of ``TASKQUEUE_URL``, ``_SECRET``, ``_QUEUES``, ``_NAMESPACE``, ``_PUBLIC_URL``,
-        ``_LIMITS`` and ``_COMMIT_DEADLINE`` in ``app.config``, which stand for what ``taskqueue.TaskQueue`` takes.
+        ``_LIMITS``, ``_COMMIT_DEADLINE``, ``_MAX_TASKS``, ``_MAX_BYTES``, ``_DURABILITY`` and ``_STORAGE`` in
+        ``app.config``, which stand for what ``taskqueue.TaskQueue`` takes.
         ``load_user``, plain or async, gets a task's user id and returns the user, who is put into
         ``request.environ["taskqueue.user"]``, or None if there is none any more: then the task fails. A plain one runs
         in the application's context. Without it Flask-Login's ``user_loader`` is asked, if there is one; whoever is not
@@ -175,12 +182,21 @@ def _configured(app: flask.Flask) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in app.config.items():
         if key in known:
-            found[known[key]] = value
+            found[known[key]] = _checked(key, known[key], value)
         elif key.startswith(PREFIX) and key not in elsewhere:
             likely = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {likely[0]}?" if likely else f"known are {', '.join(known)}"
             raise ConfigError(f"{key}: no such setting; {hint}")
     return found
+
+
+def _checked(key: str, name: str, value: Any) -> Any:
+    if value is None or name not in _CHECKS:
+        return value
+    try:
+        return _CHECKS[name](value)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {value!r} {error}") from None
 
 
 def _with_request(app: flask.Flask, user_id: UserId[flask.Request]) -> UserId[WSGIEnvironment]:

@@ -38,7 +38,7 @@ class Role:
 
 _DECIDING: Final = ("promote", "discard")
 _STORING: Final = ("push", "prepare", *_DECIDING)
-_CONSUMING: Final = ("claim", "reclaim", "reserve", "settle", "beat", "leave", "due", "trim", *_DECIDING)
+_CONSUMING: Final = ("claim", "reclaim", "exchange", "beat", "leave", "due", "trim", *_DECIDING)
 _STORED: Final = (
     *("", ":p?", ":records", ":state", ":scheduled", ":prepared", ":failed", ":control", ":by:*", ":log:*"),
 )

@@ -1,7 +1,7 @@
 """``taskqueue cancel | archive | run-now | rerun | stuck``: what an operator does to tasks."""
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -9,10 +9,9 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from . import loading
 from .acting import WITHDRAWN_FROM, Actor, Stuck, Tally
 from .admin import Admin, Filter
-from .asking import NOTHING, Common, Result, complain, example, who, write_json
+from .asking import NOTHING, Common, acting, complain, example, write_json
 from .broker import Withdrawal
 from .errors import RecordError, UsageError
 from .keys import Keyring
@@ -36,13 +35,6 @@ def register(app: App) -> None:
     app.command(run_now, name="run-now", help_epilogue=example(f"taskqueue run-now {_ID}"))
     app.command(rerun, help_epilogue=example(f"taskqueue rerun {_ID}"))
     app.command(stuck, help_epilogue=example("taskqueue stuck --age 600 --restart"))
-
-
-def acting(common: Common, work: Callable[[Actor, Admin], Awaitable[Result]]) -> Result:
-    """Let somebody do something in the store, under the name of who runs this command."""
-    hook = common.settings().on_event
-    on_event = loading.function("on_event", hook) if hook else None
-    return common.ask(lambda admin: work(Actor(admin, who(), on_event=on_event), admin))
 
 
 @Parameter(name="*")

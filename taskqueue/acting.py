@@ -1,4 +1,4 @@
-"""What an operator does to tasks: cancel, archive, run now, run again, and get moving what is stuck.
+"""What an operator does to tasks: cancel, archive, run now, retry, run again, and get moving what is stuck.
 
 Many tasks are dealt with in batches, read page by page, so that a queue of any length can be worked through. Who did it
 stands in each task's log.
@@ -30,6 +30,8 @@ WITHDRAWN_FROM: Final[dict[Withdrawal, Sequence[StateName]]] = {
 # These keep their place while one goes through them; in all others what is dealt with drops out.
 _IN_PLACE: Final[Sequence[StateName]] = ("queued", *HELD)
 PATIENCE: Final = 10.0
+# Whether one is in its line at all takes a look along all of that line.
+RESTARTED_AT_ONCE: Final = 20
 
 Progress = Callable[[int], None]
 
@@ -79,6 +81,12 @@ class Actor:
     async def _tell(self, task: TaskState, what: str, *, forced: bool = False) -> None:
         if self._on_event is not None:
             await tell_event(self._on_event, event_of(task, what, actor=self._name, forced=forced))
+
+    async def _tell_of_moved(self, tasks: Sequence[TaskState], what: str) -> None:
+        """Tell of those of these tasks that are not as they were: the others were left alone."""
+        for task in tasks if self._on_event is not None else ():
+            if not await self._unmoved(task):
+                await self._tell(task, what)
 
     async def withdraw(self, tasks: Sequence[TaskState], word: Withdrawal, *, force: bool) -> Tally:
         """Cancel or archive these tasks."""
@@ -144,9 +152,16 @@ class Actor:
         for queue, batch in _batches(tasks):
             ids = [task.id for task in batch]
             hastened += await self._broker.hasten(queue, ids, actor=self._name, deadline=_soon())
-            for task in batch:
-                await self._tell(task, "hastened")
+            await self._tell_of_moved(batch, "hastened")
         return hastened
+
+    async def retry(
+        self, tasks: Sequence[TaskState], keyring: Keyring | None, *, progress: Progress = lambda _: None
+    ) -> int:
+        """Queue failed or cancelled tasks again, see Admin; return how many were."""
+        queued = await self._admin.retry(tasks, keyring, actor=self._name, progress=progress)
+        await self._tell_of_moved(tasks, "retried")
+        return queued
 
     async def rerun(self, task: TaskState, keyring: Keyring) -> str | None:
         """Queue a new task that asks what this one asked, for the same user; return its id, None without a record.
@@ -169,11 +184,10 @@ class Actor:
     async def restart(self, tasks: Sequence[TaskState]) -> int:
         """Queue again what is lost; return how many were."""
         restarted = 0
-        for queue, batch in _batches(tasks):
+        for queue, batch in _batches(tasks, RESTARTED_AT_ONCE):
             ids = [task.id for task in batch]
             restarted += await self._broker.restart(queue, ids, actor=self._name, deadline=_soon())
-            for task in batch:
-                await self._tell(task, "restarted")
+            await self._tell_of_moved(batch, "restarted")
         return restarted
 
     async def stuck(
@@ -236,12 +250,12 @@ class Actor:
         return request.timeout if request else None
 
 
-def _batches(tasks: Sequence[TaskState]) -> Iterator[tuple[str, Sequence[TaskState]]]:
+def _batches(tasks: Sequence[TaskState], most: int = PAGE) -> Iterator[tuple[str, Sequence[TaskState]]]:
     """Yield these tasks queue by queue, so many at a time as one move takes."""
     for queue in dict.fromkeys(task.queue for task in tasks):
         chosen = [task for task in tasks if task.queue == queue]
-        for start in range(0, len(chosen), PAGE):
-            yield queue, chosen[start : start + PAGE]
+        for start in range(0, len(chosen), most):
+            yield queue, chosen[start : start + most]
 
 
 def _since(task: TaskState) -> float:

@@ -7,6 +7,7 @@ Nothing but the answer goes to standard output; warnings and progress go to stan
 import asyncio
 import getpass
 import json
+import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,7 +16,8 @@ from typing import Annotated, Any, Final, TypeVar
 
 from cyclopts import Parameter
 
-from . import settings
+from . import loading, settings
+from .acting import Actor
 from .admin import Admin
 from .broker import Broker, connect, kept_secret, require_shared
 from .catalogue import FILE, ROWS, Settings
@@ -120,8 +122,19 @@ async def known_routes(broker: Broker, chosen: Settings) -> Routes:
 
 
 def who() -> str:
-    """Return who runs this command, as it stands in the logs of tasks: user and host."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    """Return who runs this command, as it stands in the logs of tasks: user and host; without a name, its number."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # in a container mostly; which of them is a matter of the release of Python
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def acting(common: Common, work: Callable[[Actor, Admin], Awaitable[Result]]) -> Result:
+    """Let somebody do something in the store, under the name of who runs this command."""
+    hook = common.settings().on_event
+    on_event = loading.function("on_event", hook) if hook else None
+    return common.ask(lambda admin: work(Actor(admin, who(), on_event=on_event), admin))
 
 
 def known_secrets(chosen: Settings) -> Sequence[str]:

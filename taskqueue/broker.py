@@ -88,6 +88,12 @@ class Pulse(Protocol):
         ...
 
 
+class Taken(str):
+    """A hint that somebody has taken all that waited in this queue."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """What one round trip of a consumer brought: new reservations, and settlements that no longer held."""
@@ -201,7 +207,10 @@ class Broker(Protocol):
         ...
 
     def hints(self, queues: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[str]]:
-        """Return a stream of queues in which something may be waiting. A hint may be missing; none is a promise."""
+        """Return a stream of queues in which something may be waiting. A hint may be missing; none is a promise.
+
+        One that is ``Taken`` says that what earlier hints spoke of has found its consumer.
+        """
         ...
 
     async def get(self, queue: str, task_id: str, *, deadline: float) -> TaskState | None:

@@ -282,6 +282,7 @@ async def _server(chosen: Settings, place: WorkerPlace | None) -> tuple[Any, Tas
             queues=queues,
             namespace=chosen.namespace,
             durability=chosen.durability,
+            storage=chosen.storage,
         )
         if not own:
             known = await tq.try_routes(patience=GREETING)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from typing import Final
 
-from .hooks import Event, OnEvent, tell_event
+from .hooks import PATIENCE, Event, OnEvent, tell_event
 from .signs import Ending
 from .task import TaskState
 
@@ -50,17 +50,21 @@ class Events:
                 log.warning("on_event is slower than the tasks: events are being left out")
 
     async def watch(self) -> None:
-        """Tell what happens, for ever; what is still to be told at the end is told then."""
+        """Tell what happens, for ever; what is still to be told at the end is told then, as far as 10 s allow."""
         telling: asyncio.Task[None] | None = None
         try:
             while True:
                 telling = asyncio.create_task(tell_event(self._hook, await self._waiting.get()))
                 await asyncio.shield(telling)
         finally:
+            # A stop waits for this.
+            loop = asyncio.get_running_loop()
+            until = loop.time() + PATIENCE
             if telling is not None:
                 await telling
-            while not self._waiting.empty():
+            while not self._waiting.empty() and loop.time() < until:
                 await tell_event(self._hook, self._waiting.get_nowait())
+            self._lost += self._waiting.qsize()
             if self._lost:
                 log.warning("on_event: %d event(s) were left out", self._lost)
 

@@ -270,7 +270,7 @@ class _Reader:
         # The times of ghosts are put off (see trim.lua), so they tell nothing of where they stood.
         last = min((self._source.when(task) for task in page if not task.flags & GHOST), default=self._until)
         if last == self._until:
-            pass
+            self._offset += self._size
         else:
             self._until, self._offset = last, 0
         self._size = min(PAGE, 2 * self._size)

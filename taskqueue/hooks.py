@@ -44,7 +44,8 @@ class Event:
     """Something that has happened to a task.
 
     ``what``: a delivery has ``completed`` or ``failed``, is to be followed by another (``retry``), or was given back
-    (``released``); or somebody has ``cancelled``, ``archived``, ``hastened`` or ``restarted`` it, or had it ``rerun``.
+    (``released``); or somebody has ``cancelled``, ``archived``, ``hastened``, ``retried`` or ``restarted`` it, or had
+    it ``rerun``.
     ``actor`` is the consumer, or who ran the command; ``forced`` tells that it was under way when it was cancelled or
     archived, or may have been. ``status`` and ``reason`` are of the last outcome.
     """

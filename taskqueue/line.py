@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import random
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,10 +16,15 @@ from .task import Settlement
 
 log = logging.getLogger("taskqueue.server")
 
-# So many settlements from one clearing out of what was kept long enough to the next; there is one at the start.
+# So many settlements from one clearing out of what was kept long enough to the next, or where there are few, so many
+# seconds; there is one at the start.
 TRIM_EVERY: Final = 100
+TRIM_AFTER: Final = 60.0
 
 
+# Seconds between those who look at a queue because they have all heard the same: for each other one, and at most.
+APART: Final = 0.001
+FARTHEST_APART: Final = 0.01
 USUALLY: Final = Retention()
 
 
@@ -27,7 +33,7 @@ class Line:
     """One queue of a consumer.
 
     ``promising``: something may wait there. ``unsure``: a reply was lost, so tasks may be reserved that nobody here
-    knows of; the same token brings them.
+    knows of; the same token brings them. ``look_later``: when it will be looked at because something was heard.
     """
 
     lease: Lease
@@ -36,8 +42,10 @@ class Line:
     settlements: list[Settlement] = field(default_factory=list)
     promising: bool = True
     unsure: bool = False
+    look_later: asyncio.TimerHandle | None = None
     look_for_due: float = 0.0
-    untrimmed: int = TRIM_EVERY
+    untrimmed: int = 0
+    trim_at: float = 0.0
 
     async def exchange(
         self,
@@ -70,12 +78,32 @@ class Line:
         self.look_for_due = now + (poll_max if wait is None else min(wait, poll_max))
         return taken
 
+    def hear(self, *, taken: bool, others: int, wake: Callable[[], None]) -> None:
+        """Have this queue looked at, now; or, where other consumers have heard the same, a little later.
+
+        ``taken``: one of them was quicker, and there is nothing to look for any more.
+        """
+        if taken:
+            if self.look_later is not None:
+                self.look_later.cancel()
+            self.look_later = None
+        elif self.look_later is None:
+            if others:
+                wait = random.uniform(0.0, min(others * APART, FARTHEST_APART))
+                self.look_later = asyncio.get_running_loop().call_later(wait, self._look, wake)
+            else:
+                self._look(wake)
+
+    def _look(self, wake: Callable[[], None]) -> None:
+        self.look_later, self.promising, self.look_for_due = None, True, 0.0
+        wake()
+
     async def trim(self, broker: Broker, settled: int) -> None:
-        """Have what was kept long enough forgotten, now and then: after so many more settlements."""
+        """Have what was kept long enough forgotten, now and then; ``settled`` more have ended."""
         self.untrimmed += settled
-        if self.untrimmed < TRIM_EVERY:
+        if self.untrimmed < TRIM_EVERY and time.monotonic() < self.trim_at:
             return
-        self.untrimmed = 0
+        self.untrimmed, self.trim_at = 0, time.monotonic() + TRIM_AFTER
         try:
             limits, deadline = self.retention.limits(self.lease.queue), time.monotonic() + CALL_DEADLINE
             trimmed = await broker.trim(self.lease.queue, limits, most=2 * TRIM_EVERY, deadline=deadline)

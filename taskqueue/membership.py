@@ -47,6 +47,8 @@ class Membership:
         self._dead: dict[tuple[str, str], Seen] = {}
         self._fenced: Fenced | None = None
         self._leases: dict[str, Lease] = {}
+        self.others: dict[str, int] = {}
+        """By queue, how many other consumers there are."""
         self.beats: dict[str, float] = {}
         """By queue, when a beat was last answered (``time.monotonic()``)."""
         self._heart = Heart(
@@ -113,7 +115,7 @@ class Membership:
         return again
 
     def _on_beat(self, queue: str, beat: Beat, now: float) -> None:
-        self.beats[queue] = now
+        self.beats[queue], self.others[queue] = now, len(beat.others)
         if beat.marked:
             self._on_marked(beat.marked)
         for one in self._watches[queue].look(beat.others, now=now):

@@ -77,10 +77,11 @@ class Notes:
 
     def add_file(self, name: str, file: Mapping[str, object], *, output: bool) -> None:
         """Add a file to the list of those the task has saved, or replace it there; ``output``: it is the result."""
-        self._files[name] = {"name": name, **file}
-        self.say("files", json.dumps(list(self._files.values())).encode())
-        if output:
-            self.say("output", name.encode())
+        with self._lock:
+            self._files[name] = {"name": name, **file}
+            self._fields["files"] = json.dumps(list(self._files.values())).encode()
+            if output:
+                self._fields["output"] = name.encode()
 
     # What the door does.
 
@@ -108,6 +109,7 @@ class Notes:
         if sending is not None:
             await sending.stop()
         with self._lock:
+            self._sending = None
             if self._reports is not None and not self._report_taken:
                 tops = self._reports.children
                 self._fields["report"] = (tops[0] if len(tops) == 1 else self._reports).encode()

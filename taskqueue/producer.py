@@ -299,7 +299,7 @@ class TaskQueue(Routed):
     def storage(self) -> Storage:
         """The files that tasks have saved; raises ConfigError if there is no place for them, or no secret."""
         keyring = drains[-1] if drains else self.keyring
-        return Storage(self.storage_directory, keyring, namespace=self.namespace, queues=self.queues)
+        return Storage(self.storage_directory, keyring, namespace=self.namespace)
 
     def routed_without_sync(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """``routed_without`` for synchronous code."""

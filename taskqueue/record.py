@@ -109,7 +109,7 @@ def draft(
         due=due,
         parent=running.id if running else "",
         **_terms(defaults, options),
-        **_relatives(options, limits),
+        **_relatives(options, limits, running),
         route=route,
         chosen=chosen,
     )
@@ -142,13 +142,14 @@ class _Relatives(TypedDict, total=False):
     on_failure: str
 
 
-def _relatives(options: Options, limits: Limits) -> _Relatives:
+def _relatives(options: Options, limits: Limits, parent: CurrentTask | None) -> _Relatives:
     """Return what connects a task with others."""
     if options.keys().isdisjoint(_RELATIVES):
         return {}
     success, failure = options.get("on_success"), options.get("on_failure")
     return {
-        "child": bool(options.get("child")),
+        # What is run by hand changes nothing for the task itself, so that does not begin to wait.
+        "child": bool(options.get("child")) and not (parent is not None and parent.manual),
         "master_status": bool(options.get("master_status")),
         "on_success": "" if success is None else target_of(success, None, limits),
         "on_failure": "" if failure is None else target_of(failure, None, limits),

@@ -139,7 +139,7 @@ class Pattern:
         self.exact: Final = len(literals) == 1
         self.rank: Final = (-sum(map(len, literals)), len(chunks))
         """Of two that match, the one whose rank is lower counts."""
-        first, *others = [_expression(chunk) for chunk in chunks]
+        first, *others = [_expression(chunk, last=place == len(chunks)) for place, chunk in enumerate(chunks, 1)]
         # What a star has reached is never given back, so that no pattern takes long, whoever wrote it.
         rest = [f"(?>.*?{chunk})" for chunk in others[:-1]] + [f".*{chunk}" for chunk in others[-1:]]
         self._expression: Final = re.compile(first + "".join(rest), re.DOTALL)
@@ -149,8 +149,14 @@ class Pattern:
         return self._expression.fullmatch(path) is not None
 
 
-def _expression(chunk: str) -> str:
-    return "[^/]+?".join(re.escape(_quoted(literal)) for literal in _PARAMETER.split(chunk))
+def _expression(chunk: str, *, last: bool) -> str:
+    """Return the expression for what stands between two stars; ``last``: it ends where the path does.
+
+    Each parameter ends at the first place that fits, for good, as a star does: only what must reach the end looks on.
+    """
+    first, *literals = [re.escape(_quoted(literal)) for literal in _PARAMETER.split(chunk)]
+    ends = [f"[^/]+?{literals.pop()}"] if literals and last else []
+    return "".join([first, *(f"(?>[^/]+?{literal})" for literal in literals), *ends])
 
 
 def _quoted(text: str) -> str:

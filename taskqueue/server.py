@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from .absence import Absence
-from .broker import CALL_DEADLINE, Broker, Lease
+from .broker import CALL_DEADLINE, Broker, Lease, Taken
 from .delivery import SUSPECT_AFTER, Courier
 from .errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError
 from .hooks import FailedTask, OnFailed, tell
@@ -373,8 +373,8 @@ class TaskQueueServer:
                     async for queue in hints:
                         for line in self._lines:
                             if line.lease.queue == queue:
-                                line.promising, line.look_for_due = True, 0.0
-                        self._wake.set()
+                                others = self._membership.others.get(queue, 0)
+                                line.hear(taken=isinstance(queue, Taken), others=others, wake=self._wake.set)
             except (BrokerUnavailable, ConfigError) as error:
                 log.debug("no hints: %s", error)
             await asyncio.sleep(LISTEN_AGAIN)

@@ -77,10 +77,10 @@ def save(name: str, data: Data, content_type: str | None = None, *, output: bool
 class Storage:
     """The files of all tasks of one TaskQueue."""
 
-    def __init__(self, directory: Path, keyring: Keyring, *, namespace: str, queues: Sequence[str]) -> None:
-        """Take the directory, made when it is first needed, and where ``open`` looks for a task."""
+    def __init__(self, directory: Path, keyring: Keyring, *, namespace: str) -> None:
+        """Take the directory, which is made when it is first needed."""
         self._root = directory / f"n-{namespace}"  # which may be "..", say
-        self._directory, self._keyring, self._queues = directory, keyring, tuple(queues)
+        self._directory, self._keyring = directory, keyring
 
     def check(self, queue: str, task_id: str, name: str, data: Data, content_type: str | None = None) -> Saved:
         """Do all that ``save`` does but to write anything."""
@@ -117,16 +117,18 @@ class Storage:
         What is read was proved to be what was saved, as far as it was read: StorageError while reading tells of the
         rest.
         """
-        for queue in self._queues:
-            path = self._folder(queue, task_id) / _checked(name)
-            with suppress(FileNotFoundError):
-                return StoredFile(path.open("rb"), self._keyring, _context(queue, task_id, name), name)
+        _checked(name)
+        for queue, folder in self._folders(task_id):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                file = (folder / name).open("rb")
+                return StoredFile(file, self._keyring, _context(queue, task_id, name), name)
         raise StorageError(f"task {task_id}: it has no file {name!r}")
 
     def names(self, task_id: str) -> list[str]:
         """Return the names of all files that this task has saved, sorted."""
-        folders = [self._folder(queue, task_id) for queue in self._queues]
-        return sorted(path.name for folder in folders for path in _inside(folder) if path.name[0] != ".")
+        return sorted(
+            path.name for _, folder in self._folders(task_id) for path in _inside(folder) if path.name[0] != "."
+        )
 
     def remove(self, queue: str, ids: Iterable[str]) -> int:
         """Remove all files of these tasks; return how many tasks had some."""
@@ -138,16 +140,25 @@ class Storage:
         ``known`` gets a queue and ids and returns those of them that are; it is asked for 500 at a time.
         """
         removed = 0
-        for place in _inside(self._root):
-            queue, tasks = place.name.removeprefix("q-"), (path.name for path in _inside(place))
+        for queue in self._queues():
+            # Something else may have been put there.
+            tasks = (path.name for path in _inside(self._root / f"q-{queue}") if _TASK.fullmatch(path.name))
             while some := list(islice(tasks, _SWEPT_AT_ONCE)):
                 found = frozenset(known(queue, some))
                 removed += self.remove(queue, [task_id for task_id in some if task_id not in found])
         return removed
 
+    def _queues(self) -> list[str]:
+        """Return the queues whose tasks have saved files: a rule may name others than this process knows."""
+        return [place.name.removeprefix("q-") for place in _inside(self._root) if place.name.startswith("q-")]
+
+    def _folders(self, task_id: str) -> list[tuple[str, Path]]:
+        """Return where a task may have saved files, by queue."""
+        _check_id(task_id)
+        return [(queue, self._folder(queue, task_id)) for queue in self._queues()]
+
     def _folder(self, queue: str, task_id: str) -> Path:
-        if not _TASK.fullmatch(task_id):
-            raise StorageError(f"task {task_id!r:.60}: no task has such an id")
+        _check_id(task_id)
         return self._root / f"q-{queue}" / task_id
 
 
@@ -205,6 +216,11 @@ class _Counted:
             yield piece
 
 
+def _check_id(task_id: str) -> None:
+    if not _TASK.fullmatch(task_id):
+        raise StorageError(f"task {task_id!r:.60}: no task has such an id")
+
+
 def _checked(name: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidReport(
@@ -258,6 +274,6 @@ def _inside(folder: Path) -> Iterator[Path]:
 def _removed(folder: Path) -> bool:
     try:
         shutil.rmtree(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True

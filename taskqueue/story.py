@@ -151,7 +151,8 @@ _SAME: Final = {
 def _withdrawn(task: TaskState, log: Log, *, told: bool) -> Iterator[Step]:
     """Yield how a task was taken out of the way, and that it had completed before if it must have."""
     back = log.released.count if log.released else 0
-    if task.state == "archived" and not told and task.delivery > len(log.ended) + back and task.status:
+    known = any(act.what == "completed" for act in log.acts)
+    if task.state == "archived" and not (told or known) and task.delivery > len(log.ended) + back and task.status:
         yield Step(None, "completed", task.delivery, outcome(task.status, task.reason), actor=task.holder)
     said = [act for act in log.acts if act.what == "marked" or (act.what, act.at) == (task.state, task.changed)]
     actor = said[-1].actor if said else ""

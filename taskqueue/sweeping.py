@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from .broker import CALL_DEADLINE, Broker
-from .errors import BrokerUnavailable, StorageError
+from .errors import StorageError, TaskQueueError
 from .storage import Storage
 
 log = logging.getLogger("taskqueue.server")
@@ -34,18 +34,23 @@ class Sweeper:
             try:
                 if swept := await self.sweep():
                     log.info("the files of %d forgotten task(s) were removed", swept)
-            except (BrokerUnavailable, StorageError, OSError, TimeoutError) as error:
+            except (TaskQueueError, OSError, TimeoutError) as error:
                 log.warning("the storage was not swept: %s", error)
             await asyncio.sleep(SWEEP_EVERY)
 
     async def sweep(self) -> int:
         """Sweep once; return of how many tasks files were removed."""
-        loop = asyncio.get_running_loop()
+        loop, wanted = asyncio.get_running_loop(), True
 
         def known(queue: str, ids: Sequence[str]) -> Collection[str]:
+            if not wanted:
+                raise StorageError("nobody waits for the sweep any more")
             return asyncio.run_coroutine_threadsafe(self._known(queue, ids), loop).result(PATIENCE)
 
-        return await asyncio.to_thread(self._storage.sweep, known)
+        try:
+            return await asyncio.to_thread(self._storage.sweep, known)
+        finally:
+            wanted = False  # The thread goes on after a stop, which waits for it.
 
     async def _known(self, queue: str, ids: Sequence[str]) -> list[str]:
         deadline = time.monotonic() + CALL_DEADLINE

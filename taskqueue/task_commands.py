@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
 from .admin import Admin, Filter
-from .asking import NOTHING, Common, complain, example, who, write_json
+from .asking import NOTHING, Common, acting, complain, example, write_json
 from .errors import UsageError
 from .task import TaskState
 
@@ -43,10 +43,9 @@ def retry(
         "queueing", BarColumn(), MofNCompleteColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty()
     ) as bar:
         part = bar.add_task("", total=len(tasks))
-        queued = common.ask(
-            lambda admin: admin.retry(
-                tasks, keyring, actor=who(), progress=lambda done: bar.update(part, completed=done)
-            )
+        queued = acting(
+            common,
+            lambda actor, _: actor.retry(tasks, keyring, progress=lambda done: bar.update(part, completed=done)),
         )
     asked = len(set(ids)) or len(tasks)
     if common.as_json:

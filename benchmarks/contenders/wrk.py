@@ -8,7 +8,7 @@ from typing import Final
 from benchmarks import work
 from benchmarks.processes import WRK
 
-FOR_EVER: Final = "1d"
+FOR_EVER: Final = "1000h"
 
 
 def _script() -> str:

@@ -102,22 +102,23 @@ class Call:
 class Command:
     """One command on the wire, and the calls that it carries: one, or several of a joint script to one queue."""
 
-    __slots__ = ("calls", "load")
+    __slots__ = ("calls", "size", "tasks")
 
     def __init__(self, call: Call) -> None:
         """Take the first call."""
         self.calls = [call]
-        self.load = call.load
+        # Where nothing else may ride along, there is no room.
+        self.tasks, self.size = call.load or (MOST_TASKS, MOST_BYTES)
 
     def takes(self, call: Call) -> bool:
         """Take another call along if both may share a command and there is room; tell whether it does."""
-        if self.load is None or call.load is None:
+        if call.load is None:
             return False
-        together = Load(self.load.tasks + call.load.tasks, self.load.bytes + call.load.bytes)
-        if together.tasks > MOST_TASKS or together.bytes > MOST_BYTES:
+        tasks, size = self.tasks + call.load.tasks, self.size + call.load.bytes
+        if tasks > MOST_TASKS or size > MOST_BYTES:
             return False
         self.calls.append(call)
-        self.load = together
+        self.tasks, self.size = tasks, size
         return True
 
     def packed(self) -> bytes:
@@ -134,7 +135,7 @@ class Command:
     def hear(self, reply: Any) -> ResponseError | None:
         """Give each call its answer; return an error that will pass by itself, if one is among them."""
         # A refused command is the answer to every call that it carries.
-        answers = [reply] * len(self.calls) if self.load is None or isinstance(reply, ResponseError) else reply
+        answers = [reply] * len(self.calls) if self.calls[0].load is None or isinstance(reply, ResponseError) else reply
         passing = None
         for call, answer in zip(self.calls, answers, strict=True):
             if not isinstance(answer, ResponseError):

@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry as SyncRetry
 
 from ..errors import BrokerUnavailable, ConfigError
-from .calls import Arguments, Call, Copies, pack, together
+from .calls import Arguments, Call, Copies, Load, pack, together
 from .refusals import is_transient, said, wrong_password
 from .scripts import Script
 
@@ -76,7 +76,8 @@ class Link:
         self._said: Sequence[Call] = ()
         self._speaker: asyncio.Task[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = math.inf
+        self._alarm_at = self._cut_at = math.inf
+        self._overdue = False
         self._pause, self._heard = PAUSE_MIN, -math.inf
         self.offset = 0.0
         self._measured = -math.inf
@@ -98,14 +99,15 @@ class Link:
         *,
         deadline: float,
         copies: Copies | None = None,
+        load: Load | None = None,
     ) -> Any:
         """Carry out one command and return its reply.
 
-        ``arguments`` is asked when the command is sent, so that it may use the clock offset. Raises BrokerUnavailable
-        if the command was never sent before the deadline, ReplyLost if it was, or if too few ``copies`` were confirmed,
-        redis's ResponseError if it was refused.
+        ``arguments`` is asked when the command is sent, so that it may use the clock offset; ``load`` as for Call.
+        Raises BrokerUnavailable if the command was never sent before the deadline, ReplyLost if it was, or if too few
+        ``copies`` were confirmed, redis's ResponseError if it was refused.
         """
-        call = Call(command, keys, deadline, asyncio.get_running_loop().create_future(), arguments, copies)
+        call = Call(command, keys, deadline, asyncio.get_running_loop().create_future(), arguments, copies, load)
         self.begin(call)
         return await call.reply
 
@@ -130,9 +132,14 @@ class Link:
             self._alarm = asyncio.get_running_loop().call_later(deadline - time.monotonic(), self._ring)
 
     def _ring(self) -> None:
-        """End the calls whose time is up."""
+        """End the calls whose time is up, and a round trip that takes too long."""
         now = time.monotonic()
         self._alarm, self._alarm_at = None, math.inf
+        if self._cut_at > now:
+            self._watch(self._cut_at)
+        elif self._speaker is not None:
+            self._overdue, self._cut_at = True, math.inf
+            self._speaker.cancel()
         for call in (*self._said, *self._waiting):
             if call.reply.done():
                 continue
@@ -161,8 +168,7 @@ class Link:
             if not calls:
                 continue
             try:
-                async with asyncio.timeout(self._patience(calls)):
-                    await self._exchange(calls)
+                await self._in_time(calls)
                 self._pause, self._heard = PAUSE_MIN, time.monotonic()
                 self._health.answered = self._heard
             except AuthenticationError as error:
@@ -192,6 +198,20 @@ class Link:
     def _patience(self, calls: Sequence[Call]) -> float:
         latest = max(call.deadline for call in calls) - time.monotonic()
         return min(max(latest, 0.0), self._read_timeout)
+
+    async def _in_time(self, calls: Sequence[Call]) -> None:
+        """Exchange; raise TimeoutError when nobody is so patient: what asyncio.timeout does, with the alarm of all."""
+        self._overdue, self._cut_at = False, time.monotonic() + self._patience(calls)
+        self._watch(self._cut_at)
+        try:
+            await self._exchange(calls)
+        except asyncio.CancelledError:
+            speaker = asyncio.current_task()
+            if self._overdue and speaker is not None and speaker.uncancel() == 0:
+                raise TimeoutError from None
+            raise
+        finally:
+            self._cut_at = math.inf
 
     async def _again(self, calls: Sequence[Call], error: Exception) -> None:
         for call in calls:

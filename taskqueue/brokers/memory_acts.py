@@ -39,6 +39,8 @@ class Acts(Ends):
             return "marked"
         if not _may_end(task, word, force=force):
             return task.state
+        if task.state == "completed":
+            self._act(task_id, "completed", task.holder, task.changed)
         self._act(task_id, word, actor, at)
         self._take_out(task)
         if task.state in ENDED:

@@ -23,14 +23,14 @@ import msgpack
 from redis import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from ..broker import IN_DOUBT_AFTER_MS, UNLIMITED, Capacity, Exchange, Lease, Owner, Seen, Trimmed
+from ..broker import IN_DOUBT_AFTER_MS, UNLIMITED, Capacity, Exchange, Lease, Owner, Seen, Taken, Trimmed
 from ..commit import Outcome
 from ..durability import Durability
 from ..errors import ConfigError
 from ..identity import Identity, own
 from ..task import Reservation, SealedTask, Settlement, TaskState
 from .acts import Acts
-from .calls import Arguments, Copies
+from .calls import Arguments, Copies, Load
 from .inspection import RedisInspector, info_lines, lines, state_of
 from .link import Health, Link, client_options, connected, pool_of, read
 from .pulse import RedisPulse, require_lease
@@ -40,6 +40,7 @@ from .scripts import SCRIPTS
 from .storing import Store
 
 HINT_PING: Final = 4.0
+_ONE_START: Final = Load(1, 0)
 
 
 class RedisBroker(Acts):
@@ -115,9 +116,14 @@ class RedisBroker(Acts):
         await self.script("discard", queue, lambda: ids, deadline=deadline)
 
     async def begin(self, queue: str, task_id: str, delivery: int, *, deadline: float) -> bool:
-        """See Broker."""
+        """See Broker. What begins at once travels together."""
         arguments = (task_id, delivery, secrets.token_hex(8))
-        return bool(await self.script("begin", queue, lambda: arguments, deadline=deadline))
+        with translated():
+            return bool(
+                await self._link.call(
+                    SCRIPTS["begin"], [self.key(queue)], lambda: arguments, deadline=deadline, load=_ONE_START
+                )
+            )
 
     async def note(
         self, queue: str, task_id: str, delivery: int, fields: Mapping[str, bytes], *, deadline: float
@@ -200,28 +206,22 @@ class RedisBroker(Acts):
         keep: bool = False,
         deadline: float,
     ) -> Exchange:
-        """See Broker. Both scripts travel in one round trip."""
+        """See Broker."""
         slow = max((round(item.verdict.slow * 1000) for item in settlements), default=0)
-        ended: list[str | bytes | int] = [lease.consumer, lease.epoch, slow, int(keep)]
+        told: list[str | bytes | int] = [lease.consumer, lease.epoch, token, want, room, slow, int(keep)]
         for item in settlements:
             verdict = item.verdict
             delay = round(verdict.delay * 1000)
-            ended += (item.id, item.delivery, verdict.kind, delay, verdict.status, verdict.reason, item.response)
-            ended += (_packed(item.on_success), _packed(item.on_failure))
-        wanted = (lease.consumer, lease.epoch, token, want, room)
-        calls = [self.script("reserve", lease.queue, lambda: wanted, deadline=deadline)]
-        if settlements:
-            calls.insert(0, self.script("settle", lease.queue, lambda: ended, deadline=deadline))
-        replies = await _all(calls)
-        for reply in replies:
-            require_lease(reply[0], lease)
-        stale = [task_id.decode() for task_id in replies[0][1:]] if settlements else []
-        _, *given = replies[-1]
+            told += (item.id, item.delivery, verdict.kind, delay, verdict.status, verdict.reason, item.response)
+            told += (_packed(item.on_success), _packed(item.on_failure))
+        answer, *said = await self.script("exchange", lease.queue, lambda: told, deadline=deadline)
+        require_lease(answer, lease)
+        stale, *given = said
         reservations = [
             Reservation(task_id.decode(errors="replace"), lease.queue, record, delivery, attempt, crashes)
             for task_id, record, delivery, attempt, crashes in given
         ]
-        return Exchange(reservations, stale)
+        return Exchange(reservations, [task_id.decode() for task_id in stale])
 
     async def due(self, queue: str, *, deadline: float) -> float | None:
         """See Broker."""
@@ -316,7 +316,7 @@ async def _listen(connection: AbstractConnection, channels: dict[bytes, str]) ->
     while True:
         try:
             async with asyncio.timeout(HINT_PING):
-                kind, channel, *_ = await read(connection)
+                kind, channel, *words = await read(connection)
         except TimeoutError:
             # Silence is normal; silence after a PING is a line that is open at this end only.
             if unanswered:
@@ -327,4 +327,4 @@ async def _listen(connection: AbstractConnection, channels: dict[bytes, str]) ->
         unanswered = False
         # A subscription that was just made counts too: what was published before it has been missed.
         if kind in (b"message", b"subscribe"):
-            yield channels[channel]
+            yield Taken(channels[channel]) if words[0] == b"taken" else channels[channel]

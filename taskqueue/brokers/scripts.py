@@ -38,8 +38,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "purge": _END,
     "withdraw": (*_END, "_acts"),
     "hasten": (*_OUT, "_acts"),
-    "reserve": (*_END, "_lease", "_allowed"),
-    "settle": (*_END, "_held", "_lease", "_outcomes"),
+    "exchange": (*_END, "_held", "_lease", "_outcomes", "_settle", "_allowed"),
     "beat": (*_OUT, "_lease"),
     "leave": (*_OUT, "_lease"),
 }

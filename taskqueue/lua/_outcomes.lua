@@ -1,9 +1,9 @@
--- Stands before settle: what the end of a delivery makes of its task. following: what is queued when the task has
+-- Stands before _settle.lua: what the end of a delivery makes of its task. following: what is queued when the task has
 -- completed, and when it has failed, each packed (see follow) or ''.
 
 local function complete(id, task, response, following)
   local log = base .. ':log:' .. id
-  if ARGV[4] == '1' then log_record(id) end
+  if ARGV[7] == '1' then log_record(id) end
   if response ~= '' then
     redis.call('HSET', log, 'response', response)
   elseif task[DELIVERY] > 1 then
@@ -26,14 +26,6 @@ local function complete(id, task, response, following)
   conclude(id, task, 'completed')
   drop_record(id)
   if following[1] ~= '' then follow(following[1]) end
-end
-
-local function release(id, task, delay)
-  log_release(id, task[REASON], ARGV[1])
-  task[ATTEMPT], task[DUE] = task[ATTEMPT] - 1, at + delay
-  if delay > 0 then return enqueue(id, task) end
-  redis.call('RPUSH', line(task[PRIORITY]), id)
-  save(id, task, 'queued')
 end
 
 local function fall(id, task, kind, delay, response, following)

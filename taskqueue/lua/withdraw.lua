@@ -11,6 +11,10 @@ local function away(id, task)
     task[FLAGS] = task[FLAGS] + GHOST
     redis.call('HINCRBY', base .. ':control', 'ghosts', 1)
   end
+  if state == 'completed' then
+    -- Of all ends this one stands in the state alone, which now is another.
+    redis.call('HSET', base .. ':log:' .. id, string.format('act:%d:completed', task[CHANGED]), task[HOLDER])
+  end
   act(id, word, ARGV[3])
   if not ENDED[state] then conclude(id, task, word) else list_in(id, task, word) end
   log_record(id)

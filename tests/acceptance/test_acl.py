@@ -374,5 +374,5 @@ class TestCommand:
         assert set(given) == set(PARTS)
 
     def test_rights_inside_scripts_are_read_off_them(self) -> None:
-        assert {"rpoplpush", "rpop", "time", "eval", "evalsha"} <= set(Role("", ("reserve",), ()).rights())
+        assert {"rpoplpush", "rpop", "time", "eval", "evalsha"} <= set(Role("", ("exchange",), ()).rights())
         assert "eval" not in Role("", (), ("get",)).rights()

@@ -218,6 +218,26 @@ async def test_listeners_hear_what_is_done_to_a_task_and_whether_it_was_forced(a
     await tq.aclose()
 
 
+async def test_listeners_hear_of_those_tasks_only_to_which_something_was_done(any_server: RedisServer) -> None:
+    tq = taskqueue.TaskQueue(any_server.url, secret="x" * 24 + "0123456789abcdef")
+    ids = [await tq.push("/work", delay=3600), await tq.push("/work", delay=3600)]
+    first, second = [await reached(tq, task_id, "scheduled") for task_id in ids]
+    heard: list[Event] = []
+    actor = Actor(Admin(tq.broker, ["default"]), "ada@desk", on_event=heard.append)
+    await actor.withdraw([first], "cancelled", force=False)
+    cancelled = await reached(tq, first.id, "cancelled")
+    assert await actor.hasten([cancelled, second]) == 1
+    queued = await reached(tq, second.id, "queued")
+    assert await actor.restart([queued]) == 0
+    assert await actor.retry([cancelled, queued], None) == 1
+    assert [(event.what, event.id) for event in heard] == [
+        ("cancelled", first.id),
+        ("hastened", second.id),
+        ("retried", first.id),
+    ]
+    await tq.aclose()
+
+
 async def test_a_listener_hears_every_end_in_order_also_at_a_stop(caplog: pytest.LogCaptureFixture) -> None:
     heard: list[tuple[str, str, str]] = []
 
@@ -243,3 +263,21 @@ async def test_a_listener_hears_every_end_in_order_also_at_a_stop(caplog: pytest
         ("d", "released"),
     ]
     assert "on_event raised for task b (retry)" in caplog.text
+
+
+async def test_a_stop_does_not_wait_for_a_listener_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("taskqueue.events.PATIENCE", 0.0)
+    heard: list[str] = []
+    events = Events(lambda event: heard.append(event.id), consumer="one")
+    for name in ("a", "b", "c"):
+        task = EndedTask(name, "GET", "/x", "", "", 200, 1)
+        events.ended(Ending("default", "complete", "", first=True, waited=None, ran=None, task=task))
+    job = asyncio.create_task(events.watch())
+    await asyncio.sleep(0)
+    job.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await job
+    assert heard == ["a"]
+    assert "on_event: 2 event(s) were left out" in caplog.text

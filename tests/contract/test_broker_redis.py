@@ -1,13 +1,14 @@
 """What a broker in Redis must do beside what every broker must: repeat, refuse, and bear what others write."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 import msgpack
 import pytest
 
-from taskqueue.broker import Lease
+from taskqueue.broker import Lease, Taken
 from taskqueue.brokers import redis as redis_broker
 from taskqueue.brokers import storing
 from taskqueue.brokers.redis import RedisBroker
@@ -85,14 +86,15 @@ class TestLateness:
 
 
 class TestFenced:
-    async def test_each_script_by_itself(self, broker: RedisBroker, client: Any, lease: Lease) -> None:
-        """The two of an exchange travel together, and would hide one another."""
+    async def test_nothing_is_settled_or_reserved(self, broker: RedisBroker, client: Any, lease: Lease) -> None:
         await push(broker, opaque_tasks(2))
         (held,) = await reserve(broker, lease, token="t")
         await claimed(broker)
         before = everything(client)
-        assert call(client, "reserve", "one", lease.epoch, "t", 1, ROOM) == [b"FENCED"]
-        assert call(client, "settle", "one", lease.epoch, held.id, 1, "complete", 0, 200, "") == [b"FENCED"]
+        arguments = ("one", lease.epoch, "t", 1, ROOM, 1000, 0)
+        assert call(client, "exchange", *arguments) == [b"FENCED"]
+        ending = (held.id, 1, "complete", 0, 200, "", "", "", "")
+        assert call(client, "exchange", *arguments, *ending) == [b"FENCED"]
         assert everything(client) == before
 
 
@@ -110,10 +112,10 @@ class TestRepeats:
     async def test_a_repeat_of_the_same_start_is_granted(self, broker: RedisBroker, client: Any, lease: Lease) -> None:
         await push(broker, [opaque("id")])
         await reserve(broker, lease)
-        assert call(client, "begin", "id", 1, "start") == 1
+        assert call(client, "begin", "id", 1, "start") == [1]
         before = everything(client)
-        assert call(client, "begin", "id", 1, "start") == 1
-        assert call(client, "begin", "id", 1, "another") == 0
+        assert call(client, "begin", "id", 1, "start") == [1]
+        assert call(client, "begin", "id", 1, "another") == [0]
         assert everything(client) == before
 
 
@@ -301,3 +303,27 @@ class TestHints:
 
 def _pings(client: Any) -> int:
     return int(client.info("commandstats").get("cmdstat_ping", {}).get("calls", 0))
+
+
+async def test_who_takes_all_there_was_tells_the_others(any_server: RedisServer) -> None:
+    broker = RedisBroker(any_server.url, namespace="taskqueue")
+    one, _ = await broker.claim("default", "one", begins=True, deadline=soon())
+
+    async def take(lease: Lease, want: int) -> int:
+        token = secrets.token_hex(8)
+        taken = await broker.exchange(lease, (), token=token, want=want, room=2**20, deadline=soon())
+        return len(taken.reservations)
+
+    async with broker.hints(["default"]) as hints:
+        assert await anext(hints) == "default"
+        await broker.push("default", opaque_tasks(1), deadline=soon())
+        assert await take(one, 1) == 1  # alone, so nobody has to know
+        await broker.claim("default", "two", begins=True, deadline=soon())
+        await broker.push("default", opaque_tasks(2), deadline=soon())
+        assert await take(one, 1) == 1  # one is left
+        assert await take(one, 1) == 1
+        assert await take(one, 1) == 0
+        await broker.push("default", opaque_tasks(1), deadline=soon())
+        heard = [await anext(hints) for _ in range(4)]
+    assert [isinstance(hint, Taken) for hint in heard] == [False, False, True, False]
+    await broker.aclose()

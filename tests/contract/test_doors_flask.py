@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import flask
@@ -110,9 +111,20 @@ async def test_the_queue_is_what_the_configuration_says(any_server: RedisServer,
     assert client.post("/build/2026").status_code == 404
 
 
+def test_what_the_queue_may_hold_is_configured_too(app: flask.Flask, tmp_path: Path) -> None:
+    app.config.update(TASKQUEUE_MAX_TASKS="5", TASKQUEUE_MAX_BYTES=7, TASKQUEUE_DURABILITY="process")
+    app.config.update(TASKQUEUE_URL="redis://127.0.0.1:1/0", TASKQUEUE_STORAGE=str(tmp_path))
+    TaskQueue(app)
+    tq: taskqueue.TaskQueue = app.extensions["taskqueue"]
+    assert (tq.capacity.tasks, tq.capacity.bytes, str(tq.durability)) == (5, 7, "process")
+    assert tq.storage_directory == tmp_path
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        ({"TASKQUEUE_STORAGE": "files"}, "TASKQUEUE_STORAGE: 'files' must be the absolute path"),
+        ({"TASKQUEUE_MAX_TASKS": "many"}, "TASKQUEUE_MAX_TASKS: 'many' must be a whole number"),
         ({"TASKQUEUE_QUEUS": ["a"]}, "TASKQUEUE_QUEUS: no such setting; did you mean TASKQUEUE_QUEUES?"),
         ({"TASKQUEUE_URL": "redis://x"}, "tq: the configuration says TASKQUEUE_URL as well"),
         ({"TASKQUEUE_CREDENTIALS": "keep"}, "credentials: 'keep' must be"),

@@ -1,4 +1,4 @@
-"""Commits that come at once travel together, and each ends as it would have alone."""
+"""Commits and starts that come at once travel together, and each ends as it would have alone."""
 
 import asyncio
 import threading
@@ -11,6 +11,7 @@ import pytest
 import taskqueue
 from taskqueue.broker import Capacity
 from taskqueue.brokers import storing
+from taskqueue.brokers.calls import MOST_BYTES
 from taskqueue.brokers.link import Link
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import SCRIPTS
@@ -24,6 +25,7 @@ from tests.waiting import until, wait_until
 
 BASE: Final = "taskqueue:{default}"
 PUSH: Final = SCRIPTS["push"].sha.encode()
+BEGIN: Final = SCRIPTS["begin"].sha.encode()
 KIB: Final = 1024
 
 
@@ -47,6 +49,7 @@ async def connected(server: RedisServer, url: str = "", **options: Any) -> Redis
     broker = RedisBroker(url or server.url, namespace="taskqueue", **options)
     await broker.push("default", opaque_tasks(1), deadline=within(10))
     await broker.prepare("default", opaque_tasks(1), deadline=within(10))
+    await broker.begin("default", "unknown", 1, deadline=within(10))
     await broker.reset("default", deadline=within(10))
     server.client().config_resetstat()
     return broker
@@ -204,6 +207,85 @@ class TestNeighbours:
         await asyncio.gather(*patient)
         assert set(line(private_server.client())) >= {"a", "b"}
         await broker.aclose()
+
+
+class TestStarts:
+    """Deliveries that start at once, as many do in an application that is served many."""
+
+    async def test_those_that_come_at_once_are_few_calls_and_each_hears_its_own_answer(
+        self, broker: RedisBroker, client: Any
+    ) -> None:
+        ids = await _reserved(broker, 100)
+        await broker.withdraw("default", ids[:1], "cancelled", force=True, actor="test", deadline=within(10))
+        client.config_resetstat()
+        starts = [(task_id, 1) for task_id in ids] + [("unknown", 1), (ids[1], 1), (ids[2], 2)]
+        begun = await asyncio.gather(
+            *(broker.begin("default", task_id, delivery, deadline=within(10)) for task_id, delivery in starts)
+        )
+        assert begun == [False, *[True] * 99, *[False] * 3]
+        assert scripts_called(client) == 1
+
+    async def test_those_that_come_one_after_another_while_redis_is_busy_gather(
+        self, private_server: RedisServer
+    ) -> None:
+        client, broker = private_server.client(), await connected(private_server)
+        ids = await _reserved(broker, 20)
+        client.config_resetstat()
+        private_server.pause()
+        starts = []
+        for task_id in ids:
+            starts.append(asyncio.create_task(broker.begin("default", task_id, 1, deadline=within(10))))
+            await asyncio.sleep(0)
+        await until(lambda: _all_asked(broker._link, 20), "all have asked")
+        private_server.resume()
+        assert await asyncio.gather(*starts) == [True] * 20
+        assert scripts_called(client) <= 3
+        await broker.aclose()
+
+    async def test_one_whose_time_is_up_or_who_is_cancelled_takes_no_other_along(
+        self, private_server: RedisServer
+    ) -> None:
+        broker = await connected(private_server)
+        ids = await _reserved(broker, 4)
+        private_server.pause()
+        soon, gone, *patient = (
+            asyncio.create_task(broker.begin("default", task_id, 1, deadline=within(0.2 if first else 20)))
+            for task_id, first in zip(ids, (True, False, False, False), strict=True)
+        )
+        await until(lambda: _sent(broker._link), "they are under way")
+        gone.cancel()
+        with pytest.raises(ReplyLost):
+            await soon
+        private_server.resume()
+        assert await asyncio.gather(*patient) == [True, True]
+        assert gone.cancelled()
+        await broker.aclose()
+
+    @pytest.mark.parametrize("fault", ["cut before", "cut after", "cut within"])
+    async def test_after_a_lost_reply_each_is_asked_for_again_and_granted(
+        self, redis_server: RedisServer, client: Any, fault: Any
+    ) -> None:
+        async with proxied(redis_server.port) as proxy:
+            broker = await connected(redis_server, proxy.url)
+            ids = await _reserved(broker, 5)
+            proxy.inject(fault, BEGIN, times=2)
+            starts = [broker.begin("default", task_id, 1, deadline=within(10)) for task_id in [*ids, "unknown"]]
+            assert await asyncio.gather(*starts) == [*[True] * 5, False]
+            assert proxy.hits == 2
+            await broker.aclose()
+        assert_invariants(client)
+
+
+async def _all_asked(link: Link, count: int) -> bool:
+    return len(link._said) + len(link._waiting) == count
+
+
+async def _reserved(broker: RedisBroker, count: int) -> list[str]:
+    """Queue so many tasks and reserve them; return their ids."""
+    await broker.push("default", opaque_tasks(count), deadline=within(10))
+    lease, _ = await broker.claim("default", "one", begins=True, deadline=within(10))
+    given = await broker.exchange(lease, (), token="t", want=count, room=MOST_BYTES, deadline=within(10))
+    return [one.id for one in given.reservations]
 
 
 class TestCancelled:

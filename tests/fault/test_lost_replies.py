@@ -47,7 +47,7 @@ def sha(script: str) -> bytes:
 
 
 @FAULTS
-@pytest.mark.parametrize("script", ["claim", "beat", "due", "reserve", "settle", "trim", "leave"])
+@pytest.mark.parametrize("script", ["claim", "beat", "due", "exchange", "trim", "leave"])
 async def test_in_a_consumers_life(
     proxy: Proxy, any_server: RedisServer, client: Any, fault: Fault, script: str
 ) -> None:
@@ -142,7 +142,7 @@ async def test_as_a_family_ends(proxy: Proxy, client: Any, fault: Fault) -> None
     ended = [Settlement("parent", 1, Verdict("complete", status=200), b"", opaque("good"), opaque("bad"))]
     ended += [Settlement(name, 1, Verdict("complete", status=200)) for name in "abc"]
     for number, settlement in enumerate(ended):
-        proxy.inject(fault, sha("settle"), times=1)
+        proxy.inject(fault, sha("exchange"), times=1)
         given = await broker.exchange(lease, [settlement], token=f"{number}+", want=1, room=9, deadline=soon())
         assert given.stale == []
     assert proxy.hits >= 1

@@ -125,9 +125,15 @@ class Consuming(Places):
 
     # ---- from the line to the consumer
 
-    def reserve(self, consumer: bytes, epoch: bytes, token: bytes, count: int, room: int) -> list[Any]:
+    def exchange(  # as the script is called
+        self, consumer: bytes, epoch: bytes, token: bytes, count: int, room: int, slow: int, keep: int, *endings: Any
+    ) -> list[Any]:
         if refusal := self._refusal(consumer, epoch):
             return refusal
+        stale = self._settle(consumer, slow, keep, *endings)
+        return [b"OK", stale, *self._reserve(consumer, token, count, room)]
+
+    def _reserve(self, consumer: bytes, token: bytes, count: int, room: int) -> list[Any]:
         lease, held = self.leases[consumer], self.reserved[consumer]
         known = lease.get(b"count", b"")
         repeated = int(known) if lease.get(b"token") == token and known.isdigit() else 0
@@ -136,7 +142,9 @@ class Consuming(Places):
         else:
             given = self._take(consumer, self._allowed(count), room)
             lease |= {b"token": token, b"count": b"%d" % len(given)}
-        return [b"OK", *(self._given(task_id) for task_id in given)]
+        if given and len(self.consumers) > 1 and not any(self.lines.values()):
+            self._hints.append(b"taken")
+        return [self._given(task_id) for task_id in given]
 
     def _allowed(self, count: int) -> int:
         if self.now < self.control.get(b"slowed", 0) or {b"paused", b"disabled"} & set(self.control):
@@ -187,7 +195,10 @@ class Consuming(Places):
 
     # ---- what is said of a delivery, and its end
 
-    def begin(self, task_id: bytes, delivery: int, token: bytes) -> int:
+    def begin(self, *starts: Any) -> list[int]:
+        return [self._begin(*start) for start in grouped(starts, 3)]
+
+    def _begin(self, task_id: bytes, delivery: int, token: bytes) -> int:
         task = self._load(task_id)
         if not task or task.delivery != delivery or task.state not in HELD:
             return 0
@@ -205,9 +216,7 @@ class Consuming(Places):
         self.logs[task_id] |= grouped(fields, 2)
         return 1
 
-    def settle(self, consumer: bytes, epoch: bytes, slow: int, keep: int, *endings: Any) -> list[bytes]:
-        if refusal := self._refusal(consumer, epoch):
-            return refusal
+    def _settle(self, consumer: bytes, slow: int, keep: int, *endings: Any) -> list[bytes]:
         if slow:
             self.control[b"slowed"] = max(self.control.get(b"slowed", 0), self.now + slow)
         stale = []
@@ -220,7 +229,7 @@ class Consuming(Places):
                 self._end(task_id, task, kind, self.now + delay, response, following, keep=keep == 1)
                 if task_id in self.reserved[consumer]:
                     self.reserved[consumer].remove(task_id)
-        return [b"OK", *stale]
+        return stale
 
     def _end(
         self, task_id: bytes, task: Task, kind: bytes, due: int, response: bytes, following: list[bytes], *, keep: bool

@@ -19,16 +19,16 @@ _SAVED: Final = "state and reason are set in any case, before it is saved"
 _FIRST: Final = "elseif task[DELIVERY] {} {} then"
 _NO_EARLIER: Final = "a first delivery has no earlier one that could have left a response"
 _SLOW: Final = (
-    "local slowed = ARGV[3] ~= '0' and math.max(at + ARGV[3], redis.call('HGET', base .. ':control', 'slowed') or {})"
+    "local slowed = slow ~= '0' and math.max(at + slow, redis.call('HGET', base .. ':control', 'slowed') or {})"
 )
 _LOOKED: Final = "for i = {}, #ARGV, {} do table.insert(ids, ARGV[i]) end"
-_STEPS: Final = (("6", "9"), ("(5 - 1)", "9"), ("5", "10"), ("5", "(9 - 1)"))
+_THREES: Final = (("2", "3"), ("(1 - 1)", "3"), ("1", "4"), ("1", "(3 - 1)"))
+_STEPS: Final = (("first", "10"), ("first", "(9 - 1)"))
 _BATCH: Final = "local ids = redis.call('LRANGE', from, -math.min(room - count, {}), -1)"
 _AT_ONCE: Final = "how many are looked at at once changes nothing in what is given"
 _NOT_FAILED: Final = "for its parent, whatever has not failed is the same"
 _STORED: Final = "local task = {'', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', from[i + 3], from[i + 4], from[i + 5],"
 _FOUND: Final = "if task[{}] ~= '{}' then redis.call('ZREM', base .. by[1] .. task[by[2]], id) end"
-_NINES: Final = "the arguments come in nines, so that the step before the last ends below either bound"
 _SOONER: Final = "it saves round trips inside the script: what is not looked at beforehand is when it is needed"
 _SECOND: Final = "only the first of what Redis answers is read"
 _FULL: Final = "it matters only while the memory is full, and then it is the command that counts, not the field"
@@ -85,7 +85,7 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         _SLOWED.format("0").replace("return 0", "return (0 - 1)"),
     ): _NO_ROOM,
     (
-        "reserve",
+        "exchange",
         "local room = repeated == 0 and allowed(tonumber(ARGV[4])) or 0",
         "local room = repeated == 0 and allowed(tonumber(ARGV[4])) or (0 - 1)",
     ): _NO_ROOM,
@@ -98,18 +98,22 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         ("_outcomes", _FIRST.format(">", "1"), _FIRST.format(*other)): _NO_EARLIER
         for other in ((">=", "1"), (">", "(1 - 1)"))
     },
-    **{("settle", _SLOW.format("0"), _SLOW.format(other)): _LONG_AGO for other in ("1", "(0 - 1)")},
+    **{("_settle", _SLOW.format("0"), _SLOW.format(other)): _LONG_AGO for other in ("1", "(0 - 1)")},
     **{
-        ("settle", _LOOKED.format("5", "9"), other): _SOONER
+        ("_settle", _LOOKED.format("first", "9"), other): _SOONER
         for other in ("", *(_LOOKED.format(*how) for how in _STEPS))
     },
-    **{(script, "look(ids)", ""): _SOONER for script in ("settle", "reserve")},
+    **{
+        ("begin", _LOOKED.format("1", "3"), other): _SOONER
+        for other in ("", *(_LOOKED.format(*how) for how in _THREES))
+    },
+    **{(script, "look(ids)", ""): _SOONER for script in ("begin", "_settle", "exchange")},
     ("trim", "look(old)", ""): _SOONER,
     **{
         ("_drain", _FOUND.format("by[2]", ""), _FOUND.format(*other)): "from an index that there is not, nothing goes"
         for other in (("by[3]", ""), ("by[(2 - 1)]", ""), ("by[2]", "other"))
     },
-    **{("reserve", _BATCH.format("100"), _BATCH.format(other)): _AT_ONCE for other in ("101", "(100 - 1)")},
+    **{("exchange", _BATCH.format("100"), _BATCH.format(other)): _AT_ONCE for other in ("101", "(100 - 1)")},
     **{
         (script, line, line.replace("'cancelled'", "''")): _NOT_FAILED
         for script, line in (
@@ -127,5 +131,4 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         ("_admit", _REDIS_6, other): _ERROR
         for other in ("", _REDIS_6.replace("==", "~="), _REDIS_6.replace("'string'", "''"))
     },
-    ("settle", "for i = #ARGV - 8, 5, -9 do", "for i = #ARGV - 8, (5 - 1), -9 do"): _NINES,
 }

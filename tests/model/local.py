@@ -28,13 +28,13 @@ class InOneProcess(Model):
     Nor are there ghosts: out of a line in memory any task is taken at once.
     """
 
-    def begin(self, task_id: bytes, delivery: int, token: bytes) -> int:
+    def _begin(self, task_id: bytes, delivery: int, token: bytes) -> int:
         task = self._load(task_id)
-        return 0 if task and task.state == b"running" else super().begin(task_id, delivery, b"")
+        return 0 if task and task.state == b"running" else super()._begin(task_id, delivery, b"")
 
-    def settle(self, consumer: bytes, epoch: bytes, slow: int, keep: int, *endings: Any) -> list[bytes]:
+    def _settle(self, consumer: bytes, slow: int, keep: int, *endings: Any) -> list[bytes]:
         # It is a settlement that says so.
-        return super().settle(consumer, epoch, slow if endings else 0, keep, *endings)
+        return super()._settle(consumer, slow if endings else 0, keep, *endings)
 
     def _away(self, task_id: bytes, task: Task, word: bytes, actor: bytes) -> None:
         super()._away(task_id, task, word, actor)
@@ -54,6 +54,11 @@ class InOneProcess(Model):
         if control.get(b"bytes") == b"0":
             del control[b"bytes"]
         return keys | ({b":control": control} if control else {})
+
+    def apply(self, step: Step) -> Outcome:
+        outcome = super().apply(step)
+        # Nobody tells others in the same process that all is taken: they are not woken one by one.
+        return outcome._replace(hints=[hint for hint in outcome.hints if hint != b"taken"])
 
 
 class Local:
@@ -136,7 +141,7 @@ class Local:
         def heard() -> list[Any]:
             beat = self._queue.beat(lease(consumer, epoch))
             return [
-                raws(beat.marked),
+                raws(sorted(beat.marked)),  # in any order, as those of a set are
                 *(raw(word) for one in beat.others for word in (one.consumer, one.epoch, one.beat)),
             ]
 
@@ -145,22 +150,18 @@ class Local:
     def _leave(self, consumer: bytes, epoch: bytes) -> list[bytes]:
         return leased(lambda: self._queue.leave(lease(consumer, epoch)))
 
-    def _reserve(self, consumer: bytes, epoch: bytes, token: bytes, count: int, room: int) -> list[Any]:
-        return leased(
-            lambda: [
-                [raw(one.id), one.record, one.delivery, one.attempt, one.crashes]
-                for one in self._queue.reserve(lease(consumer, epoch), text(token), count, room, at=self._at)
-            ]
-        )
-
-    def _begin(self, task_id: bytes, delivery: int, _token: bytes) -> int:
-        return int(self._queue.begin(text(task_id), delivery, at=self._at))
+    def _begin(self, *starts: Any) -> list[int]:
+        return [
+            int(self._queue.begin(text(task_id), delivery, at=self._at)) for task_id, delivery, _ in grouped(starts, 3)
+        ]
 
     def _note(self, task_id: bytes, delivery: int, *fields: bytes) -> int:
         noted = {text(name): value for name, value in grouped(fields, 2)}
         return int(self._queue.note(text(task_id), delivery, noted))
 
-    def _settle(self, consumer: bytes, epoch: bytes, slow: int, keep: int, *endings: Any) -> list[bytes]:
+    def _exchange(  # as the script is called
+        self, consumer: bytes, epoch: bytes, token: bytes, count: int, room: int, slow: int, keep: int, *endings: Any
+    ) -> list[Any]:
         settlements = [
             Settlement(
                 text(task_id),
@@ -171,9 +172,14 @@ class Local:
             )
             for task_id, delivery, kind, delay, status, reason, response, *following in grouped(endings, 9)
         ]
-        return leased(
-            lambda: map(raw, self._queue.settle(lease(consumer, epoch), settlements, keep=keep == 1, at=self._at))
-        )
+        me = lease(consumer, epoch)
+
+        def exchanged() -> list[Any]:
+            stale = self._queue.settle(me, settlements, keep=keep == 1, at=self._at)
+            given = self._queue.reserve(me, text(token), count, room, at=self._at)
+            return [raws(stale), *([raw(one.id), one.record, one.delivery, one.attempt, one.crashes] for one in given)]
+
+        return leased(exchanged)
 
     def _withdraw(self, word: bytes, forced: int, actor: bytes, *ids: bytes) -> list[bytes]:
         chosen: Any = word.decode()

@@ -126,6 +126,8 @@ class Operating(Places):
         if state == b"queued":
             task = task._replace(flags=task.flags + GHOST)
             self._more(b"ghosts", 1)
+        if state == b"completed":
+            self.logs[task_id][b"act:%d:completed" % task.changed] = task.holder
         self._act(task_id, word, actor)
         (self._list_in if state in ENDED else self._conclude)(task_id, task, word)
         self._log_record(task_id)

@@ -47,7 +47,7 @@ def again(name: bytes = b"one", *, begins: int = 1) -> Step:
 
 
 def take(token: bytes, count: int = 1, *, later: int = 0) -> Step:
-    return Step(AT + later, "reserve", (b"one", b"1-c-one", token, count, 10**6))
+    return Step(AT + later, "exchange", (b"one", b"1-c-one", token, count, 10**6, 0, 0))
 
 
 def end(
@@ -64,7 +64,7 @@ def end(
 ) -> Step:
     """Settle one delivery; ``after``: what follows when the task has completed, and when it has failed."""
     ending = (task_id, delivery, kind, delay, 500, b"status", response, *after)
-    return Step(AT + later, "settle", (b"one", b"1-c-one", slow, keep, *ending))
+    return Step(AT + later, "exchange", (b"one", b"1-c-one", b"ending", 0, 0, slow, keep, *ending))
 
 
 def withdraw(word: bytes, *ids: bytes, forced: int = 0) -> Step:

@@ -31,7 +31,7 @@ SEALED: Final = (b"", b"s", b"\xff\x00", b"ten bytes.", b"as long as twenty is")
 CALLS: Final = {
     "push": 16, "prepare": 7, "promote": 7, "discard": 3, "retry": 5, "trim": 6, "reset": 0.7, "due": 9,
     "control": 2, "purge": 0.7, "withdraw": 7, "hasten": 2, "restart": 2,
-    "claim": 5, "reclaim": 3, "beat": 5, "leave": 1.5, "reserve": 18, "begin": 12, "note": 3, "settle": 20,
+    "claim": 5, "reclaim": 3, "beat": 5, "leave": 1.5, "exchange": 35, "begin": 12, "note": 3,
     "again": 9, "flush": 1, "lost": 0.2,
 }  # fmt: skip
 
@@ -51,13 +51,13 @@ class Profile:
 # Where there is a crowd, it is the limits of one call that matter.
 _LARGE: Final = {
     "push": 10, "prepare": 4, "promote": 2, "retry": 1, "trim": 2, "due": 5, "withdraw": 2, "hasten": 1, "restart": 1,
-    "claim": 4, "reclaim": 4, "reserve": 12, "settle": 3, "again": 4,
+    "claim": 4, "reclaim": 4, "exchange": 15, "again": 4,
 }  # fmt: skip
 # Where there are families, most of what is added is soon taken, so that parents come to their ends.
 _KIN: Final = {
     "push": 9, "prepare": 3, "promote": 4, "discard": 2, "retry": 3, "trim": 4, "purge": 0.5, "due": 6,
-    "withdraw": 4, "hasten": 6, "restart": 1, "claim": 7, "reclaim": 1, "beat": 2, "reserve": 30, "begin": 3, "note": 1,
-    "settle": 40, "again": 3,
+    "withdraw": 4, "hasten": 6, "restart": 1, "claim": 7, "reclaim": 1, "beat": 2, "exchange": 65, "begin": 3,
+    "note": 1, "again": 3,
 }  # fmt: skip
 CLEAN: Final = Profile("clean")
 FAMILIES: Final = Profile("families", ids=30, sizes=(1, 1, 2), calls=_KIN)
@@ -293,19 +293,26 @@ class Walk:
         owned = self._profile.garbage or b"-" + RECLAIMED not in current
         return name, current if owned and self._random.random() < 0.9 else self._one(*self._epochs)
 
-    def _reserve(self) -> tuple[Any, ...]:
-        name, epoch = self._lease()
+    def _exchange(self) -> tuple[Any, ...]:
+        ends, takes = self._one((True, False), (True, False), (False, True), (False, True), (True, True))
+        name, epoch = self._lease(*(name for name in CONSUMERS if ends and self._model.reserved.get(name)))
+        room = self._one(0, 1, 3, 10, 11, 20, 22, 40, 10**6, 10**6, 10**6)
+        endings = (self._one(*[0] * 14, 1, 1000), self._one(0, 1), *self._endings(name)) if ends else (0, 0)
+        return (name, epoch, self._token(name), self._size() if takes else 0, room, *endings)
+
+    def _token(self, name: bytes) -> bytes:
         if self._random.random() < 0.7:
             self._count += 1
             self._tokens.append(b"%x" % self._count)
-            token = self._tokens[-1]
-        elif self._random.random() < 0.7:
-            token = self._model.leases.get(name, {}).get(b"token", b"")
-        else:
-            token = self._one(*self._tokens[-10:])
-        return name, epoch, token, self._size(), self._one(0, 1, 3, 10, 11, 20, 22, 40, 10**6, 10**6, 10**6)
+            return self._tokens[-1]
+        if self._random.random() < 0.7:
+            return self._model.leases.get(name, {}).get(b"token", b"")
+        return self._one(*self._tokens[-10:])
 
     def _begin(self) -> tuple[Any, ...]:
+        return tuple(value for _ in range(self._one(1, 1, 2, 3)) for value in self._start())
+
+    def _start(self) -> tuple[Any, ...]:
         held = self._in_state(*(HELD if self._one(True, False) else HELD[:1]))
         task_id = self._one(*held) if held and self._random.random() < 0.95 else self._any_id()
         task = self._model.states.get(task_id)
@@ -323,8 +330,7 @@ class Walk:
         task = self._model.states.get(task_id)
         return (int(task.delivery) if isinstance(task, Task) else 1) + self._one(*[0] * 12, -1, 1)
 
-    def _settle(self) -> tuple[Any, ...]:
-        name, epoch = self._lease(*(name for name in CONSUMERS if self._model.reserved.get(name)))
+    def _endings(self, name: bytes) -> list[Any]:
         flat: list[Any] = []
         for task_id in self._some(self._model.reserved.get(name, [])):
             kind = self._one(b"complete", b"complete", b"retry", b"fail", b"release")
@@ -332,7 +338,7 @@ class Walk:
             flat += task_id, self._delivery(task_id), kind, delay, self._one(0, 200, 503), self._one(b"", b"status")
             flat.append(self._one(b"", b"", b"sealed response", b"\x01"))
             flat += self._follower(task_id), self._follower(task_id)
-        return (name, epoch, self._one(*[0] * 14, 1, 1000), self._one(0, 1), *flat)
+        return flat
 
     def _follower(self, task_id: bytes) -> bytes:
         """Return the values of a task that follows from the end of another, packed; mostly of none."""
@@ -417,9 +423,9 @@ def _added(step: Step) -> list[bytes]:
     """Return the ids of the tasks that a step may add."""
     if step.name in ("push", "prepare"):
         return [bytes(values[0]) for *_, tasks in separate(step.arguments) for values in tasks]
-    if step.name != "settle":
+    if step.name != "exchange":
         return []
-    packed = [value for start in (4 + 7, 4 + 8) for value in step.arguments[start::9] if value]
+    packed = [value for start in (7 + 7, 7 + 8) for value in step.arguments[start::9] if value]
     return [msgpack.unpackb(bytes(value), raw=True)[0] for value in packed]
 
 

@@ -7,10 +7,11 @@ from types import ModuleType
 
 import pytest
 
-from taskqueue import assembly, settings
+from taskqueue import assembly, cli, settings
 from taskqueue.catalogue import Settings
 from taskqueue.errors import AppNotFound, ConfigError
 from taskqueue.strategy import Strict, Weighted
+from tests.tasks import SECRET
 
 
 class Mine:
@@ -61,3 +62,18 @@ def test_a_strategy_is_named() -> None:
 def test_a_strategy_that_is_none_is_told(name: str, error: type[ConfigError], told: str) -> None:
     with pytest.raises(error, match=told):
         assembly._strategy(chosen(TASKQUEUE_STRATEGY=name), ["a"])
+
+
+async def test_the_directory_for_files_may_be_a_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = {
+        "name": "one",
+        "target": "http://127.0.0.1:1",
+        "url": "redis://127.0.0.1:1/0",
+        "queues": ["a"],
+        "storage": str(tmp_path / "files"),
+    }
+    made = settings.load(flags, environ={"TASKQUEUE_SECRET": SECRET})
+    _, tq = await cli._server(made, None)
+    assert tq.has_storage
+    assert tq.storage_directory == tmp_path / "files"

@@ -115,6 +115,11 @@ async def test_a_short_task_stores_its_last_progress_only(notes: Notes, store: S
         notes.progress(str(done).encode())
     await notes.keep()
     assert store.kept == [{"progress": b"99"}]
+    assert not notes.pending
+    notes.progress(b"100")
+    assert notes.pending
+    await notes.keep()
+    assert store.kept[1:] == [{"progress": b"100"}]
 
 
 @pytest.mark.usefixtures("often")

@@ -19,7 +19,7 @@ import yarl
 from taskqueue import record
 from taskqueue.errors import BodyUnavailable, InvalidTask, UnknownQueue
 from taskqueue.record import Draft, Frame, draft
-from taskqueue.request import CURRENT, CurrentRequest
+from taskqueue.request import CURRENT, CurrentRequest, CurrentTask
 from taskqueue.target import Limits
 from taskqueue.task import Task
 
@@ -521,3 +521,22 @@ def test_whatever_add_accepts_survives_its_encoding() -> None:
         retry_max_count=1000,
     )
     assert Task.decode(task.id, task.queue, task.encode()) == task
+
+
+@pytest.mark.parametrize("manual", [False, True])
+def test_a_task_run_by_hand_waits_for_nothing_that_it_adds(manual: bool) -> None:  # noqa: FBT001
+    task = CurrentTask(
+        id="id-1",
+        queue="mail",
+        user_id=None,
+        user=None,
+        attempt=1,
+        delivery=0 if manual else 1,
+        max_attempts=1,
+        enqueued_at=NOW,
+        deadline=NOW,
+        manual=manual,
+    )
+    frame = replace(OUTSIDE, request=replace(REQUEST, task=task))
+    made = draft(frame, "/x", "GET", None, None, CURRENT, None, child=True).task
+    assert (made.parent, made.queue, made.child) == ("id-1", "mail", not manual)

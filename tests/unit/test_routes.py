@@ -1,10 +1,13 @@
 """Rules by route: which paths a pattern means, which of several counts, who has the say, and what is refused."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from taskqueue import settings
 from taskqueue.catalogue import Settings
@@ -53,9 +56,19 @@ def test_which_paths_a_pattern_means(pattern: str, meant: list[str], others: lis
     assert [path for path in meant + others if made.matches(path)] == meant
 
 
-def test_no_pattern_takes_long() -> None:
+@pytest.mark.parametrize("part", ["*a", "{p}a", "{p}"])
+def test_no_pattern_takes_long(part: str) -> None:
     """With plain backtracking this would take longer than any test may."""
-    assert not Pattern("/" + "*a" * 400 + "b").matches("/" + "a" * 8000)
+    assert not Pattern("/" + part * 200 + "b").matches("/" + "a" * 8000)
+    assert not Pattern("/" + part * 200 + "b*/").matches("/" + "a" * 8000)
+
+
+@given(st.lists(st.sampled_from(["a", "b", "/", "{p}", "*"]), max_size=8), st.text("ab/", max_size=10))
+def test_a_pattern_means_what_plain_backtracking_finds(parts: list[str], rest: str) -> None:
+    """What is never given back would not have been needed."""
+    text = "/" + "".join(parts)
+    plain = re.sub(r"\*+", ".*", text).replace("{p}", "[^/]+")
+    assert Pattern(text).matches(f"/{rest}") is (re.fullmatch(plain, f"/{rest}") is not None)
 
 
 def test_of_several_patterns_the_closest_counts() -> None:

@@ -15,7 +15,7 @@ from tests.tasks import KEYRING, SECRET
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    return Storage(tmp_path / "files", KEYRING, namespace="taskqueue", queues=["default", "mail"])
+    return Storage(tmp_path / "files", KEYRING, namespace="taskqueue")
 
 
 def files(folder: Path) -> list[Path]:
@@ -31,6 +31,17 @@ def test_what_is_saved_is_found(storage: Storage, size: int) -> None:
     with storage.open("id-1", "a b.csv") as file:
         assert (file.name, file.content_type, file.read()) == ("a b.csv", "text/csv; charset=utf-8", data)
     assert storage.names("id-1") == ["a b.csv"]
+
+
+def test_a_file_is_found_in_whatever_queue_a_rule_has_put_its_task(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tq = taskqueue.TaskQueue("redis://127.0.0.1:1", secret=SECRET, queues=["default"], storage=str(tmp_path / "files"))
+    tq.storage.save("of-a-rule", "id-1", "x", b"found")
+    with tq.storage.open("id-1", "x") as file:
+        assert file.read() == b"found"
+    assert tq.storage.names("id-1") == ["x"]
 
 
 def test_any_kind_of_data(storage: Storage) -> None:
@@ -135,7 +146,7 @@ def test_files_are_removed_with_their_tasks(storage: Storage, tmp_path: Path) ->
 
 
 def test_a_sweep_removes_what_nobody_remembers(storage: Storage, tmp_path: Path) -> None:
-    other = Storage(tmp_path / "files", KEYRING, namespace="..", queues=["default"])
+    other = Storage(tmp_path / "files", KEYRING, namespace="..")
     other.save("default", "id-1", "x", b"of another application")
     for queue, task_id in (("default", "id-1"), ("default", "id-2"), ("mail", "id-1"), ("mail", "id-3")):
         storage.save(queue, task_id, "x", b"")
@@ -149,6 +160,17 @@ def test_a_sweep_removes_what_nobody_remembers(storage: Storage, tmp_path: Path)
     assert sorted(asked) == [("default", ["id-1", "id-2"]), ("mail", ["id-1", "id-3"])]
     assert [storage.names(task_id) for task_id in ("id-1", "id-2", "id-3")] == [["x"], [], ["x"]]
     assert other.names("id-1") == ["x"]
+
+
+def test_a_sweep_goes_past_what_is_none_of_its_files(storage: Storage, tmp_path: Path) -> None:
+    storage.save("default", "id-1", "x", b"")
+    (folder,) = tmp_path.glob("files/*/q-default")
+    for stray in (folder / ".DS_Store", folder / "notes", folder.parent / "README", folder.parent / "q-default.bak"):
+        stray.write_bytes(b"")
+    with pytest.raises(StorageError, match="it has no file 'y'"):
+        storage.open("id-1", "y")
+    assert storage.sweep(lambda _queue, _ids: ()) == 1
+    assert storage.names("id-1") == []
 
 
 def test_a_sweep_of_what_was_never_made(storage: Storage) -> None:

@@ -1,14 +1,18 @@
--- Move up to n tasks from the front of the lines to this consumer: the highest priority first.
+-- Settle the deliveries that have ended, and move up to n tasks from the front of the lines to this consumer: the highest
+-- priority first.
 -- KEYS[1] the queue's list
--- ARGV[1] consumer, [2] epoch, [3] token, [4] n, [5] bytes of records wanted at most (one task is always given)
--- returns {'OK', {id, record, delivery, attempt, crashes}, ...}, or as in _lease.lua.
+-- ARGV[1] consumer, [2] epoch, [3] token, [4] n, [5] bytes of records wanted at most (one task is always given),
+--      [6] ms for which the queue is to be slowed down, [7] '1' to keep the requests of what has completed; then what has
+--      ended (see settle)
+-- returns {'OK', {ids whose delivery was no longer held ...}, {id, record, delivery, attempt, crashes}, ...}, or as in
+--         _lease.lua.
 -- A repeat with the same token, after a lost reply, gives the same tasks again. What cannot be run is set aside.
 local lease = redis.call('HMGET', me, 'token', 'count')
 local repeated = lease[1] == ARGV[3] and tonumber(lease[2]) or 0
-local count, bytes, spoilt, reply = 0, 0, 0, {'OK'}
+local count, bytes, spoilt, reply = 0, 0, 0, {'OK', settle(8, ARGV[6])}
 local function give(id, task, record)
   count, bytes = count + 1, bytes + #record
-  reply[count + 1] = {id, record, task[DELIVERY], task[ATTEMPT], task[CRASHES]}
+  reply[count + 2] = {id, record, task[DELIVERY], task[ATTEMPT], task[CRASHES]}
 end
 for i = repeated - 1, 0, -1 do
   local id = redis.call('LINDEX', reserved, i)
@@ -31,8 +35,7 @@ local function serve(from)
       hand_over(id, task)
       give(id, task, record)
     else
-      pass_over(id, task)
-      redis.call('RPOP', from)
+      pass_over(from, id, task)
       spoilt = spoilt + 1
     end
   end
@@ -44,4 +47,5 @@ for _, from in ipairs(lines_in_use()) do
   if not more then break end
 end
 if repeated == 0 then redis.call('HSET', me, 'token', ARGV[3], 'count', count) end
+tell_others(count)
 return reply
