@@ -26,13 +26,14 @@ Route = Annotated[str | None, Parameter(help="Only of this route, as `show` tell
 _VERBS: Final[dict[Withdrawal, str]] = {"cancelled": "cancel", "archived": "archive"}
 STUCK_AGE: Final = 900.0
 _ID: Final = "2f1c4a0e-6b0e-4d0b-9a53-0a8e4f1d7c11"
+_LATER: Final = "7d1e5b9c-3f0a-4c62-8e11-5a6b7c8d9e0f"
 
 
 def register(app: App) -> None:
     """Add these commands to ``taskqueue``."""
     app.command(cancel, help_epilogue=example("taskqueue cancel --path '/reports/*' --yes"))
     app.command(archive, help_epilogue=example("taskqueue archive --all --yes"))
-    app.command(run_now, name="run-now", help_epilogue=example(f"taskqueue run-now {_ID}"))
+    app.command(run_now, name="run-now", help_epilogue=example(f"taskqueue run-now {_LATER}"))
     app.command(rerun, help_epilogue=example(f"taskqueue rerun {_ID}"))
     app.command(stuck, help_epilogue=example("taskqueue stuck --age 600 --restart"))
 

@@ -36,7 +36,7 @@ def register(app: App) -> None:
     for verb, (help_text, _) in VERBS.items():
         queues_app.command(_saying(verb), name=verb, help=help_text, help_epilogue=_example(verb))
     queues_app.command(limit, help_epilogue=_example("limit", "mail 5"))
-    queues_app.command(drain, help_epilogue=_example("drain", "mail --timeout 60"))
+    queues_app.command(drain, help_epilogue=_example("drain", "reports --timeout 60"))
     queues_app.command(purge, help_epilogue=_example("purge", "mail --yes"))
 
 

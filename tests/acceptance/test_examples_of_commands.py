@@ -73,6 +73,9 @@ def place(taskqueue: Any, store: Doing, tmp_path: Path, monkeypatch: pytest.Monk
     async def _(work: Work) -> None:
         await work.fail(seal(Keyring([SECRET]), made, nonce=secrets.token_bytes(NONCE_BYTES)))
         await work.push(opaque(queue="mail"))
+        await work.push(opaque("7d1e5b9c-3f0a-4c62-8e11-5a6b7c8d9e0f", due=-3_600_000))
+
+    taskqueue("route", "/reports/*", "slow")
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.words))
