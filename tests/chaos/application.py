@@ -1,4 +1,4 @@
-"""The application of a chaos run: one view that is a task, and one that adds tasks.
+"""The application of a chaos run: a view that is a task, one that adds tasks, and those of families.
 
 As a process of its own (``python -m tests.chaos.application PORT BUILD``) it is the target of consumers that replay
 over HTTP; ``--app tests.chaos.application:make_app`` runs the same inside a consumer. Where the queues are comes from
@@ -21,6 +21,9 @@ from tests.chaos.ledger import Ledger
 LEDGER: Final = Path("ledger")
 # Seconds that a task takes at most.
 LONGEST: Final = 0.06
+CHILDREN: Final = 3
+# Which part of the children fails.
+FAILING: Final = 0.2
 
 
 def make_app(role: str = "inside") -> web.Application:
@@ -50,9 +53,29 @@ def make_app(role: str = "inside") -> web.Application:
     app = web.Application()
     app.router.add_post("/job/{key}", work)
     app.router.add_post("/enter", enter)
+    _add_families(app, ledger)
     setup(app, tq)
     app.on_cleanup.append(close)
     return app
+
+
+def _add_families(app: web.Application, ledger: Ledger) -> None:
+    """Add the views of a parent that has children, of a child that may fail, and of what follows from an end."""
+
+    async def member(request: web.Request) -> web.Response:
+        task = taskqueue.current_task()
+        assert task is not None
+        ledger.note("ran", task.id, request.path)
+        if request.path == "/parent":
+            for _ in range(CHILDREN):
+                taskqueue.add("/child", "POST", child=True, on_success="/after", on_failure="/after")
+        await asyncio.sleep(random.random() * LONGEST)
+        if request.path == "/child" and random.random() < FAILING:
+            raise web.HTTPBadRequest
+        return web.Response()
+
+    for path in ("/parent", "/child", "/after"):
+        app.router.add_post(path, member)
 
 
 def main(port: str, build: str) -> None:

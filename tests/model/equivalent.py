@@ -29,6 +29,8 @@ _AT_ONCE: Final = "how many are looked at at once changes nothing in what is giv
 _NOT_FAILED: Final = "for its parent, whatever has not failed is the same"
 _STORED: Final = "local task = {'', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', from[i + 3], from[i + 4], from[i + 5],"
 _FOUND: Final = "if task[{}] ~= '{}' then redis.call('ZREM', base .. by[1] .. task[by[2]], id) end"
+_NINES: Final = "what has ended comes in nines, so that the step before the first of them is below either bound"
+_REPLY: Final = "local count, bytes, spoilt, reply = 0, 0, 0, {{'OK', settle({}, ARGV[6])}}"
 _SOONER: Final = "it saves round trips inside the script: what is not looked at beforehand is when it is needed"
 _SECOND: Final = "only the first of what Redis answers is read"
 _FULL: Final = "it matters only while the memory is full, and then it is the command that counts, not the field"
@@ -113,6 +115,7 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         ("_drain", _FOUND.format("by[2]", ""), _FOUND.format(*other)): "from an index that there is not, nothing goes"
         for other in (("by[3]", ""), ("by[(2 - 1)]", ""), ("by[2]", "other"))
     },
+    ("exchange", _REPLY.format("8"), _REPLY.format("(8 - 1)")): _NINES,
     **{("exchange", _BATCH.format("100"), _BATCH.format(other)): _AT_ONCE for other in ("101", "(100 - 1)")},
     **{
         (script, line, line.replace("'cancelled'", "''")): _NOT_FAILED
