@@ -87,7 +87,7 @@ def notes_for(tq: TaskQueue, proof: Proof) -> Notes:
         if captures or proof.manual:
             return True  # No broker knows of the delivery: a test drains its tasks, or a person has made it by hand.
         sealed = {
-            field: seal_note(tq.keyring, queue, task_id, field, raw, nonce=os.urandom(NONCE_BYTES))
+            field: seal_note(tq.keyring, queue, task_id, field, raw, nonce=os.urandom(NONCE_BYTES)) if raw else b""
             for field, raw in fields.items()
         }
         deadline = time.monotonic() + tq.commit_deadline

@@ -143,7 +143,10 @@ class Broker(Protocol):
     async def note(
         self, queue: str, task_id: str, delivery: int, fields: Mapping[str, bytes], *, deadline: float
     ) -> bool:
-        """Keep these fields in the task's log, sealed by the caller; False if this delivery is not under way."""
+        """Keep these fields in the task's log, sealed by the caller, of an empty one nothing.
+
+        Return False if this delivery is not under way.
+        """
         ...
 
     async def owner(self, queue: str, consumer: str, *, deadline: float) -> Owner:

@@ -14,7 +14,7 @@ from .keys import Keyring
 from .query import STAGE_LABELS, STAGE_OF
 from .reporting import Report, instead
 from .said import Said, said
-from .seal import unseal_note, unseal_response
+from .seal import unseal_response
 from .story import Step, outcome
 from .tables import moment, printable, span, timestamp, write_pairs, write_table
 from .task import CHILD, MASTER, Response, Task, TaskState
@@ -43,9 +43,7 @@ class Known:
         if "response" in kept:
             self.response = unseal_response(keyring, task.queue, task.id, kept["response"])
         self.said = said(keyring, task.queue, task.id, kept)
-        # What an earlier delivery has reported, and the last one has not, stands there empty.
-        report = kept.get("report", b"")
-        if not report or unseal_note(keyring, task.queue, task.id, "report", report) == b"":
+        if "report" not in kept:
             self.said = replace(self.said, report=instead(task.state, task.reason, task.status))
 
     def secret(self) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Notebook:
             raise BrokerUnavailable("note: the store is away")
         opened = {}
         for name, sealed in fields.items():
-            raw = unseal_note(KEYRING, queue, task_id, name, sealed)
+            raw = unseal_note(KEYRING, queue, task_id, name, sealed) if sealed else b""
             assert raw is not None
             opened[name] = raw
             self._kept.raw.append(sealed)

@@ -226,11 +226,15 @@ class MemoryQueue(Acts):
         return True
 
     def note(self, task_id: str, delivery: int, fields: Mapping[str, bytes]) -> bool:
-        """Keep these fields in a task's log; False if this delivery is not under way."""
+        """Keep these fields in a task's log, of an empty one nothing; False if this delivery is not under way."""
         task = self.states.get(task_id)
         if task is None or task.delivery != delivery or task.state not in HELD:
             return False
-        self.log_of(task_id).fields.update(fields)
+        kept = self.log_of(task_id).fields
+        kept.update(fields)
+        for name in fields:
+            if not kept[name]:
+                del kept[name]
         return True
 
     def settle(self, lease: Lease, settlements: Sequence[Settlement], *, keep: bool, at: int) -> list[str]:

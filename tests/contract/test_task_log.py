@@ -168,8 +168,15 @@ class TestNotes:
         await push(broker, [opaque("id")])
         await reserve(broker, lease)
         content = bytes(range(256)) * 1000
-        assert await note(broker, "id", 1, output=content, files=b"")
-        assert (await log_of(broker, "id")).fields == {"output": content, "files": b""}
+        assert await note(broker, "id", 1, output=content)
+        assert (await log_of(broker, "id")).fields == {"output": content}
+
+    async def test_of_an_empty_field_nothing_is_kept(self, broker: Broker, lease: Lease) -> None:
+        await push(broker, [opaque("id")])
+        await reserve(broker, lease)
+        assert await note(broker, "id", 1, output=b"a", files=b"b")
+        assert await note(broker, "id", 1, files=b"", report=b"", redirect=b"c")
+        assert (await log_of(broker, "id")).fields == {"output": b"a", "redirect": b"c"}
 
 
 class TestKeeping:

@@ -213,7 +213,11 @@ class Consuming(Places):
         task = self._load(task_id)
         if not task or task.delivery != delivery or task.state not in HELD:
             return 0
-        self.logs[task_id] |= grouped(fields, 2)
+        for name, value in grouped(fields, 2):
+            if value:
+                self.logs[task_id][name] = value
+            else:
+                self.logs[task_id].pop(name, None)
         return 1
 
     def _settle(self, consumer: bytes, slow: int, keep: int, *endings: Any) -> list[bytes]:

@@ -502,6 +502,8 @@ LOGS: Final = {
         Step(AT, "note", (b"1", 1, b"report", b"sealed", b"files", b"sealed")),
         Step(AT, "note", (b"2", 1, b"report", b"sealed")),
         Step(AT, "note", (b"3", 2, b"report", b"sealed")),
+        Step(AT, "note", (b"1", 1, b"report", b"", b"progress", b"", b"files", b"sealed again")),
+        Step(AT, "note", (b"2", 1, b"report", b"", b"files", b"")),
         end(b"1", b"complete"),
         end(b"2", b"fail"),
         Step(AT, "note", (b"2", 1, b"files", b"sealed")),

@@ -323,7 +323,7 @@ class Walk:
         held = self._in_state(*HELD)
         task_id = self._one(*held) if held and self._random.random() < 0.9 else self._any_id()
         names = (b"report", b"progress", b"redirect", b"output", b"files")
-        fields = (value for name in names[: self._one(1, 2, 5)] for value in (name, self._one(b"sealed", b"\x01")))
+        fields = (value for name in names[: self._one(1, 2, 5)] for value in (name, self._one(b"sealed", b"\x01", b"")))
         return (task_id, self._delivery(task_id), *fields)
 
     def _delivery(self, task_id: bytes) -> int:
