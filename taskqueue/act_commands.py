@@ -171,7 +171,8 @@ def rerun(*ids: Ids, common: Common = NOTHING) -> int:
     if common.as_json:
         write_json({"asked": len(set(ids)), "tasks": [{"from": old, "id": new} for old, new in made.items()]})
     else:
-        print(*made.values(), sep="\n")
+        for new in made.values():
+            print(new)
     return 0 if len(made) == len(set(ids)) else 1
 
 

@@ -46,6 +46,9 @@ class Options(TypedDict, total=False):
     on_failure: object | None
 
 
+_OPTIONS: Final = Options.__annotations__.keys()
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """What a task takes from where it is added: the TaskQueue's rules, and the running request if there is one."""
@@ -77,6 +80,7 @@ def draft(
     **options: Unpack[Options],
 ) -> Draft:
     """Take what ``add`` takes and return the task; raises InvalidTask, UnknownQueue or BodyUnavailable."""
+    _check_known(options)
     request, limits = frame.request, frame.limits
     json, user_id = options.get("json", UNSET), options.get("user_id", CURRENT)
     given = payload is not CURRENT or json is not UNSET
@@ -151,9 +155,22 @@ def _relatives(options: Options, limits: Limits, parent: CurrentTask | None) -> 
         # What is run by hand changes nothing for the task itself, so that does not begin to wait.
         "child": bool(options.get("child")) and not (parent is not None and parent.manual),
         "master_status": bool(options.get("master_status")),
-        "on_success": "" if success is None else target_of(success, None, limits),
-        "on_failure": "" if failure is None else target_of(failure, None, limits),
+        "on_success": "" if success is None else _target_after("on_success", success, limits),
+        "on_failure": "" if failure is None else _target_after("on_failure", failure, limits),
     }
+
+
+def _target_after(end: str, url: object, limits: Limits) -> str:
+    try:
+        return target_of(url, None, limits)
+    except InvalidTask as error:
+        raise InvalidTask(f"{end}: {str(error).removeprefix('url: ')}") from None
+
+
+def _check_known(options: Options) -> None:
+    """Refuse a keyword that means nothing: one misspelt would otherwise be left out in silence."""
+    if unknown := sorted(options.keys() - _OPTIONS):
+        raise InvalidTask(f"{unknown[0]}: add takes no such argument; it takes {', '.join(sorted(_OPTIONS))}")
 
 
 def _queue_of_child(parent: CurrentTask | None, queue: str | None) -> str:

@@ -1,6 +1,6 @@
 """Text for people: tables, times and spans, and nothing in them that could move a terminal's cursor.
 
-On a terminal a table has colours and fits the width; in a pipe it is aligned plain text, one line a row.
+On a terminal a table has colours, and is as wide as what is in it; in a pipe it is aligned plain text, one line a row.
 """
 
 import sys
@@ -27,6 +27,11 @@ COLOURS: Final = {
     "warning": "yellow",
     "error": "red",
 }
+# An id is there to be copied, a state to be seen at a glance.
+_WHOLE: Final = ("id", "time", "state")
+# How wide a column may be, and a table.
+_CELL: Final = 60
+_WIDEST: Final = 1000
 
 
 def printable(text: str) -> str:
@@ -37,18 +42,25 @@ def printable(text: str) -> str:
 def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write rows to standard output, a head above them."""
     if sys.stdout.isatty():
-        Console().print(drawn(columns, rows))
+        show(Console(), columns, rows)
         return
     clean = [[printable(cell) for cell in row] for row in rows]
     for line in aligned([[column.upper() for column in columns], *clean]):
         print(line)
 
 
+def show(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows on a terminal; one that is too narrow for them breaks the lines itself, so that nothing is cut."""
+    table = drawn(columns, rows)
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=_WIDEST)).maximum)
+    console.print(table)
+
+
 def drawn(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return rows as a terminal shows them, a head above them."""
+    """Return rows as a terminal shows them, a head above them; what is too long for its column goes on below."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, no_wrap=column in ("id", "time"))  # an id is there to be copied
+        table.add_column(column, no_wrap=column in _WHOLE, overflow="fold", max_width=_CELL)
     for row in rows:
         table.add_row(*(Text(printable(cell), COLOURS.get(cell, "")) for cell in row))
     return table

@@ -137,6 +137,8 @@ def test_a_task_is_run_again_as_a_new_one(taskqueue: Any, store: Doing, monkeypa
 
     ran = taskqueue("rerun", "nobody", "--json")
     assert (ran.code, ran.document) == (1, {"asked": 1, "tasks": []})
+    ran = taskqueue("rerun", "nobody")
+    assert (ran.code, ran.out) == (1, "")
 
 
 def test_without_the_secret_nothing_is_run_again(taskqueue: Any, monkeypatch: pytest.MonkeyPatch) -> None:

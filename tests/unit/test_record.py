@@ -540,3 +540,15 @@ def test_a_task_run_by_hand_waits_for_nothing_that_it_adds(manual: bool) -> None
     frame = replace(OUTSIDE, request=replace(REQUEST, task=task))
     made = draft(frame, "/x", "GET", None, None, CURRENT, None, child=True).task
     assert (made.parent, made.queue, made.child) == ("id-1", "mail", not manual)
+
+
+@pytest.mark.parametrize("end", ["on_success", "on_failure"])
+def test_a_wrong_target_of_what_follows_is_told_by_its_own_name(end: str) -> None:
+    options: dict[str, Any] = {end: "mail"}
+    assert refusal(**options) == f"{end}: the path must start with a slash: '/mail'"
+
+
+def test_a_misspelt_argument_is_an_error() -> None:
+    told = refusal(on_sucess="/mail")
+    assert told.startswith("on_sucess: add takes no such argument; it takes ")
+    assert "on_success" in told
