@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from .broker import CALL_DEADLINE, Broker
-from .errors import BrokerUnavailable, RecordError
+from .errors import RecordError, TaskQueueError
 from .following import following
 from .hooks import FailedTask, failed_task
 from .keys import Keyring
@@ -180,7 +180,7 @@ class Courier:
         deadline = time.monotonic() + CALL_DEADLINE
         try:
             await self._broker.note(queue, task_id, reservation.delivery, fields, deadline=deadline)
-        except BrokerUnavailable as error:
+        except TaskQueueError as error:
             log.warning("task %s: its report is lost: %s", task_id, error, extra=_ids(reservation))
 
     def _followed(self, settlement: Settlement, task: Task) -> Settlement:
@@ -215,7 +215,7 @@ class Courier:
         deadline = time.monotonic() + CALL_DEADLINE
         try:
             return await self._broker.begin(reservation.queue, reservation.id, reservation.delivery, deadline=deadline)
-        except BrokerUnavailable as error:
+        except TaskQueueError as error:
             log.debug("task %s: whether it had begun is unknown: %s", reservation.id, error)
             return False
 

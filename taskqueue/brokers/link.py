@@ -234,6 +234,8 @@ class Link:
 
     async def _exchange(self, calls: Sequence[Call]) -> None:
         connection = await self._connected()
+        # Whoever was told meanwhile that it will not be done must be right.
+        calls = [call for call in calls if not call.reply.done()]
         copied = [call for call in calls if call.copies]
         for call in copied:
             # Redis would wait for its replicas in vain before it is told a script that it has not got.

@@ -376,3 +376,30 @@ class TestConnectionOptions:
     def test_a_url_that_is_none_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="url"):
             broker_at("redis://127.0.0.1:6379/not-a-number?socket_timeout=x")
+
+
+async def test_what_was_given_up_is_not_sent_with_what_was_not(
+    any_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was told that nothing will run must be right, also if the line comes for others after all."""
+    broker = RedisBroker(any_server.url, namespace="given-up")
+    await broker.prepare("default", [opaque("first"), opaque("second")], deadline=time.monotonic() + 10)
+    await broker.promote("default", ["first"], deadline=time.monotonic() + 10)  # so that redis knows the script
+    await broker.aclose()
+    gate, plain = asyncio.Event(), link.connected
+
+    async def connected(pool: Any) -> Any:
+        await gate.wait()
+        return await plain(pool)
+
+    monkeypatch.setattr(link, "connected", connected)
+    patient = asyncio.create_task(broker.get("default", "second", deadline=time.monotonic() + 30))
+    hasty = asyncio.create_task(broker.promote("default", ["second"], deadline=time.monotonic() + 0.1))
+    with pytest.raises(BrokerUnavailable, match="no answer"):
+        await hasty
+    gate.set()
+    await patient
+    state = await broker.get("default", "second", deadline=time.monotonic() + 10)
+    assert state is not None
+    assert state.state == "prepared"
+    await broker.aclose()
