@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
@@ -257,8 +258,11 @@ vars(serve)["__signature__"] = inspect.Signature(list(_server_parameters()))
 server_app.default(serve)
 
 
-async def _server(chosen: Settings, place: WorkerPlace | None) -> tuple[Any, TaskQueue]:
-    """Return the server for these settings, and its TaskQueue, which with an application is the application's."""
+async def _server(chosen: Settings, place: WorkerPlace | None, opened: AsyncExitStack) -> tuple[Any, TaskQueue]:
+    """Return the server for these settings, and its TaskQueue, which with an application is the application's.
+
+    ``opened`` is given what has to be closed if there is no server in the end.
+    """
     from . import assembly, life, loading  # noqa: PLC0415  see _version
     from .unserved import Unserved  # noqa: PLC0415  see _version
 
@@ -267,6 +271,7 @@ async def _server(chosen: Settings, place: WorkerPlace | None) -> tuple[Any, Tas
     if chosen.app:
         application = await loading.load(chosen.app)
         tq = loading.task_queue()
+        opened.push_async_callback(tq.aclose)
         wanted = chosen.queues if chosen.origin("queues") == "flag" else None
         await tq.try_routes(patience=GREETING)
         queues = assembly.narrowed(tq, wanted, where="--queue")
@@ -284,6 +289,7 @@ async def _server(chosen: Settings, place: WorkerPlace | None) -> tuple[Any, Tas
             durability=chosen.durability,
             storage=chosen.storage,
         )
+        opened.push_async_callback(tq.aclose)
         if not own:
             known = await tq.try_routes(patience=GREETING)
             queues = with_ruled(queues, replace(known, file=table_of(chosen.routes)))
@@ -296,7 +302,9 @@ async def _server(chosen: Settings, place: WorkerPlace | None) -> tuple[Any, Tas
 
 async def _consume(chosen: Settings, style: str, handler: logging.Handler, place: WorkerPlace | None) -> None:
     """Run the server; the first signal lets running tasks end, a second one gives them back at once."""
-    server, tq = await _server(chosen, place)
+    async with AsyncExitStack() as opened:
+        server, tq = await _server(chosen, place, opened)
+        opened.pop_all()  # whoever runs it closes it
     owner = relaying.owner("relay", chosen.relay) if chosen.relay else tq
     logs.keep(handler)
     relays = [Relay(outbox, owner.broker, poll_max=chosen.poll_max) for outbox in owner.outboxes]
