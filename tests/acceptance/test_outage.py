@@ -94,7 +94,12 @@ class TestDeploy:
         assert target.paths == paths
         assert {headers["X-Task-Attempt"] for headers in target.headers} == {"1"}
         queue = queue_of(any_server.client())
-        assert ("failed" in queue.indexes, queue.logs) == (False, set())
+        logs = [
+            await tq.broker.inspector.log("default", task_id.decode(), deadline=time.monotonic() + 10)
+            for task_id in queue.logs
+        ]
+        assert "failed" not in queue.indexes
+        assert all(log.released is not None and not log.ended for log in logs)
         assert caplog.text.count("answers again") == 3
 
 
