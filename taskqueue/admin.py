@@ -44,8 +44,9 @@ def unserved(stats: QueueStats, *, host: str, runs: Callable[[int], bool]) -> st
 
 def in_use(stats: QueueStats) -> bool:
     """Tell whether a queue has tasks, or a consumer."""
-    held = (stats.queued, stats.scheduled, stats.prepared, stats.reserved, stats.failed, stats.completed)
-    return any(held) or bool(stats.consumers)
+    under_way = (stats.queued, stats.scheduled, stats.prepared, stats.reserved, stats.waiting)
+    ended = (stats.completed, stats.failed, stats.cancelled, stats.archived)
+    return any((*under_way, *ended)) or bool(stats.consumers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

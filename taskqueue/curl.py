@@ -26,7 +26,7 @@ def command(method: str, url: str, headers: Sequence[tuple[str, str]], body: byt
     """
     if method == "HEAD" and body:
         raise UsageError("curl cannot send a HEAD with a body; run it with: taskqueue replay")
-    words = ["curl --disable --http1.1 --path-as-is --globoff"]
+    words = ["curl --disable --noproxy '*' --http1.1 --path-as-is --globoff"]
     words.append("--head" if method == "HEAD" else f"--include --request {quoted(method)}")
     words += [f"--header {quoted(line)}" for line in _header_lines(headers)]
     text = _visible(body) if len(body) <= INLINE_BYTES else None
