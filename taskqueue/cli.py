@@ -258,11 +258,15 @@ vars(serve)["__signature__"] = inspect.Signature(list(_server_parameters()))
 server_app.default(serve)
 
 
-async def _server(chosen: Settings, place: WorkerPlace | None, opened: AsyncExitStack) -> tuple[Any, TaskQueue]:
-    """Return the server for these settings, and its TaskQueue, which with an application is the application's.
+async def _server(chosen: Settings, place: WorkerPlace | None) -> tuple[Any, TaskQueue]:
+    """Return the server for these settings, and its TaskQueue, which with an application is the application's."""
+    async with AsyncExitStack() as opened:
+        made = await _made(chosen, place, opened)
+        opened.pop_all()  # whoever runs it closes it
+    return made
 
-    ``opened`` is given what has to be closed if there is no server in the end.
-    """
+
+async def _made(chosen: Settings, place: WorkerPlace | None, opened: AsyncExitStack) -> tuple[Any, TaskQueue]:
     from . import assembly, life, loading  # noqa: PLC0415  see _version
     from .unserved import Unserved  # noqa: PLC0415  see _version
 
@@ -302,9 +306,7 @@ async def _server(chosen: Settings, place: WorkerPlace | None, opened: AsyncExit
 
 async def _consume(chosen: Settings, style: str, handler: logging.Handler, place: WorkerPlace | None) -> None:
     """Run the server; the first signal lets running tasks end, a second one gives them back at once."""
-    async with AsyncExitStack() as opened:
-        server, tq = await _server(chosen, place, opened)
-        opened.pop_all()  # whoever runs it closes it
+    server, tq = await _server(chosen, place)
     owner = relaying.owner("relay", chosen.relay) if chosen.relay else tq
     logs.keep(handler)
     relays = [Relay(outbox, owner.broker, poll_max=chosen.poll_max) for outbox in owner.outboxes]
