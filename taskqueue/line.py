@@ -23,8 +23,8 @@ TRIM_AFTER: Final = 60.0
 
 
 # Seconds between those who look at a queue because they have all heard the same: for each other one, and at most.
-APART: Final = 0.001
-FARTHEST_APART: Final = 0.01
+APART: Final = 0.002
+FARTHEST_APART: Final = 0.1
 USUALLY: Final = Retention()
 
 
