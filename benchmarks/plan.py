@@ -97,7 +97,7 @@ def _latency(peers: Sequence[str]) -> Iterator[Cell]:
         return Cell("latency", contender, "idle", lambda scene, sizes, _: latency(scene, sizes, contender))
 
     def half(contender: str) -> Cell:
-        how: Measure = lambda scene, sizes, earlier: half_load(scene, sizes, contender, earlier)  # noqa: E731
+        how: Measure = lambda scene, sizes, earlier: half_load(scene, sizes, contender, earlier)  # noqa: E731  one of a row of them
         return Cell("latency", contender, "half load", how)
 
     for cell in (idle, half):

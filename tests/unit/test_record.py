@@ -524,7 +524,7 @@ def test_whatever_add_accepts_survives_its_encoding() -> None:
 
 
 @pytest.mark.parametrize("manual", [False, True])
-def test_a_task_run_by_hand_waits_for_nothing_that_it_adds(manual: bool) -> None:  # noqa: FBT001
+def test_a_task_run_by_hand_waits_for_nothing_that_it_adds(manual: bool) -> None:  # noqa: FBT001  a parameter of the test
     task = CurrentTask(
         id="id-1",
         queue="mail",
