@@ -183,7 +183,7 @@ class StoredFile(io.RawIOBase):
         """Tell that it can be read."""
         return True
 
-    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]  it fills any buffer
+    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]  # it fills any buffer
         """Read into a buffer; return how many bytes, 0 at the end. Raises StorageError."""
         while not self._rest and (found := self._next()):
             self._rest = found
