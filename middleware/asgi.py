@@ -52,7 +52,7 @@ def authenticated_user(scope: Scope) -> str | None:
     user = user if found is None else found
     try:
         identity = user.identity
-    except (AttributeError, NotImplementedError):
+    except (AttributeError, NotImplementedError):  # there is none; Starlette's BaseUser leaves it to its subclasses
         identity = user if isinstance(user, str) else getattr(user, "id", None)
     if identity not in (None, ""):
         return str(identity)

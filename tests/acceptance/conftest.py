@@ -1,4 +1,4 @@
-"""A command and a store for it."""
+"""A command and a store for it, and an application with a way to it."""
 
 import asyncio
 import os
@@ -9,7 +9,9 @@ import pytest
 
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.cli import app, run
+from taskqueue.replay import Replayer
 from tests.servers import RedisServer
+from tests.shop import Shop
 from tests.work import Doing, Ran, Work
 
 
@@ -46,3 +48,15 @@ def store(any_server: RedisServer) -> "Doing":
         asyncio.run(all_of_it())
 
     return work
+
+
+@pytest.fixture
+def shop(opened: tuple[Shop, Replayer]) -> Shop:
+    """The application that a module's ``opened`` gives."""
+    return opened[0]
+
+
+@pytest.fixture
+def replayer(opened: tuple[Shop, Replayer]) -> Replayer:
+    """The way to it."""
+    return opened[1]

@@ -28,16 +28,6 @@ async def opened(request: pytest.FixtureRequest, any_server: RedisServer) -> Asy
         yield both
 
 
-@pytest.fixture
-def shop(opened: tuple[Shop, Replayer]) -> Shop:
-    return opened[0]
-
-
-@pytest.fixture
-def replayer(opened: tuple[Shop, Replayer]) -> Replayer:
-    return opened[1]
-
-
 def family(shop: Shop, **children: int) -> dict[str, str]:
     """Let ``/parent`` add these children, each of which answers with its status; return where their ids will be."""
     ids: dict[str, str] = {}

@@ -46,16 +46,6 @@ async def opened(way: str, any_server: RedisServer, door_url: str) -> AsyncItera
     assert_invariants(any_server.client())
 
 
-@pytest.fixture
-def shop(opened: tuple[Shop, Replayer]) -> Shop:
-    return opened[0]
-
-
-@pytest.fixture
-def replayer(opened: tuple[Shop, Replayer]) -> Replayer:
-    return opened[1]
-
-
 async def one_arrived(shop: Shop, replayer: Replayer, url: str) -> Arrived:
     """Consume until one task is done; return how it arrived."""
     async with consuming(url, replayer):

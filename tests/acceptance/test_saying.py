@@ -32,16 +32,6 @@ async def opened(request: pytest.FixtureRequest, any_server: RedisServer) -> Asy
         yield both
 
 
-@pytest.fixture
-def shop(opened: tuple[Shop, Replayer]) -> Shop:
-    return opened[0]
-
-
-@pytest.fixture
-def replayer(opened: tuple[Shop, Replayer]) -> Replayer:
-    return opened[1]
-
-
 async def said_by(shop: Shop, task_id: str) -> Said:
     log = await shop.tq.broker.inspector.log("default", task_id, deadline=time.monotonic() + 10)
     return said(KEYRING, "default", task_id, log.fields)
