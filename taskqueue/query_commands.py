@@ -19,7 +19,7 @@ from . import figures, showing
 from .admin import Admin, unserved
 from .asking import NOTHING, Common, as_json, complain, example, write_json
 from .errors import RecordError, UsageError
-from .finding import MOST_SORTED
+from .finding import MOST_SORTED, Found
 from .inspector import QueueStats
 from .keys import Keyring, owner_index
 from .query import (
@@ -38,6 +38,7 @@ from .query import (
     term_of,
     value_of,
 )
+from .routes import is_hidden, table_of
 from .story import outcome, story
 from .tables import moment, span, timestamp, write_table
 from .task import TaskState
@@ -141,6 +142,7 @@ def list_tasks(
     columns: Annotated[
         str | None, Parameter(help=f"These, with commas between them: any field, {', '.join(_MORE_COLUMNS)}.")
     ] = None,
+    visible: Annotated[bool, Parameter(negative=(), help="Without those that rules hide from users' lists.")] = False,
     common: Common = NOTHING,
 ) -> None:
     """List tasks, what changed last first; with --state scheduled what is due first."""
@@ -158,7 +160,7 @@ def list_tasks(
         order = Sort("due", descending=False) if state == "scheduled" else Sort()
         order = parse_sort(sort) if sort else order
     query = Query(terms=tuple(terms), sort=order, limit=limit, offset=offset)
-    found = common.ask(lambda admin: admin.tasks(query))
+    found = common.ask(lambda admin: _visible(admin, query, common) if visible else admin.tasks(query))
     if common.as_json:
         page = {"offset": offset, "limit": limit, "more": found.more, "total": found.total, "complete": found.complete}
         write_json({"tasks": [_as_json(task, columns and chosen) for task in found.tasks], **page})
@@ -169,6 +171,12 @@ def list_tasks(
             f"warning: more tasks match than are sorted at once: {MOST_SORTED} were, and others may belong here; ask"
             " for fewer (--state, --owner, --label, --route, --since, --where)"
         )
+
+
+async def _visible(admin: Admin, query: Query, common: Common) -> Found:
+    """Return what a user would be shown, as far as rules in the broker and the file say so."""
+    layers = (await admin.routes(), table_of(common.settings().routes))
+    return await admin.tasks(query, hidden=lambda task: is_hidden(task.route or task.path, layers))
 
 
 def _columns(text: str | None) -> Sequence[str]:

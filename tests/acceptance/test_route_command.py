@@ -39,6 +39,10 @@ def test_a_rule_for_a_new_queue_makes_it_known(taskqueue: Command, store: Doing)
     ]
     # Whoever operates sees all, hidden or not.
     assert [line[0] for line in taskqueue("list").lines[1:]] == ["t"]
+    assert taskqueue("route", "/path", "slow", "--hidden").code == 0
+    assert [line[0] for line in taskqueue("list").lines[1:]] == ["t"]
+    shown = taskqueue("list", "--visible")
+    assert (shown.code, shown.lines[1:]) == (0, [])
     assert taskqueue("show", "t").code == 0
     assert taskqueue("show", "u").err.startswith("taskqueue: no task 'u' in default, slow:")
     assert taskqueue("list", "--queue", "default").lines[1:] == []
