@@ -234,7 +234,8 @@ async def serving(app: WSGIApplication, tq: taskqueue.TaskQueue) -> AsyncIterato
     try:
         yield f"http://127.0.0.1:{server.port}"
     finally:
+        # Not on this loop: the thread waits for its requests, and those for clients that this loop has yet to close.
         await asyncio.to_thread(server.shutdown)
-        thread.join()
+        await asyncio.to_thread(thread.join)
         server.server_close()
         await asyncio.to_thread(in_portal, tq, tq.aclose, tq.aclose)
