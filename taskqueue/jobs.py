@@ -13,9 +13,9 @@ log = logging.getLogger("taskqueue.server")
 GIVEN_BACK: Final = Verdict("release", "stopped")
 
 
-def given_back(reservation: Reservation) -> Settlement:
+def given_back(reservation: Reservation, verdict: Verdict = GIVEN_BACK) -> Settlement:
     """Return the settlement of a delivery that comes to nothing, and has spent nothing."""
-    return Settlement(reservation.id, reservation.delivery, GIVEN_BACK)
+    return Settlement(reservation.id, reservation.delivery, verdict)
 
 
 class Jobs:

@@ -46,6 +46,7 @@ class Line:
     look_for_due: float = 0.0
     untrimmed: int = 0
     trim_at: float = 0.0
+    trimming: bool = False
 
     async def exchange(
         self,
@@ -98,12 +99,16 @@ class Line:
         self.look_later, self.promising, self.look_for_due = None, True, 0.0
         wake()
 
-    async def trim(self, broker: Broker, settled: int) -> None:
-        """Have what was kept long enough forgotten, now and then; ``settled`` more have ended."""
+    def is_trim_due(self, settled: int) -> bool:
+        """Tell whether it is time to forget something; ``settled`` more have ended. It is not again before the next."""
         self.untrimmed += settled
-        if self.untrimmed < TRIM_EVERY and time.monotonic() < self.trim_at:
-            return
-        self.untrimmed, self.trim_at = 0, time.monotonic() + TRIM_AFTER
+        if self.trimming or (self.untrimmed < TRIM_EVERY and time.monotonic() < self.trim_at):
+            return False
+        self.trimming, self.untrimmed, self.trim_at = True, 0, time.monotonic() + TRIM_AFTER
+        return True
+
+    async def trim(self, broker: Broker) -> None:
+        """Have what was kept long enough forgotten; raises nothing that the broker says, who is asked again later."""
         try:
             limits, deadline = self.retention.limits(self.lease.queue), time.monotonic() + CALL_DEADLINE
             trimmed = await broker.trim(self.lease.queue, limits, most=2 * TRIM_EVERY, deadline=deadline)
@@ -111,6 +116,8 @@ class Line:
                 await asyncio.to_thread(self.retention.forgotten, self.lease.queue, trimmed.with_files)
         except BrokerUnavailable as error:
             log.debug("not trimmed: %s", error)
+        finally:
+            self.trimming = False
 
     def idle(self, now: float) -> bool:
         """Tell whether nothing has to be told, and nothing was to be had a moment ago."""

@@ -15,29 +15,26 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from .absence import Absence
-from .broker import CALL_DEADLINE, Broker, Lease, Taken
-from .delivery import SUSPECT_AFTER, Courier
+from .broker import CALL_DEADLINE, Broker, Exchange, Lease, Taken
+from .delivery import Courier
 from .errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError
 from .hooks import FailedTask, OnFailed, tell
 from .intake import Intake
-from .jobs import Jobs, given_back
 from .keys import Keyring
 from .line import Line
 from .membership import Membership
 from .policy import Rules
 from .replay import Replayer
 from .retention import Retention
+from .slots import Slots
 from .strategy import Strategy, Weighted
-from .task import Reservation, Settlement
+from .task import Settlement
 
 log = logging.getLogger("taskqueue.server")
 
-BATCH_TASKS: Final = 100
 BATCH_BYTES: Final = 4 * 1024 * 1024
-IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
 # Seconds.
 POLL_MIN: Final = 0.02
-TARGET_PAUSE: Final = 0.5
 LISTEN_AGAIN: Final = 0.5
 LAST_WORDS: Final = 5.0
 
@@ -92,33 +89,36 @@ class TaskQueueServer:
             replayer, keyring, self._rules, broker, timeout=timeout, failed=self._tell_failed, begins=begins, keep=kept
         )
         self._courier.on_ended = self._signs.ended
-        self._on_failed, self._group, self._jobs = on_failed, asyncio.TaskGroup(), Jobs()
+        self._on_failed = on_failed
         self._companions = (self._listen, *companions)
-        self._limit = concurrent_limit if callable(concurrent_limit) else lambda: concurrent_limit
         self._stop_grace = stop_grace
         self._poll_max, self._absence, self._wake = poll_max, Absence(wait_broker), asyncio.Event()
+        limit = concurrent_limit if callable(concurrent_limit) else lambda: concurrent_limit
+        self._slots = Slots(courier, self._intake, limit, untold=self._untold, wake=self._wake.set)
         self._membership = Membership(
             broker, name, lease=lease, patience=courier.patience, begins=courier.begins,
-            wake=self._wake.set, on_marked=self._jobs.cancel,
+            wake=self._wake.set, on_marked=self._slots.cancel,
         )  # fmt: skip
         self._signs.beats = self._membership.beats
         self._lines: list[Line] = []
-        self._one_by_one = self._paused = self._released = self._kept = False
-        self._poll, self._paused_until = POLL_MIN, 0.0
+        self._paused = self._released = self._kept = False
+        self._poll = POLL_MIN
         self._stop_at: float | None = None
 
     def stop(self, *, now: bool = False) -> None:
         """Stop reserving and let running tasks end within the grace time; ``now``: give them back at once."""
         if self._stop_at is None or now:
-            log.info("stopping: %d task(s) running", len(self._jobs))
+            log.info("stopping: %d task(s) running", self.running)
             self._stop_at = time.monotonic() + (0.0 if now else self._stop_grace)
+        self._slots.close()
         self._signs.stop("it was told to")
         self._wake.set()
 
     def pause(self) -> None:
         """Start no more tasks until ``resume``; those that run go on."""
-        log.info("paused: %d task(s) running", len(self._jobs))
+        log.info("paused: %d task(s) running", self.running)
         self._paused = True
+        self._slots.close()
         self._signs.pause(paused=True)
 
     def resume(self) -> None:
@@ -126,18 +126,20 @@ class TaskQueueServer:
         if self._paused:
             log.info("resumed")
             self._paused = False
+            if self._stop_at is None:
+                self._slots.open()
             self._signs.pause(paused=False)
             self._look_everywhere()
             self._wake.set()
 
     def report(self) -> None:
         """Log what runs, and where in the code each task and each thread is."""
-        self._jobs.report()
+        self._slots.jobs.report()
 
     @property
     def running(self) -> int:
         """How many tasks run now."""
-        return len(self._jobs)
+        return len(self._slots.jobs)
 
     async def run(self) -> None:
         """Consume until stopped.
@@ -147,16 +149,17 @@ class TaskQueueServer:
         """
         ending: TaskQueueError | None = None
         try:
-            async with self._replayer, self._group as group:
+            async with self._replayer, self._slots.group as group:
                 beside = [group.create_task(_awaited(companion())) for companion in self._companions]
                 try:
-                    await self._consume(group)
+                    await self._consume()
                 except (NameInUse, Fenced, BrokerUnavailable, ConfigError) as error:
                     ending = error
                     self._signs.stop(str(error))
                 for job in beside:
                     job.cancel()
-                self._jobs.cancel()
+                self._slots.close()
+                self._slots.jobs.cancel()
         finally:
             await self._membership.leave()
         if ending is not None:
@@ -165,17 +168,17 @@ class TaskQueueServer:
 
     # The loop.
 
-    async def _consume(self, group: asyncio.TaskGroup) -> None:
+    async def _consume(self) -> None:
         self._lines += [Line(lease, self._retention) for lease in await self._join(*self.queues)]
         while not self._finished():
             self._membership.require()
             if await self._membership.take_over():
                 self._look_everywhere()
-            await self._turn(group)
+            await self._turn()
             await self._rest()
 
     def _finished(self) -> bool:
-        if self._stop_at is None or self._jobs:
+        if self._stop_at is None or self._slots.jobs:
             return False
         if not self._untold():
             return True
@@ -189,20 +192,22 @@ class TaskQueueServer:
         """Tell whether the broker may count tasks as this consumer's that do not run here."""
         return any(line.settlements or line.unsure for line in self._lines)
 
-    async def _turn(self, group: asyncio.TaskGroup) -> None:
+    async def _turn(self) -> None:
         """Tell the broker what has ended, take what there is room for."""
         self._wake.clear()
         if self._stop_at is not None and time.monotonic() >= self._stop_at and not self._released:
             self._released = True
-            self._jobs.cancel()
-        free, shares = self._free(), self._shares()
+            self._slots.jobs.cancel()
+        if time.monotonic() >= self._slots.stale_at:
+            self._slots.give_back_held()
+        free, shares = self._slots.free(), self._shares()
         for line in tuple(self._lines):
-            want = max(0, min(shares.get(line.lease.queue, 0), self._free()))
+            want = max(0, min(shares.get(line.lease.queue, 0), self._slots.free()))
             if want or line.settlements or line.unsure:
-                await self._exchange(group, line, want)
+                await self._exchange(line, want)
             elif not free:
                 self._signs.progressed(time.monotonic())
-        self._signs.running = len(self._jobs)
+        self._signs.running = self.running
         if self._stop_at is None and await self._intake.over(idle=self._idle()):
             self.stop()
         # The next turn begins with another queue, so that large records of one cannot starve the others.
@@ -214,7 +219,7 @@ class TaskQueueServer:
         What a queue does not fill is shared again in the next turn, which then comes at once; what the strategy keeps
         to itself, when something happens or after the poll interval.
         """
-        free, now, self._kept = self._free(), time.monotonic(), False
+        free, now, self._kept = self._slots.free(), time.monotonic(), False
         promising = [line.lease.queue for line in self._lines if line.promising or now >= line.look_for_due]
         if not (free and promising):
             return {}
@@ -222,9 +227,9 @@ class TaskQueueServer:
         self._kept = not any(shares.get(queue, 0) > 0 for queue in promising)
         return shares
 
-    async def _exchange(self, group: asyncio.TaskGroup, line: Line, want: int) -> None:
+    async def _exchange(self, line: Line, want: int) -> None:
         settlements = tuple(line.settlements)
-        room = min(BATCH_BYTES, IN_FLIGHT_BYTES - self._jobs.bytes)
+        room = min(BATCH_BYTES, self._slots.room)
         deadline = time.monotonic() + CALL_DEADLINE
         try:
             result = await line.exchange(
@@ -239,12 +244,17 @@ class TaskQueueServer:
             if not error.gone:
                 raise
             log.warning("%s: taking the name again", error)
+            self._slots.give_back_held()  # Before the settlements go: what is held of this line is no longer ours.
             line.settlements, line.unsure = [], False
             for lease in await self._join(line.lease.queue):
                 line.lease = lease
             return
         self._absence.end()
         self._signs.progressed(time.monotonic())
+        self._answered(line, want, settlements, result)
+
+    def _answered(self, line: Line, want: int, settlements: Sequence[Settlement], result: Exchange) -> None:
+        """Go on with what the broker has said."""
         line.settlements, line.unsure = line.settlements[len(settlements) :], False
         line.token = secrets.token_hex(8)
         if want:
@@ -253,30 +263,20 @@ class TaskQueueServer:
             line.look_for_due = 0.0
         for task_id in result.stale:
             log.warning("task %s: ended too late, the delivery was no longer this consumer's", task_id)
-        alone = len(result.reservations) == 1 and not self._jobs and not self._untold()
+        alone = self._slots.is_alone(len(result.reservations))
         for reservation in result.reservations:
-            self._start(group, line, reservation, alone=alone)
+            self._slots.take(line, reservation, alone=alone)
+        self._slots.fill()
         if result.reservations or settlements:
             self._poll = POLL_MIN
-        await line.trim(self._broker, len(settlements))
-
-    def _free(self) -> int:
-        """Return how many tasks may be reserved now."""
-        if self._stop_at is not None or self._paused or self._jobs.bytes >= IN_FLIGHT_BYTES:
-            return 0
-        if time.monotonic() < self._paused_until:
-            return 0
-        if self._one_by_one and (self._jobs or self._untold()):
-            return 0
-        # A target that was down is tried with one task before it gets the full load again.
-        limit = 1 if self._one_by_one or self._courier.target_down else self._limit()
-        room = min(limit - len(self._jobs), BATCH_TASKS) if limit else BATCH_TASKS
-        return max(0, min(room, self._intake.left(len(self._jobs))))
+        if line.is_trim_due(len(settlements)):
+            # Beside the loop: what was just reserved must not wait for it.
+            self._slots.group.create_task(line.trim(self._broker))
 
     def _idle(self) -> bool:
         """Tell whether nothing runs, and nothing was to be had a moment ago."""
         now = time.monotonic()
-        return not self._jobs and all(line.idle(now) for line in self._lines)
+        return not self._slots.jobs and all(line.idle(now) for line in self._lines)
 
     async def _rest(self) -> None:
         """Wait until something has ended, may be waiting or falls due, or the poll interval is over."""
@@ -285,9 +285,9 @@ class TaskQueueServer:
         now = time.monotonic()
         poll_at = now + self._poll * random.uniform(0.8, 1.0)
         until = [poll_at]
-        if self._paused_until > now:
-            until = [self._paused_until]
-        elif not self._absence and self._free() and not self._kept:
+        if self._slots.shut_until > now:
+            until = [self._slots.shut_until]
+        elif not self._absence and self._slots.free() and not self._kept:
             # Only then can anything be done about what waits or is due.
             if any(line.promising for line in self._lines):
                 return
@@ -311,43 +311,9 @@ class TaskQueueServer:
             return False
         return True
 
-    # One delivery.
-
-    def _start(self, group: asyncio.TaskGroup, line: Line, reservation: Reservation, *, alone: bool) -> None:
-        """Run this task, or give it back to the front of its line, unspent. ``alone``: nothing else is held here.
-
-        One with which many consumers have died runs alone, lest it condemn its neighbours: it waits in its line until
-        the others have ended and the broker knows it, and so does what came with it.
-        """
-        suspect = reservation.crashes >= SUSPECT_AFTER
-        if self._stop_at is not None or self._paused or ((suspect or self._one_by_one) and not alone):
-            self._one_by_one = self._one_by_one or suspect
-            line.settlements.append(given_back(reservation))
-            line.promising = True
-            self._wake.set()
-            return
-        self._one_by_one = suspect
-        prepared = self._courier.prepare(reservation)
-        self._jobs.start(
-            group,
-            prepared.reservation,
-            self._courier.deliver(prepared),
-            size=len(reservation.record),
-            ended=lambda settlement: self._end(line, settlement),
-        )
-
-    def _end(self, line: Line, settlement: Settlement) -> None:
-        """Note how a delivery ended."""
-        self._wake.set()
-        line.settlements.append(settlement)
-        if settlement.verdict.kind == "release":
-            line.promising = True
-            if self._courier.target_down:
-                self._paused_until = time.monotonic() + TARGET_PAUSE
-
     def _tell_failed(self, failed: FailedTask) -> None:
         if self._on_failed is not None:
-            self._group.create_task(tell(self._on_failed, failed))
+            self._slots.group.create_task(tell(self._on_failed, failed))
 
     # The broker, away and back.
 

@@ -33,7 +33,8 @@ from .loading import Application, Kind, replayer_for
 from .portal import waiting
 from .producer import NO_APPLICATION, TaskQueue
 from .replay import Replayer
-from .server import BATCH_BYTES, BATCH_TASKS
+from .server import BATCH_BYTES
+from .slots import BATCH_TASKS
 from .task import Reservation, Settlement, Task
 
 log = logging.getLogger("taskqueue.server")

@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from taskqueue import server as consuming
+from taskqueue import slots
 from taskqueue.broker import connect
 from taskqueue.errors import BrokerUnavailable, ConfigError, Fenced
 from taskqueue.line import Line
@@ -24,8 +25,9 @@ from taskqueue.policy import Rules
 from taskqueue.producer import TaskQueue
 from taskqueue.replay import HttpReplayer
 from taskqueue.server import TaskQueueServer
+from taskqueue.slots import Slots
 from taskqueue.strategy import Strict, Weighted
-from taskqueue.task import TaskState
+from taskqueue.task import Reservation, TaskState
 from tests.invariants import Queue, assert_invariants
 from tests.servers import RedisServer
 from tests.target import Target, listening
@@ -293,10 +295,10 @@ class TestWaking:
         turns = 0
         turn = TaskQueueServer._turn
 
-        async def counted(server: TaskQueueServer, group: asyncio.TaskGroup) -> None:
+        async def counted(server: TaskQueueServer) -> None:
             nonlocal turns
             turns += 1
-            await turn(server, group)
+            await turn(server)
 
         target.handler = target.gated
         async with running(consumer(any_server.url, target, poll_max=0.05)):
@@ -515,7 +517,7 @@ class TestLimit:
     async def test_the_records_in_flight_are_bounded_also_without_a_limit(
         self, tq: TaskQueue, target: Target, any_server: RedisServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(consuming, "IN_FLIGHT_BYTES", 2_500_000)
+        monkeypatch.setattr(slots, "IN_FLIGHT_BYTES", 2_500_000)
         target.handler = target.gated
         body = bytes(1_000_000)
         await push(tq, *(f"/{number}" for number in range(6)), method="POST", payload=body)
@@ -523,10 +525,10 @@ class TestLimit:
             await target.started(2)
             await _passed(0.1)
             assert target.running <= 3
-            assert server._jobs.bytes <= 2_500_000 + 1_000_100
+            assert server._slots.jobs.bytes <= 2_500_000 + 1_000_100
             target.gate.set()
             await target.finished(6)
-        assert server._jobs.bytes == 0
+        assert server._slots.jobs.bytes == 0
 
 
 class TestOutcomes:
@@ -752,16 +754,16 @@ class TestStopping:
         self, tq: TaskQueue, target: Target, any_server: RedisServer, client: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         server = consumer(any_server.url, target)
-        start = TaskQueueServer._start
+        start = Slots._start
 
-        def stopped_right_after(server: TaskQueueServer, *arguments: Any, alone: bool) -> None:
-            start(server, *arguments, alone=alone)
+        def stopped_right_after(slots: Slots, line: Line, reservation: Reservation) -> None:
+            start(slots, line, reservation)
             server.stop(now=True)
 
         async def no_trim(*_arguments: object) -> None:
             """Let nothing else run before the next turn of the loop."""
 
-        monkeypatch.setattr(TaskQueueServer, "_start", stopped_right_after)
+        monkeypatch.setattr(Slots, "_start", stopped_right_after)
         monkeypatch.setattr(Line, "trim", no_trim)
         (task_id,) = await push(tq, "/task")
         await consume(server)
@@ -901,7 +903,7 @@ class TestTargetTrouble:
         self, tq: TaskQueue, target: Target, any_server: RedisServer, monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:  # fmt: skip
-        monkeypatch.setattr(consuming, "TARGET_PAUSE", 0.05)
+        monkeypatch.setattr(slots, "TARGET_PAUSE", 0.05)
         await target.down()
         paths = [f"/{number}" for number in range(10)]
         tasks = await push(tq, *paths)
@@ -921,7 +923,7 @@ class TestTargetTrouble:
     async def test_a_target_that_was_down_is_tried_with_one_task(
         self, tq: TaskQueue, target: Target, any_server: RedisServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(consuming, "TARGET_PAUSE", 0.05)
+        monkeypatch.setattr(slots, "TARGET_PAUSE", 0.05)
         await target.down()
         tasks = await push(tq, *(f"/{number}" for number in range(10)))
 

@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from aiohttp import web
 
-from taskqueue import TaskQueue, TaskState, delivery
-from taskqueue import server as consuming
+from taskqueue import TaskQueue, TaskState, delivery, slots
 from taskqueue.broker import connect
 from taskqueue.middleware.aiohttp import setup
 from taskqueue.policy import Rules
@@ -23,7 +22,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @pytest.fixture
 async def tq(any_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TaskQueue]:
-    monkeypatch.setattr(consuming, "TARGET_PAUSE", 0.02)
+    monkeypatch.setattr(slots, "TARGET_PAUSE", 0.02)
     tq = TaskQueue(any_server.url, secret=SECRET, namespace="taskqueue")
     yield tq
     await tq.aclose()

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from taskqueue import server as consuming
+from taskqueue import slots
 from taskqueue.brokers import redis as redis_broker
 from taskqueue.producer import TaskQueue
 from taskqueue.retention import USUAL
@@ -73,7 +74,7 @@ class TestDeploy:
         self, tq: TaskQueue, target: Target, any_server: RedisServer, monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:  # fmt: skip
-        monkeypatch.setattr(consuming, "TARGET_PAUSE", 0.05)
+        monkeypatch.setattr(slots, "TARGET_PAUSE", 0.05)
         paths = [f"/{number}" for number in range(40)]
         tasks = await push(tq, *paths[:10])
 

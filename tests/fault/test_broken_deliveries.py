@@ -6,8 +6,7 @@ from typing import Final
 import pytest
 from aiohttp import web
 
-from taskqueue import TaskQueue, TaskState
-from taskqueue import server as consuming
+from taskqueue import TaskQueue, TaskState, slots
 from taskqueue.broker import connect
 from taskqueue.middleware.aiohttp import setup
 from taskqueue.policy import Rules
@@ -85,7 +84,7 @@ async def test_in_each_phase(
     tq: TaskQueue, monkeypatch: pytest.MonkeyPatch, body: bytes, fault: Fault, marker: bytes, answer: bytes, runs: int,
     attempts: int, deliveries: int,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(consuming, "TARGET_PAUSE", 0.02)
+    monkeypatch.setattr(slots, "TARGET_PAUSE", 0.02)
     site = Site(tq, answer)
     state, proxy = await site.delivered(body, fault, marker)
     assert proxy.hits == 1
