@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 
 from cyclopts import App, Parameter
 
+from . import settings
 from .admin import Admin, in_use
 from .asking import Store, example, known_secrets, write_json
 from .broker import require_shared
@@ -80,9 +81,23 @@ class Content:
         }
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Following:
+    """What is queued when a task has ended."""
+
+    on_success: Annotated[str | None, Parameter(help="Path of a task that is queued when this one completes.")] = None
+    on_failure: Annotated[str | None, Parameter(help="Path of a task that is queued when this one fails.")] = None
+
+    def options(self) -> dict[str, Any]:
+        """Return them as ``push`` takes them."""
+        return {"on_success": self.on_success, "on_failure": self.on_failure}
+
+
 HERE: Final = Store()
 AT_ONCE: Final = When()
 EMPTY: Final = Content()
+NOTHING: Final = Following()
 
 
 def add(
@@ -95,12 +110,14 @@ def add(
     label: Annotated[str | None, Parameter(help="Words for lists and logs.")] = None,
     when: When = AT_ONCE,
     content: Content = EMPTY,
+    following: Following = NOTHING,
     store: Store = HERE,
 ) -> None:
     """Queue a request and print the id of the task. The secret is needed: whoever has it may add for any user."""
     chosen = store.settings()
     url = chosen.required_url()
     require_shared(url, LOOK_INSIDE)
+    settings.announce(dev=False, config=store.config)  # its routes count for this task too
     tq = TaskQueue(
         url,
         secret=known_secrets(chosen),
@@ -114,7 +131,8 @@ def add(
     given = content.options()
     if given["json"] is not UNSET and given["payload"] is None:
         del given["payload"]
-    about = {"method": method, "queue": queue, "user_id": user_id, "label": label, **when.options(), **given}
+    said = {"method": method, "queue": queue, "user_id": user_id, "label": label}
+    about = {**said, **when.options(), **following.options(), **given}
     try:
         task_id, queue = asyncio.run(_pushed(tq, path, about, known=chosen.queues))
     except InvalidTask as error:

@@ -51,12 +51,13 @@ def test_everything_that_can_be_said_arrives(
     ran = taskqueue(
         *("add", "/mail", "--method", "PUT", "--json-body", '{"to": "ada"}', "--header", "Accept-Language: de, en"),
         *("--queue", "mail", "--user-id", "ada", "--label", "letter", "--priority", "9", "--timeout", "30"),
-        *("--retry-max-count", "2", "--delay", "3600", "--json"),
+        *("--retry-max-count", "2", "--delay", "3600", "--on-success", "/sent?a=1", "--on-failure", "/lost", "--json"),
     )
     assert (ran.code, ran.document["queue"]) == (0, "mail")
     made = recorded(any_server, "mail", ran.document["id"])
     assert (made.method, made.target, made.body) == ("PUT", "/mail", b'{"to":"ada"}')
     assert (made.host, made.scheme) == ("www.example.org", "https")
+    assert (made.on_success, made.on_failure) == ("/sent?a=1", "/lost")
     assert set(made.headers) == {("accept-language", "de, en"), ("content-type", "application/json")}
     assert (made.user_id, made.label) == ("ada", "letter")
     assert (made.timeout, made.retry_max_count) == (30, 2)
@@ -141,3 +142,20 @@ def test_without_the_secret_nothing_is_added(taskqueue: Any, monkeypatch: pytest
     ran = taskqueue("add", "/")
     assert (ran.code, ran.out) == (78, "")
     assert "TASKQUEUE_SECRET" in ran.err
+
+
+def test_a_path_that_follows_must_be_one(taskqueue: Any) -> None:
+    ran = taskqueue("add", "/mail", "--on-success", "https://example.org/")
+    assert ran.code == 2
+    assert "on_success" in ran.err
+
+
+def test_the_routes_of_a_named_file_count(
+    taskqueue: Any, any_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASKQUEUE_CONFIG", "")  # the command tells its own process which file it is, and this is it
+    assert taskqueue("add", "/letters/1", "--json").document["queue"] == "default"
+    named = tmp_path / "elsewhere.toml"
+    named.write_text('queues = ["default", "mail"]\n[[route]]\npath = "/letters/*"\nqueue = "mail"\n')
+    ran = taskqueue("add", "/letters/1", "--config", str(named), "--json")
+    assert (ran.code, ran.err, ran.document["queue"]) == (0, "", "mail")
