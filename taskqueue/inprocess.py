@@ -19,10 +19,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import unquote
 
+from .content import Content
 from .errors import AppFailed, ConfigError
 from .keys import Keyring
 from .policy import TIMEOUT, Answered, Broken, Outcome
-from .replay import Content, Delivery, HttpReplayer, Replay, request_headers
+from .replay import Delivery, HttpReplayer, Replay, request_headers
 from .request import HANDOVER, Handover
 from .signature import Proof
 

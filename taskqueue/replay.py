@@ -2,49 +2,32 @@
 
 A client library wants to be helpful: it keeps cookies, follows redirects, asks proxies, inflates bodies, sends again
 what it thinks was lost. Each of that would show one user's session to another, sign what is not sent, or run a task
-twice unseen. So all of it is off, and the tests look at the bytes on the wire.
+twice unseen. So the client is one of our own that does none of it, and the tests look at the bytes on the wire.
 """
 
-import asyncio
 import functools
-import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, TypeAlias
+from typing import Final, Protocol, Self, TypeAlias
 from urllib.parse import urlsplit
 
-import aiohttp
-from yarl import URL
-
-from .errors import ConfigError, InvalidReport, InvalidTask, SignatureError
+from .errors import ConfigError, InvalidTask, SignatureError
 from .headers import check_host
+from .httpclient import HttpClient
 from .keys import Keyring, SubKeys
-from .policy import BROKEN, DNS, FORMAT, REFUSED, TIMEOUT, TLS, Answered, Broken, NotSent, Outcome, Unreadable
+from .policy import FORMAT, Answered, Outcome, Unreadable
 from .receipt import check_receipt
-from .reporting import MAX_BYTES, MEDIA_TYPE, Report, parse
 from .signature import delivery_headers, sign
 from .task import Task
-
-log = logging.getLogger("taskqueue.server")
+from .wire import Received, request_head
 
 VERSION: Final = "0.1.0"
 USER_AGENT: Final = f"taskqueue/{VERSION}"
-# Seconds an idle connection is kept: less than what common servers do (gunicorn 2, uvicorn 5), or a request would now
-# and then meet a connection that is just being closed, and nobody could tell whether it was carried out.
-KEEP_ALIVE: Final = 1.5
-PIECE_BYTES: Final = 64 * 1024
-# How much of an answer that is no success is kept, for people.
-KEPT_BYTES: Final = 16 * 1024
-_NO_TYPE: Final = ("Content-Type",)
-
-
-class _Request(aiohttp.ClientRequest):
-    """A request that adds none to its headers; to leave them out of each costs more."""
-
-    DEFAULT_HEADERS: dict[Any, str] = {}  # noqa: RUF012 - as the library has it
+# Of these methods a request without a body tells no length (RFC 9110, 8.6).
+_BODILESS: Final = ("GET", "HEAD")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,87 +110,58 @@ class HttpReplayer:
         self._connect_timeout = connect_timeout
         self._unix_socket = unix_socket
         self._manual = manual
-        self._session: aiohttp.ClientSession | None = None
+        self._client: HttpClient | None = None
 
     async def __aenter__(self) -> Self:
-        """Make the session; no connection yet."""
-        connector: aiohttp.BaseConnector = (
-            aiohttp.UnixConnector(self._unix_socket, limit=0, keepalive_timeout=KEEP_ALIVE)
-            if self._unix_socket
-            else aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE)
+        """Make the client; no connection yet."""
+        parts = urlsplit(self.address)
+        self._client = HttpClient(
+            parts.hostname or "",
+            parts.port or (443 if parts.scheme == "https" else 80),
+            tls=parts.scheme == "https",
+            unix_socket=self._unix_socket,
+            connect_timeout=self._connect_timeout,
         )
-        session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            request_class=_Request,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout),
-        )
-        # aiohttp sends an idempotent request again, unasked, when a kept connection was closed under it. There is no
-        # public switch; a test counts the requests that arrive, so that a renamed attribute cannot pass unnoticed.
-        session._retry_connection = False
-        self._session = session
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close every connection."""
-        if self._session is not None:
-            await self._session.close()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
 
     def prepare(self, delivery: Delivery) -> Replay:
         """See Replayer. The request is signed here."""
+        task = delivery.task
         try:
             headers = signed_headers(delivery, self._host, self._keyring.current, manual=self._manual)
         except SignatureError:
             return _unreadable
-        if delivery.task.body:
-            headers.append(("Content-Length", str(len(delivery.task.body))))
-        return functools.partial(self._replay, delivery, headers)
+        if task.body or task.method not in _BODILESS:
+            headers.append(("Content-Length", str(len(task.body))))
+        head = request_head(task.method, task.target, headers)
+        return functools.partial(self._replay, delivery, head) if head else _unreadable
 
     async def replay(self, delivery: Delivery) -> Outcome:
         """See Replayer."""
         return await self.prepare(delivery)()
 
-    async def _replay(self, delivery: Delivery, headers: Iterable[tuple[str, str]]) -> Outcome:
-        try:
-            async with asyncio.timeout(delivery.timeout):
-                return await self._exchange(delivery, headers)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            return _failure(error)
-
-    async def _exchange(self, delivery: Delivery, headers: Iterable[tuple[str, str]]) -> Outcome:
-        task = delivery.task
-        if self._session is None:
+    async def _replay(self, delivery: Delivery, head: bytes) -> Outcome:
+        if self._client is None:
             raise RuntimeError("HttpReplayer: use it as a context manager")
-        async with self._session.request(
-            task.method,
-            URL(self.address + task.target, encoded=True),
-            headers=headers,
-            data=_pieces(task.body) if len(task.body) > PIECE_BYTES else task.body or None,
-            skip_auto_headers=None if any(name == "content-type" for name, _ in task.headers) else _NO_TYPE,
-            allow_redirects=False,
-        ) as response:
-            # Read to its end, or the application may be cut off in its work.
-            everything = self._manual or delivery.keep
-            content = Content(response.headers, shown=response.status >= 300 or everything)
-            while not response.content.at_eof():
-                content.take(await response.content.readany())
-            answer = answered(self._keyring, delivery, response.status, response.headers, content)
-            return replace(answer, headers=tuple(response.headers.items())) if everything else answer
+        task, everything = delivery.task, self._manual or delivery.keep
+        received = await self._client.request(
+            head, task.body, method=task.method, timeout=delivery.timeout, everything=everything
+        )
+        if not isinstance(received, Received):
+            return received
+        return answered(self._keyring, delivery, received, everything=everything)
 
 
 async def _unreadable() -> Outcome:
     return Unreadable(FORMAT)
-
-
-async def _pieces(body: bytes) -> AsyncIterator[memoryview]:
-    """Yield a large body bit by bit: of bytes, and of a file in memory, the client library would make a copy."""
-    view = memoryview(body)
-    for start in range(0, len(view), PIECE_BYTES):
-        yield view[start : start + PIECE_BYTES]
 
 
 def signed_headers(
@@ -250,42 +204,9 @@ def request_headers(delivery: Delivery, target_host: str, *, now: float) -> tupl
     return task.host or target_host, headers
 
 
-class Content:
-    """What is kept of a response's content: the beginning of what people want to see, and all of a report."""
-
-    def __init__(self, headers: Mapping[str, str], *, shown: bool) -> None:
-        """Take the response's headers, caseless, and whether its content is for people to see."""
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        self._shown = KEPT_BYTES if shown else 0
-        self._reports = kind == MEDIA_TYPE
-        self._most = MAX_BYTES + 1 if self._reports else self._shown  # one more, to know what is too long
-        self._kept = b""
-
-    def take(self, piece: bytes) -> None:
-        """Take a piece of it."""
-        if len(self._kept) < self._most:
-            self._kept += piece[: self._most - len(self._kept)]
-
-    @property
-    def shown(self) -> bytes:
-        """The beginning, for people."""
-        return self._kept[: self._shown]
-
-    def report(self, task_id: str) -> Report | None:
-        """Return the report that it is; one that cannot be read is logged, and changes nothing for the task."""
-        if not self._reports:
-            return None
-        try:
-            return parse(self._kept)
-        except InvalidReport as error:
-            log.warning("task %s: its answer calls itself a report: %s", task_id, error, extra={"task_id": task_id})
-            return None
-
-
-def answered(
-    keyring: Keyring, delivery: Delivery, status: int, headers: Mapping[str, str], content: Content
-) -> Answered:
-    """Return the outcome for a response that was read to its end; ``headers`` caseless."""
+def answered(keyring: Keyring, delivery: Delivery, received: Received, *, everything: bool = False) -> Answered:
+    """Return the outcome for a response; ``everything``: it is to be shown also if it is a success."""
+    status, headers, content = received
     receipt = check_receipt(
         keyring,
         headers.get("x-task-receipt"),
@@ -301,23 +222,8 @@ def answered(
         retry_after=headers.get("retry-after"),
         task_retry=headers.get("x-task-retry"),
         refused=headers.get("x-task-refused"),
-        headers=tuple(headers.items()) if status >= 300 else (),
+        headers=tuple(headers.items()) if status >= 300 or everything else (),
         content=content.shown,
         reported="" if receipt is None else receipt.reported,
         report=content.report(delivery.task.id),
     )
-
-
-def _failure(error: aiohttp.ClientError | OSError | ValueError) -> Outcome:
-    match error:
-        case aiohttp.ClientConnectorDNSError():
-            return NotSent(DNS)
-        case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch():
-            return NotSent(TLS)
-        case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
-            return NotSent(REFUSED)
-        case TimeoutError():
-            return Broken(TIMEOUT)
-        case _:
-            # Broken off, or an answer that is not HTTP: in any case after the request was sent.
-            return Broken(BROKEN)
