@@ -7,10 +7,12 @@ take it off.
 import hmac
 from dataclasses import dataclass
 
+from .fast_init import fast_init
 from .keys import Keyring, SubKeys, mac_sha256
 from .reporting import TYPES
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """The door's word that it handled a delivery.

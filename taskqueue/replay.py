@@ -20,6 +20,7 @@ import aiohttp
 from yarl import URL
 
 from .errors import ConfigError, InvalidReport, InvalidTask, SignatureError
+from .fast_init import fast_init
 from .headers import check_host
 from .keys import Keyring, SubKeys
 from .policy import BROKEN, DNS, FORMAT, REFUSED, TIMEOUT, TLS, Answered, Broken, NotSent, Outcome, Unreadable
@@ -47,6 +48,7 @@ class _Request(aiohttp.ClientRequest):
     DEFAULT_HEADERS: dict[Any, str] = {}  # noqa: RUF012 - as the library has it
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """One handing-out of a task: what the application is told of it, and ``timeout``, the seconds it may take.

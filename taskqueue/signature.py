@@ -23,6 +23,7 @@ from typing import Final, TypeAlias
 from urllib.parse import quote, unquote
 
 from .errors import InvalidTask, SignatureError
+from .fast_init import fast_init
 from .keys import Keyring, SubKeys, mac_sha256
 from .stamp import read, stamp
 
@@ -72,6 +73,7 @@ _NO_KEY: Final = bytes(32)
 MANY: Final = 64
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class Proof:
     """What a verified delivery says of itself; times in milliseconds since 1970.
