@@ -15,13 +15,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 from ..answers import BROKEN_OFF, Answer, too_large
+from ..components import HeaderPairs
 from ..consume import Consuming
 from ..door import Arrival, Credentials, Door, LoadUser, ReplayGuard, UserId, may_carry_body
 from ..errors import ConfigError, InvalidTask
 from ..exchange import App, Exchange, Message, Receive, Scope, Send, send_answer
 from ..producer import TaskQueue, captures, current_task
 from ..request import HANDOVER, Handover
-from ..signature import HeaderPairs
 from ..target import quote_path
 from ..tee import Tee
 from ..transaction import Transaction

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAl
 
 from .admission import RECEIPT, REPORT, Admission, Headers, notes_for
 from .answers import BROKEN_OFF, RETRY_AFTER, Answer, refused
+from .components import HeaderPairs
 from .errors import BrokerUnavailable, ConfigError, InvalidTask, SignatureError
 from .headers import check_host
 from .keys import Keyring
@@ -27,7 +28,7 @@ from .producer import AtCommit, TaskQueue, captures, drains
 from .receipt import receipt
 from .record import CARRY_A_BODY
 from .request import Body, CurrentRequest, CurrentTask, Handover
-from .signature import HeaderPairs, Proof, check_body, is_claimed, verify
+from .signature import Proof, check_body, is_claimed, verify
 
 if TYPE_CHECKING:
     from .loading import Kind
