@@ -202,7 +202,7 @@ class Courier:
         except Exception:
             log.exception(FAULT, prepared.reservation.id, extra=_ids(prepared.reservation))
             outcome = BROKEN_OFF
-        if outcome == BROKEN_OFF and await self._never_began(prepared.reservation):
+        if isinstance(outcome, Broken) and outcome == BROKEN_OFF and await self._never_began(prepared.reservation):
             return NotSent(BROKEN)
         return outcome
 

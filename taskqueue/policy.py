@@ -149,6 +149,7 @@ def decide(
             return unproved or _judge_answer(outcome, retrying, anonymous=anonymous)
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class _Retrying:
     """Whether and when this attempt may be followed by another."""

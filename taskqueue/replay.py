@@ -236,7 +236,7 @@ def request_headers(delivery: Delivery, target_host: str, *, now: float) -> tupl
     """Return the Host of a delivery and all its other headers but framing and signature; ``now`` as ``time.time()``."""
     task = delivery.task
     headers = [("User-Agent", USER_AGENT), *task.headers]
-    if task.scheme and not any(name == "x-forwarded-proto" for name, _ in task.headers):
+    if task.scheme and "x-forwarded-proto" not in dict(task.headers):
         headers.append(("X-Forwarded-Proto", task.scheme))
     headers += delivery_headers(
         task_id=task.id,

@@ -200,10 +200,9 @@ def delivery_headers(
     the percent sign and the comma, is percent-encoded as UTF-8. Raises InvalidTask for an empty one, or with a lone
     surrogate. ``parent``: the id of the task that has added this one.
     """
-    headers = [("X-Task-Id", task_id)]
-    if user_id is not None:
-        headers.append(("X-Task-User-Id", _encode_user(user_id)))
-    headers += [
+    return [
+        ("X-Task-Id", task_id),
+        *([] if user_id is None else [("X-Task-User-Id", _encode_user(user_id))]),
         ("X-Task-Queue", queue),
         ("X-Task-Attempt", str(attempt)),
         ("X-Task-Delivery", str(delivery)),
@@ -213,7 +212,6 @@ def delivery_headers(
         *([("X-Task-Parent-Id", parent)] if parent else []),
         ("Idempotency-Key", task_id),
     ]
-    return headers
 
 
 def content_digest(body: bytes) -> str:
