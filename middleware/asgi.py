@@ -251,11 +251,11 @@ def _task_only_app(app: Callable[..., Any]) -> Any:
 
 def arrived(scope: Scope) -> Arrival:
     """Return a request of an ASGI server as the doors look at it."""
-    # As the signature has it: any bytes are one text, and back.
-    headers = [
-        (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
-        for name, value in scope["headers"]
-    ]
+    try:
+        headers = [(name.decode(), value.decode()) for name, value in scope["headers"]]
+    except UnicodeDecodeError:
+        # As the signature has it: any bytes are one text, and back.
+        headers = [(_text(name), _text(value)) for name, value in scope["headers"]]
     raw_path, mount = scope.get("raw_path"), scope.get("root_path", "")
     path = _text(raw_path) if raw_path else quote_path(scope["path"].encode("utf-8", "surrogateescape"))
     query = _text(scope["query_string"])
@@ -276,8 +276,10 @@ def _text(raw: bytes) -> str:
 
 
 def _declared(headers: HeaderPairs) -> int | None:
-    text = next((value for name, value in headers if name.lower() == "content-length"), "")
-    return int(text) if text.isdecimal() else None
+    for name, value in headers:
+        if name.lower() == "content-length":
+            return int(value) if value.isdecimal() else None
+    return None
 
 
 def _tee(scope: Scope, headers: HeaderPairs, pull: Callable[[], Awaitable[None]], limit: int) -> Tee | None:
