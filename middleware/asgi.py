@@ -189,7 +189,9 @@ class TaskQueueMiddleware:
             await exchange.run(self._app, scope, Transaction(self._tq, request=request))
 
     async def _delivery(self, arrival: Arrival, scope: Scope, receive: Receive, send: Send) -> None:
-        read = functools.partial(_read, receive, _declared(arrival.headers), self._tq.limits.body)
+        # In process the body comes whole.
+        declared = _declared(arrival.headers) if arrival.handover is None else None
+        read = functools.partial(_read, receive, declared, self._tq.limits.body)
         admitted = await self._door.admit(arrival, read)
         if admitted is BROKEN_OFF:
             return

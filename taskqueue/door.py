@@ -354,7 +354,7 @@ class _Login:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
         if not isinstance(error, Exception):
             return False
-        log.exception("task %s: load_user failed", self._proof.task_id)
+        log.error("task %s: load_user failed", self._proof.task_id, exc_info=error)
         self.failed = True
         return True
 

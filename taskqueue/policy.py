@@ -106,6 +106,7 @@ class Unreadable:
 Outcome: TypeAlias = Answered | NotSent | Broken | Unreadable
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """The settings of the table.

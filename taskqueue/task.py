@@ -311,6 +311,7 @@ class Settlement:
     on_failure: SealedTask | None = None
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class TaskState:
     """Where a task is and what has happened to it; times are milliseconds of the broker's clock, 0 if not yet.
