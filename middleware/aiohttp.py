@@ -192,10 +192,9 @@ class _Visit:
 
     def __init__(self, door: Door[web.Request], request: web.Request, app: web.Application) -> None:
         self._door, self._request, self._app = door, request, app
-        decoded = _decoded(request)  # a copy of the body must not say that it is packed
-        headers = tuple(
-            pair for pair in request.headers.items() if not decoded or pair[0].lower() != "content-encoding"
-        )
+        headers = tuple(request.headers.items())
+        if _decoded(request):  # a copy of the body must not say that it is packed
+            headers = tuple(pair for pair in headers if pair[0].lower() != "content-encoding")
         self._arrival = Arrival(method=request.method, targets=[request.raw_path], headers=headers)
 
     async def run(self, handler: Handler) -> web.StreamResponse:
@@ -220,9 +219,10 @@ class _Visit:
         if admitted.content:
             _put_body(request, _stream_of(admitted.content, request.content))
         request[_ADMISSION] = admitted
-        if self._arrival.recorded_scheme is not None:
+        scheme = self._arrival.recorded_scheme
+        if scheme is not None:
             # As _put_body; where it is looked for first. A clone would not be what aiohttp's own error pages answer.
-            request._cache["scheme"] = self._arrival.recorded_scheme
+            request._cache["scheme"] = scheme
         if admitted.task.user is not None:
             with warnings.catch_warnings():
                 # The name under which handlers look for it; aiohttp recommends keys that are objects.

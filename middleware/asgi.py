@@ -15,13 +15,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, Literal, ParamSpec, TypeAlias, TypeVar, cast
 
 from ..answers import BROKEN_OFF, Answer, too_large
+from ..components import HeaderPairs
 from ..consume import Consuming
 from ..door import Arrival, Credentials, Door, LoadUser, ReplayGuard, UserId, may_carry_body
 from ..errors import ConfigError, InvalidTask
 from ..exchange import App, Exchange, Message, Receive, Scope, Send, send_answer
 from ..producer import TaskQueue, captures, current_task
 from ..request import HANDOVER, Handover
-from ..signature import HeaderPairs
 from ..target import quote_path
 from ..tee import Tee
 from ..transaction import Transaction
@@ -189,7 +189,9 @@ class TaskQueueMiddleware:
             await exchange.run(self._app, scope, Transaction(self._tq, request=request))
 
     async def _delivery(self, arrival: Arrival, scope: Scope, receive: Receive, send: Send) -> None:
-        read = functools.partial(_read, receive, _declared(arrival.headers), self._tq.limits.body)
+        # In process the body comes whole.
+        declared = _declared(arrival.headers) if arrival.handover is None else None
+        read = functools.partial(_read, receive, declared, self._tq.limits.body)
         admitted = await self._door.admit(arrival, read)
         if admitted is BROKEN_OFF:
             return
@@ -251,11 +253,11 @@ def _task_only_app(app: Callable[..., Any]) -> Any:
 
 def arrived(scope: Scope) -> Arrival:
     """Return a request of an ASGI server as the doors look at it."""
-    # As the signature has it: any bytes are one text, and back.
-    headers = [
-        (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape"))
-        for name, value in scope["headers"]
-    ]
+    try:
+        headers = [(name.decode(), value.decode()) for name, value in scope["headers"]]
+    except UnicodeDecodeError:
+        # As the signature has it: any bytes are one text, and back.
+        headers = [(_text(name), _text(value)) for name, value in scope["headers"]]
     raw_path, mount = scope.get("raw_path"), scope.get("root_path", "")
     path = _text(raw_path) if raw_path else quote_path(scope["path"].encode("utf-8", "surrogateescape"))
     query = _text(scope["query_string"])
@@ -276,8 +278,10 @@ def _text(raw: bytes) -> str:
 
 
 def _declared(headers: HeaderPairs) -> int | None:
-    text = next((value for name, value in headers if name.lower() == "content-length"), "")
-    return int(text) if text.isdecimal() else None
+    for name, value in headers:
+        if name.lower() == "content-length":
+            return int(value) if value.isdecimal() else None
+    return None
 
 
 def _tee(scope: Scope, headers: HeaderPairs, pull: Callable[[], Awaitable[None]], limit: int) -> Tee | None:

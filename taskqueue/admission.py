@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 from .answers import REFUSED
 from .errors import NotKept
+from .fast_init import fast_init
 from .notes import Notes
 from .portal import start_in_portal
 from .producer import TaskQueue, captures
@@ -28,6 +29,7 @@ OURS: Final = frozenset((RECEIPT, REFUSED, REPORT))
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class Admission:
     """A proved delivery, its body read.

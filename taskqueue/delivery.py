@@ -10,6 +10,7 @@ from typing import Final
 
 from .broker import CALL_DEADLINE, Broker
 from .errors import RecordError, TaskQueueError
+from .fast_init import fast_init
 from .following import following
 from .hooks import FailedTask, failed_task
 from .keys import Keyring
@@ -44,6 +45,7 @@ async def _broken_off() -> Outcome:
     return BROKEN_OFF
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A delivery that can start: the task, or why its record did not open; its ``replay``, or else its ``verdict``.
@@ -200,7 +202,7 @@ class Courier:
         except Exception:
             log.exception(FAULT, prepared.reservation.id, extra=_ids(prepared.reservation))
             outcome = BROKEN_OFF
-        if outcome == BROKEN_OFF and await self._never_began(prepared.reservation):
+        if isinstance(outcome, Broken) and outcome == BROKEN_OFF and await self._never_began(prepared.reservation):
             return NotSent(BROKEN)
         return outcome
 

@@ -11,13 +11,13 @@ import functools
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, Self, TypeAlias, TypeVar, cast
 
 from .admission import RECEIPT, REPORT, Admission, Headers, notes_for
 from .answers import BROKEN_OFF, RETRY_AFTER, Answer, refused
+from .components import HeaderPairs
 from .errors import BrokerUnavailable, ConfigError, InvalidTask, SignatureError
 from .headers import check_host
 from .keys import Keyring
@@ -27,7 +27,7 @@ from .producer import AtCommit, TaskQueue, captures, drains
 from .receipt import receipt
 from .record import CARRY_A_BODY
 from .request import Body, CurrentRequest, CurrentTask, Handover
-from .signature import HeaderPairs, Proof, check_body, is_claimed, verify
+from .signature import Proof, check_body, is_claimed, verify
 
 if TYPE_CHECKING:
     from .loading import Kind
@@ -205,7 +205,7 @@ class Door(Generic[Subject]):
         refusal = await self._begin(arrival, proof)
         if refusal is not None:
             return refusal
-        with _logging_in(proof) as login:
+        with _Login(proof) as login:
             found = self._find_user(proof)
             login.user = await found if inspect.isawaitable(found) else found
         return self._admitted(arrival, proof, content, login)
@@ -221,7 +221,7 @@ class Door(Generic[Subject]):
         refusal = self._in_portal(functools.partial(self._begin, arrival, proof))
         if refusal is not None:
             return refusal
-        with _logging_in(proof) as login:
+        with _Login(proof) as login:
             found = self._find_user(proof)
             login.user = self._in_portal(functools.partial(_value, found)) if inspect.isawaitable(found) else found
         return self._admitted(arrival, proof, content, login)
@@ -340,21 +340,23 @@ class Door(Generic[Subject]):
         return ((RECEIPT, value), *(((REPORT, reported),) if reported else ()))
 
 
-@dataclass(slots=True)
 class _Login:
-    user: object | None = None
-    failed: bool = False
+    """Collects the task's user; an error of the application's own is logged and noted."""
 
+    def __init__(self, proof: Proof) -> None:
+        self._proof = proof
+        self.user: object | None = None
+        self.failed = False
 
-@contextmanager
-def _logging_in(proof: Proof) -> Iterator[_Login]:
-    """Collect the task's user; an error of the application's own is logged and noted."""
-    login = _Login()
-    try:
-        yield login
-    except Exception:
-        log.exception("task %s: load_user failed", proof.task_id)
-        login.failed = True
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        log.error("task %s: load_user failed", self._proof.task_id, exc_info=error)
+        self.failed = True
+        return True
 
 
 async def _value(awaitable: Awaitable[Value]) -> Value:
@@ -382,6 +384,8 @@ def _prefixes(paths: Iterable[str]) -> tuple[str, ...]:
     return prefixes
 
 
+# The same few come again and again.
+@functools.lru_cache(maxsize=64)
 def _host(authority: str) -> str:
     """Return the host a task names itself by; none if the client sent nonsense, and then the consumer's counts."""
     try:

@@ -14,6 +14,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final, TypeAlias
 
+from .fast_init import fast_init
 from .reporting import Report
 from .task import Verdict
 
@@ -56,6 +57,7 @@ _PROXY_STATUSES: Final = frozenset((502, 503, 504))
 _LARGEST_DOUBLING: Final = 64  # beyond it the ceiling is reached whatever the setting; keeps the float finite
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
     """A response was read to its end, or, in process, the application returned (then ``receipted`` is true).
@@ -104,6 +106,7 @@ class Unreadable:
 Outcome: TypeAlias = Answered | NotSent | Broken | Unreadable
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """The settings of the table.
@@ -147,6 +150,7 @@ def decide(
             return unproved or _judge_answer(outcome, retrying, anonymous=anonymous)
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class _Retrying:
     """Whether and when this attempt may be followed by another."""

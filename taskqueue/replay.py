@@ -15,6 +15,7 @@ from typing import Final, Protocol, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from .errors import ConfigError, InvalidTask, SignatureError
+from .fast_init import fast_init
 from .headers import check_host
 from .httpclient import HttpClient
 from .keys import Keyring, SubKeys
@@ -30,6 +31,7 @@ USER_AGENT: Final = f"taskqueue/{VERSION}"
 _BODILESS: Final = ("GET", "HEAD")
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """One handing-out of a task: what the application is told of it, and ``timeout``, the seconds it may take.
@@ -188,7 +190,7 @@ def request_headers(delivery: Delivery, target_host: str, *, now: float) -> tupl
     """Return the Host of a delivery and all its other headers but framing and signature; ``now`` as ``time.time()``."""
     task = delivery.task
     headers = [("User-Agent", USER_AGENT), *task.headers]
-    if task.scheme and not any(name == "x-forwarded-proto" for name, _ in task.headers):
+    if task.scheme and "x-forwarded-proto" not in dict(task.headers):
         headers.append(("X-Forwarded-Proto", task.scheme))
     headers += delivery_headers(
         task_id=task.id,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal, Protocol, TypeAlias
 
+from .fast_init import fast_init
 from .notes import Notes
 from .signature import Proof
 
@@ -47,6 +48,7 @@ class Body(Protocol):
         ...
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurrentTask:
     """The task whose delivery is the running request.
@@ -71,6 +73,7 @@ class CurrentTask:
     manual: bool = False
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurrentRequest:
     """The request that is running, as a door sees it.

@@ -16,19 +16,21 @@ import hashlib
 import hmac
 import re
 from binascii import b2a_base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, TypeAlias
+from typing import Final
 from urllib.parse import quote, unquote
 
+from .components import DIGEST, PREFIX, HeaderPairs, layout, refused
 from .errors import InvalidTask, SignatureError
+from .fast_init import fast_init
 from .keys import Keyring, SubKeys, mac_sha256
 from .stamp import read, stamp
 
-HeaderPairs: TypeAlias = Sequence[tuple[str, str]]
-
 LABEL: Final = "tq"
+_LABEL: Final = LABEL.encode()
 TAG: Final = "taskqueue"
 MANUAL_TAG: Final = "taskqueue-manual"
 """Of a delivery that a person makes by hand, past the queue: a door must have been told to accept those."""
@@ -36,27 +38,6 @@ LIFETIME: Final = 60
 SKEW: Final = 30
 MAX_SIGNATURE_CHARS: Final = 8 * 1024
 
-PREFIX: Final = "x-task-"
-_DERIVED: Final = ("@method", "@authority", "@path", "@query")
-_ALWAYS: Final = frozenset(
-    {
-        "x-task-id",
-        "x-task-queue",
-        "x-task-attempt",
-        "x-task-delivery",
-        "x-task-max-attempts",
-        "x-task-enqueued-at",
-        "x-task-deadline",
-        "idempotency-key",
-        "content-digest",
-    }
-)
-_WHEN_SENT: Final = ("content-type", "cookie", "authorization")
-_OWN: Final = ("content-digest", "signature-input", "signature")
-# Sent once and in one spelling. Host is among them because two of them could prove one name and show another.
-_ONCE: Final = _ALWAYS.union(_WHEN_SENT, _OWN, ("x-task-user-id", "host"))
-
-_TASK_HEADER: Final = re.compile(r"x-task-[a-z0-9-]*[a-z0-9]")
 _NONCE: Final = re.compile(r"[A-Za-z0-9_-]{16,64}")
 # What stands in Signature-Input after the components: created, expires, nonce, key id and tag.
 _PARAMETERS: Final = re.compile(
@@ -65,13 +46,13 @@ _PARAMETERS: Final = re.compile(
 )
 _OUR_TAG: Final = re.compile(rf'; *tag="(?:{TAG}|{MANUAL_TAG})"')
 # A comma is encoded: where a server joins two headers of one name with it, what comes out was never sent.
+_PLAIN: Final = re.compile(r"[!-$&-+\--~]+")
 _VISIBLE: Final = "".join(map(chr, range(0x21, 0x7F))).replace("%", "").replace(",", "")
 # Takes the place of a key that is not known, so that such a request costs as much as any other forged one.
 _NO_KEY: Final = bytes(32)
-# Requests come with the same names again and again. A list of more than so many is a stranger's, and not remembered.
-MANY: Final = 64
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class Proof:
     """What a verified delivery says of itself; times in milliseconds since 1970.
@@ -116,21 +97,21 @@ def sign(
     ``manual``: it is made by hand. Raises SignatureError for what no door would accept: a covered header twice, missing
     or in another spelling, a line break in a value, a target that is not canonical.
     """
-    fields = _fields(headers)
-    if not fields.keys().isdisjoint(_OWN):
-        raise _refused("headers: Content-Digest and Signature headers are made here; none may be given")
+    shape = layout(headers)
+    if shape.own:
+        raise refused("headers: Content-Digest and Signature headers are made here; none may be given")
     if not _NONCE.fullmatch(nonce):
         raise ValueError("nonce: 16 to 64 characters of A-Z a-z 0-9 - _ are needed")
     if not _is_canonical(target):
-        raise _refused("target: it must begin with / and have no empty query")
-    fields["content-digest"] = digest = content_digest(body)
-    names, components = _components(tuple(fields))
-    fields |= _derived(method, authority, target)
+        raise refused("target: it must begin with / and have no empty query")
+    _require_none(shape.missing - {DIGEST})
+    digest = content_digest(body)
     params = (
-        f'{components};created={created};expires={created + LIFETIME};nonce="{nonce}"'
+        f'{shape.listed};created={created};expires={created + LIFETIME};nonce="{nonce}"'
         f';keyid="{keys.key_id}";alg="hmac-sha256";tag="{MANUAL_TAG if manual else TAG}"'
     )
-    signature = _signature(keys.sign, signature_base(names, map(fields.__getitem__, names), params))
+    values = (*_derived(method, authority, target), digest, *shape.values(headers))
+    signature = _signature(keys.sign, signature_base(shape.components, values, params)).decode()
     return [("Content-Digest", digest), ("Signature-Input", f"{LABEL}={params}"), ("Signature", signature)]
 
 
@@ -153,24 +134,24 @@ def verify(
     not in the keyring), ``skew`` (genuine, but ``created - 30 <= now <= created + 60`` does not hold: 30 s for clocks
     that go ahead; for those behind the lifetime itself leaves room), ``manual`` (genuine, but made by hand).
     """
-    fields = _fields(headers)
-    given_input, given = fields.pop("signature-input", ""), fields.pop("signature", "")
+    shape = layout(headers)
+    given_input, given = shape.added(headers, "signature-input"), shape.added(headers, "signature")
     if not given_input or not given:
-        raise _refused("X-Task-* headers need Signature-Input and Signature: only taskqueue-server sends them")
+        raise refused("X-Task-* headers need Signature-Input and Signature: only taskqueue-server sends them")
     if len(given_input) > MAX_SIGNATURE_CHARS or len(given) > MAX_SIGNATURE_CHARS:
-        raise _refused(f"Signature-Input or Signature is longer than {MAX_SIGNATURE_CHARS} characters")
-    names, components = _components(tuple(fields))
-    expected = f"{LABEL}={components}"
+        raise refused(f"Signature-Input or Signature is longer than {MAX_SIGNATURE_CHARS} characters")
+    _require_none(shape.missing)
+    expected = f"{LABEL}={shape.listed}"
     match = _PARAMETERS.fullmatch(given_input, len(expected)) if given_input.startswith(expected) else None
     if match is None:
-        raise _refused("Signature-Input is not what the headers sent call for; does a proxy add or drop headers?")
+        raise refused("Signature-Input is not what the headers sent call for; does a proxy add or drop headers?")
     created, expires, nonce, key_id, tag = match.groups()
     keys = keyring.find(key_id)
     secret, raw = keys.sign if keys else _NO_KEY, given.encode("ascii", "backslashreplace")
+    digest, values, params = shape.added(headers, DIGEST), shape.values(headers), given_input[len(LABEL) + 1 :]
     for target in targets:
-        fields |= _derived(method, authority, target)
-        base = signature_base(names, map(fields.__getitem__, names), given_input[len(LABEL) + 1 :])
-        if hmac.compare_digest(_signature(secret, base).encode(), raw) and keys and _is_canonical(target):
+        base = signature_base(shape.components, (*_derived(method, authority, target), digest, *values), params)
+        if hmac.compare_digest(_signature(secret, base), raw) and keys and _is_canonical(target):
             break
     else:
         raise _unproved(None if keys else key_id)
@@ -178,13 +159,13 @@ def verify(
     manual = tag == MANUAL_TAG
     if manual and not allow_manual:
         raise SignatureError("manual", "a delivery made by hand; only a door with allow_manual=True lets those in")
-    return _proof(fields, key_id, nonce, target, manual=manual)
+    return _proof(shape.index, values, key_id, nonce, target, digest, manual=manual)
 
 
 def check_body(proof: Proof, body: bytes) -> None:
     """Raise SignatureError (``signature``) unless this is the body that was signed."""
     if proof.content_digest is not None and proof.content_digest != content_digest(body):
-        raise _refused(f"Content-Digest does not match the body of {len(body)} bytes")
+        raise refused(f"Content-Digest does not match the body of {len(body)} bytes")
 
 
 def is_claimed(headers: HeaderPairs) -> bool:
@@ -219,10 +200,9 @@ def delivery_headers(
     the percent sign and the comma, is percent-encoded as UTF-8. Raises InvalidTask for an empty one, or with a lone
     surrogate. ``parent``: the id of the task that has added this one.
     """
-    headers = [("X-Task-Id", task_id)]
-    if user_id is not None:
-        headers.append(("X-Task-User-Id", _encode_user(user_id)))
-    headers += [
+    return [
+        ("X-Task-Id", task_id),
+        *([] if user_id is None else [("X-Task-User-Id", _encode_user(user_id))]),
         ("X-Task-Queue", queue),
         ("X-Task-Attempt", str(attempt)),
         ("X-Task-Delivery", str(delivery)),
@@ -232,12 +212,11 @@ def delivery_headers(
         *([("X-Task-Parent-Id", parent)] if parent else []),
         ("Idempotency-Key", task_id),
     ]
-    return headers
 
 
 def content_digest(body: bytes) -> str:
     """Return the value of Content-Digest for a body (RFC 9530, sha-256)."""
-    return f"sha-256=:{_base64(hashlib.sha256(body).digest())}:"
+    return f"sha-256=:{b2a_base64(hashlib.sha256(body).digest(), newline=False).decode()}:"
 
 
 def signature_base(names: tuple[str, ...], values: Iterable[str], params: str) -> bytes:
@@ -246,71 +225,36 @@ def signature_base(names: tuple[str, ...], values: Iterable[str], params: str) -
     Raises SignatureError if a value has a line break, which could pass for another component, or cannot be encoded.
     """
     try:
-        base = (_template(names) % (*values, params)).encode("utf-8", "surrogateescape")
+        pieces = list(_between(names))
+        pieces[1::2] = *values, params
+        base = "".join(pieces).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        raise _refused("a covered value has a lone surrogate") from None
+        raise refused("a covered value has a lone surrogate") from None
     if base.count(b"\n") != len(names):
-        raise _refused("a covered value has a line break")
+        raise refused("a covered value has a line break")
     return base
 
 
 # The same few lists come again and again; a stranger's are no longer than the server lets headers be.
 @lru_cache(maxsize=64)
-def _template(names: tuple[str, ...]) -> str:
-    return "".join(f'"{name}": %s\n' for name in names) + '"@signature-params": %s'
+def _between(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what stands before each of the values, and after each an empty place for it."""
+    lines = (f'"{name}": ' for name in (*names, "@signature-params"))
+    return tuple(piece for number, line in enumerate(lines) for piece in ("\n" * (number > 0) + line, ""))
 
 
-def _signature(key: bytes, base: bytes) -> str:
-    return f"{LABEL}=:{_base64(mac_sha256(key, base))}:"
+def _signature(key: bytes, base: bytes) -> bytes:
+    return b"%s=:%s:" % (_LABEL, b2a_base64(mac_sha256(key, base), newline=False))
 
 
-def _base64(raw: bytes) -> str:
-    return b2a_base64(raw, newline=False).decode("ascii")
-
-
-def _fields(headers: HeaderPairs) -> dict[str, str]:
-    """Return the headers this profile knows, by lower-case name; refuse a second one and every other spelling."""
-    names = tuple([name for name, _ in headers])
-    known = _known(names) if len(names) <= MANY else _known.__wrapped__(names)
-    return {lower: headers[place][1].strip(" \t") for lower, place in known}
-
-
-@lru_cache(maxsize=256)
-def _known(names: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
-    """Return the names of these that the profile knows, in lower case, with their places; refuse as ``_fields``."""
-    places: dict[str, int] = {}
-    for place, name in enumerate(names):
-        lower = name.lower()
-        if lower not in _ONCE:
-            folded = lower.replace("_", "-")
-            if not folded.startswith(PREFIX) and folded not in _ONCE:
-                continue
-            if not _TASK_HEADER.fullmatch(lower):
-                raise _refused(f"header {name[:64]!r}: only letters, digits and - may be in its name")
-        if lower in places:
-            raise _refused(f"header {lower[:64]!r} is sent more than once")
-        if not name.isascii():
-            raise _refused(f"header {name[:64]!r}: its name is not ASCII")
-        places[lower] = place
-    return tuple(places.items())
-
-
-@lru_cache(maxsize=64)
-def _components(present: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
-    """Return the names of all components, in the profile's order, for the headers present; and the list serialised."""
-    missing = _ALWAYS.difference(present)
+def _require_none(missing: AbstractSet[str]) -> None:
     if missing:
-        raise _refused(f"headers missing in a delivery: {', '.join(sorted(missing))}")
-    task = sorted(name for name in present if name.startswith(PREFIX))
-    sent = (name for name in _WHEN_SENT if name in present)
-    names = (*_DERIVED, "content-digest", *task, "idempotency-key", *sent)
-    listed = '" "'.join(names)
-    return names, f'("{listed}")'
+        raise refused(f"headers missing in a delivery: {', '.join(sorted(missing))}")
 
 
-def _derived(method: str, authority: str, target: str) -> dict[str, str]:
+def _derived(method: str, authority: str, target: str) -> tuple[str, str, str, str]:
     path, _, query = target.partition("?")
-    return {"@method": method, "@authority": authority.lower(), "@path": path, "@query": f"?{query}"}
+    return method, authority.lower(), path, f"?{query}"
 
 
 def _is_canonical(target: str) -> bool:
@@ -320,7 +264,7 @@ def _is_canonical(target: str) -> bool:
 
 def _check_clock(created: int, expires: int, now: float) -> None:
     if expires != created + LIFETIME:
-        raise _refused(f"the signature must expire {LIFETIME} s after it was created, not {expires - created}")
+        raise refused(f"the signature must expire {LIFETIME} s after it was created, not {expires - created}")
     if not created - SKEW <= now <= expires:
         raise SignatureError(
             "skew",
@@ -329,31 +273,42 @@ def _check_clock(created: int, expires: int, now: float) -> None:
         )
 
 
-def _proof(fields: dict[str, str], key_id: str, nonce: str, target: str, *, manual: bool) -> Proof:
+def _proof(
+    index: Mapping[str, int],
+    values: Sequence[str],
+    key_id: str,
+    nonce: str,
+    target: str,
+    digest: str,
+    *,
+    manual: bool,
+) -> Proof:
     # Only proved values get here; a value that cannot be read comes from a sender of another version.
-    user_id = fields.get("x-task-user-id")
+    user_id, parent = index.get("x-task-user-id"), index.get("x-task-parent-id")
     try:
         return Proof(
-            fields["x-task-id"],
-            fields["x-task-queue"],
-            None if user_id is None else _decode_user(user_id),
-            int(fields["x-task-attempt"]),
-            int(fields["x-task-delivery"]),
-            int(fields["x-task-max-attempts"]),
-            read(fields["x-task-enqueued-at"]),
-            read(fields["x-task-deadline"]),
+            values[index["x-task-id"]],
+            values[index["x-task-queue"]],
+            None if user_id is None else _decode_user(values[user_id]),
+            int(values[index["x-task-attempt"]]),
+            int(values[index["x-task-delivery"]]),
+            int(values[index["x-task-max-attempts"]]),
+            read(values[index["x-task-enqueued-at"]]),
+            read(values[index["x-task-deadline"]]),
             key_id,
             nonce,
             target,
-            fields["content-digest"],
+            digest,
             manual,
-            fields.get("x-task-parent-id"),
+            None if parent is None else values[parent],
         )
     except ValueError:
-        raise _refused("an X-Task-* header has a value this release cannot read") from None
+        raise refused("an X-Task-* header has a value this release cannot read") from None
 
 
 def _encode_user(user_id: str) -> str:
+    if _PLAIN.fullmatch(user_id):
+        return user_id
     if not user_id:
         raise InvalidTask("user_id: it is empty; give None for an anonymous task")
     try:
@@ -363,14 +318,12 @@ def _encode_user(user_id: str) -> str:
 
 
 def _decode_user(value: str) -> str:
+    if _PLAIN.fullmatch(value):
+        return value
     user_id = unquote(value, errors="strict")
     if not user_id or quote(user_id, safe=_VISIBLE) != value:
         raise ValueError("empty, or not the one encoding of its text")
     return user_id
-
-
-def _refused(message: str) -> SignatureError:
-    return SignatureError("signature", message)
 
 
 def _unproved(unknown_key: str | None) -> SignatureError:
@@ -380,7 +333,7 @@ def _unproved(unknown_key: str | None) -> SignatureError:
             f"signed with key {unknown_key}, which is none of this process's secrets: give application and"
             " taskqueue-server the same TASKQUEUE_SECRET, or append the new one to the list",
         )
-    return _refused(
+    return refused(
         "the signature does not match: method, Host, path, query or a signed header was changed on the way;"
         " a proxy between taskqueue-server and the application must hand them on as they are"
     )

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from .fast_init import fast_init
+
 Phase: TypeAlias = Literal["starting", "consuming", "stopping"]
 
 # Progress is an exchange with the broker within so many polls, and a beat within so many seconds (one comes each 0.5).
@@ -12,6 +14,7 @@ BEATS: Final = 3.0
 SHORTEST_POLL: Final = 1.0
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class EndedTask:
     """The task of a delivery that has ended; of a record that cannot be opened all but id and numbers is empty."""
@@ -25,6 +28,7 @@ class EndedTask:
     attempt: int
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How a delivery ended: seconds that the task had waited since it was added, and that it ran; None if it did not.

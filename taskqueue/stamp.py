@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
-_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
+_SECOND: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC).replace(tzinfo=None)  # its isoformat names no offset
 
 
@@ -17,9 +17,10 @@ def stamp(milliseconds: int) -> str:
 
 def read(value: str) -> int:
     """Return the milliseconds since 1970; raises ValueError for what ``stamp`` does not write."""
-    if not _TIME.fullmatch(value):
+    second, rest, zone = value[:20], value[20:23], value[23:]
+    if zone != "Z" or len(rest) != 3 or not (rest.isascii() and rest.isdigit()):
         raise ValueError("not a time")
-    return _seconds(value[:19]) * 1000 + int(value[20:23])
+    return _milliseconds(second) + int(rest)
 
 
 # Tasks that are added or delivered together share the second.
@@ -29,5 +30,7 @@ def _text(seconds: int) -> str:
 
 
 @lru_cache(maxsize=64)
-def _seconds(text: str) -> int:
-    return (datetime.fromisoformat(text) - _EPOCH) // timedelta(seconds=1)
+def _milliseconds(second: str) -> int:
+    if not _SECOND.fullmatch(second):
+        raise ValueError("not a time")
+    return (datetime.fromisoformat(second[:-1]) - _EPOCH) // timedelta(seconds=1) * 1000

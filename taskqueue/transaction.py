@@ -8,7 +8,7 @@ push early. A savepoint is a transaction inside another: it owns its list and jo
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Protocol, TypeVar
@@ -127,7 +127,7 @@ class Transaction:
     def pending(self) -> bool:
         """Whether tasks added while this runs, here or in transactions that end by themselves, may still be lost."""
         mine = self.used and self.state in ("open", "committing", "voted")
-        return mine or any(other.pending for other in self.attached)
+        return mine or (bool(self._others) and any(other.pending for other in self.attached))
 
     def attach(self, other: "Transaction") -> None:
         """Have an answer wait for a transaction, a database's, that was begun while this one runs."""
@@ -200,6 +200,10 @@ class Transaction:
 
         Raises CommitUncertain if the outcome is unknown; after any other error nothing will run.
         """
+        if self.outer is None and not self._entries:  # as most requests end
+            self.require_open("commit")
+            self.state = "committed"
+            return
         with self._ending("commit", "committed") as entries:
             if entries:
                 await self.tq.deliver(entries, self.request)
@@ -298,14 +302,21 @@ def innermost(tq: Deliverer | None = None) -> Transaction | None:
     return transaction
 
 
-@contextmanager
-def bound(transaction: Transaction) -> Iterator[Transaction]:
+def bound(transaction: Transaction) -> AbstractContextManager[Transaction]:
     """Make this the innermost transaction; whoever binds it commits or aborts it."""
-    token = _innermost.set(transaction)
-    try:
-        yield transaction
-    finally:
-        _innermost.reset(token)
+    return _Bound(transaction)
+
+
+class _Bound:
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+
+    def __enter__(self) -> Transaction:
+        self._token = _innermost.set(self._transaction)
+        return self._transaction
+
+    def __exit__(self, *_: object) -> None:
+        _innermost.reset(self._token)
 
 
 class Scope:

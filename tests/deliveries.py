@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import pytest
 
+from taskqueue.components import HeaderPairs
 from taskqueue.errors import SignatureError
 from taskqueue.keys import Keyring, SubKeys, mac_sha256
 from taskqueue.signature import (
-    HeaderPairs,
     Proof,
     check_body,
     delivery_headers,

@@ -226,12 +226,12 @@ class TestWaking:
         self, tq: TaskQueue, target: Target, any_server: RedisServer
     ) -> None:
         for queue in ("mail", "mailhost"):
-            await push(tq, *(f"/{queue}" for _ in range(10)), queue=queue)
+            await push(tq, *(f"/{queue}" for _ in range(200)), queue=queue)
         async with running(consumer(any_server.url, target, queues=["mail", "mailhost"], poll_max=3600)):
-            await target.finished(20)
-        # In turn; where one ends in the midst of a turn, two of one queue may follow each other.
-        for start in range(0, 20, 5):
-            assert set(target.done[start : start + 5]) == {"/mail", "/mailhost"}
+            await target.finished(400)
+        # In turn; of what is reserved ahead, a hundred at most, each has its half.
+        for start in range(0, 400, 80):
+            assert set(target.done[start : start + 80]) == {"/mail", "/mailhost"}
 
     @pytest.mark.accept("TA05")
     @pytest.mark.usefixtures("no_polling", "no_hints")

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taskqueue.components import HeaderPairs
 from taskqueue.errors import SignatureError
 from taskqueue.keys import mac_sha256
-from taskqueue.signature import HeaderPairs, Proof, content_digest, sign, signature_base
+from taskqueue.signature import Proof, content_digest, sign, signature_base
 from tests.deliveries import (
     CREATED,
     HOST,

@@ -161,3 +161,30 @@ def test_times_lose_nothing(milliseconds: int) -> None:
     text = stamp(milliseconds)
     assert len(text) == len("2026-01-01T00:00:00.001Z")
     assert read(text) == milliseconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "2026-01-31T09:30:00Z",
+        "2026-01-31T09:30:00.25Z",
+        "2026-01-31T09:30:00.2500Z",
+        "2026-01-31T09:30:00.250",
+        "2026-01-31T09:30:00.250z",
+        "2026-01-31T09:30:00.250Z\n",
+        "2026-01-31T09:30:00.+25Z",
+        "2026-01-31T09:30:00. 25Z",
+        "2026-01-31T09:30:00.2_5Z",
+        "2026-01-31T09:30:00.25\u0663Z",
+        "2026-01-31T09:30:00.25\u00b2Z",
+        "2026-01-31T09:30:00,250Z",
+        "2026-01-31 09:30:00.250Z",
+        "2026-01-31T09:30:60.250Z",
+        "2026-02-30T09:30:00.250Z",
+        "\u0662026-01-31T09:30:00.250Z",
+    ],
+)
+def test_a_time_is_read_only_as_it_is_written(text: str) -> None:
+    with pytest.raises(ValueError, match=r".*"):
+        read(text)
