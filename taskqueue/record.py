@@ -80,7 +80,8 @@ def draft(
     **options: Unpack[Options],
 ) -> Draft:
     """Take what ``add`` takes and return the task; raises InvalidTask, UnknownQueue or BodyUnavailable."""
-    _check_known(options)
+    if options:
+        _check_known(options)
     request, limits = frame.request, frame.limits
     json, user_id = options.get("json", UNSET), options.get("user_id", CURRENT)
     given = payload is not CURRENT or json is not UNSET
@@ -90,29 +91,33 @@ def draft(
     if body and method not in CARRY_A_BODY:
         warnings.warn(f"payload: servers may ignore the body of a {method}; give method='POST'", stacklevel=3)
     scheme, host = (request.scheme, request.host) if request else frame.public
-    due, expires = _when(options.get("delay"), options.get("eta"))
+    created = _now_ms()
+    due, expires = _when(options.get("delay"), options.get("eta"), created)
     target = target_of(url, params, limits)
     view = frame.defaults.of(target)
     running = request.task if request else None
     if options.get("child"):
         queue = _queue_of_child(running, queue)
     chosen_queue, route, chosen = choose(target, own=queue, view=view, routes=frame.routes)
-    defaults = NOTHING if view is None else view[1]
+    for name, value in own:
+        if name == "host":
+            host, own = value, [pair for pair in own if pair[0] != "host"]
+            break
     task = Task(
         id=new_id(os.urandom(16)),
         queue=queue_name(chosen_queue, frame.queues, frame.routes.queues),
         method=method,
         target=target,
-        host=next((value for name, value in own if name == "host"), host),
+        host=host,
         scheme=scheme,
         headers=_all_headers(frame, own, content=copies_body, same_user=user_id is CURRENT),
         body=body,
         user_id=_current_user(request) if user_id is CURRENT else check_user_id(user_id),
-        created=_now_ms(),
+        created=created,
         expires=expires,
         due=due,
         parent=running.id if running else "",
-        **_terms(defaults, options),
+        **_terms(NOTHING if view is None else view[1], options),
         **_relatives(options, limits, running),
         route=route,
         chosen=chosen,
@@ -148,7 +153,7 @@ class _Relatives(TypedDict, total=False):
 
 def _relatives(options: Options, limits: Limits, parent: CurrentTask | None) -> _Relatives:
     """Return what connects a task with others."""
-    if options.keys().isdisjoint(_RELATIVES):
+    if not options or options.keys().isdisjoint(_RELATIVES):
         return {}
     success, failure = options.get("on_success"), options.get("on_failure")
     return {
@@ -195,7 +200,6 @@ def _content(
 def _all_headers(
     frame: Frame, own: Sequence[tuple[str, str]], *, content: bool, same_user: bool
 ) -> tuple[tuple[str, str], ...]:
-    own = [pair for pair in own if pair[0] != "host"]
     if frame.request is None:
         return merge_headers((), own)
     # A task for somebody else must not carry this user's session.
@@ -253,11 +257,10 @@ def queue_name(name: str | None, queues: Sequence[str], ruled: Sequence[str] = (
     return name
 
 
-def _when(delay: float | timedelta | None, eta: datetime | None) -> tuple[int, int]:
+def _when(delay: float | timedelta | None, eta: datetime | None, now: int) -> tuple[int, int]:
     """Return due (0 now, negative a delay, else the time; ms) and expires (ms since 1970)."""
     if delay is not None and eta is not None:
         raise InvalidTask("delay: give either delay or eta, not both")
-    now = _now_ms()
     due = wait = 0
     if delay is not None:
         wait = _delay_ms(delay)

@@ -5,8 +5,6 @@ id as associated data (NIST SP 800-38D). The key is derived per record, so that 
 many tasks one secret seals.
 """
 
-import hmac
-from functools import lru_cache
 from typing import Final
 
 import msgpack
@@ -14,7 +12,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from .errors import RecordError
-from .keys import Keyring, SubKeys, owner_index
+from .keys import Keyring, SubKeys, mac_sha256, owner_index
 from .task import CHILD, CHOSEN_SHIFT, MASTER, Response, SealedTask, Task
 
 VERSION: Final = 1
@@ -23,16 +21,8 @@ _HEAD: Final = 1 + 4 + NONCE_BYTES
 _VERSION: Final = bytes((VERSION,))
 
 
-@lru_cache(maxsize=16)
-def _keyed(key: bytes) -> hmac.HMAC:
-    # To copy what has taken in the key costs half of beginning anew for each record.
-    return hmac.new(key, digestmod="sha256")
-
-
 def _cipher(keys: SubKeys, context: bytes) -> AESGCM:
-    mac = _keyed(keys.seal).copy()
-    mac.update(context)
-    return AESGCM(mac.digest())
+    return AESGCM(mac_sha256(keys.seal, context))
 
 
 def _context(queue: str, task_id: str) -> bytes:

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
+import anyio
 import pytest
 
 import taskqueue
@@ -310,6 +311,37 @@ class TestCancelled:
         ids = [*ended[:2], *ended[2].ids, *ended[3:]]
         assert line(private_server.client()) == ids
         assert scripts_called(private_server.client()) == 1
+        await tq.aclose()
+
+    @pytest.mark.parametrize("by_its_task_too", [False, True])
+    async def test_a_scope_that_is_cancelled_waits_for_the_commit(
+        self, private_server: RedisServer, *, by_its_task_too: bool
+    ) -> None:
+        tq = taskqueue.TaskQueue(private_server.url, secret=SECRET, namespace="taskqueue", commit_deadline=20)
+        await tq.push("/first")
+        scope, ended = anyio.CancelScope(), list[object]()
+
+        async def commit() -> None:
+            with scope:
+                try:
+                    ended.append(await tq.push("/second"))
+                except CommitUncertain as error:
+                    ended.append(type(error))
+                await asyncio.sleep(0)
+                ended.append("went on")
+
+        private_server.pause()
+        task = asyncio.create_task(commit())
+        await until(lambda: _sent(tq.broker._link), "it is under way")  # type: ignore[attr-defined]
+        scope.cancel()
+        await asyncio.sleep(0)
+        if by_its_task_too:
+            task.cancel()
+        await asyncio.sleep(0.01)
+        assert not task.done()
+        private_server.resume()
+        await asyncio.wait([task])
+        assert ended == [CommitUncertain if by_its_task_too else line(private_server.client())[1]]
         await tq.aclose()
 
     async def test_a_loop_that_is_closed_leaves_none_waiting(self, private_server: RedisServer) -> None:
