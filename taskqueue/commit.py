@@ -13,7 +13,7 @@ from anyio import CancelScope, current_effective_deadline
 
 from .broker import Broker
 from .errors import BrokerUnavailable, CommitUncertain, ReplyLost, TaskQueueError
-from .task import SealedTask, total_bytes
+from .task import SealedTask
 
 log = logging.getLogger("taskqueue.commit")
 
@@ -132,8 +132,12 @@ async def _heard(outcome: Outcome) -> asyncio.CancelledError | None:
 
 def _fit(tasks: Sequence[SealedTask], queue: str) -> bool:
     """Tell whether these tasks go into one call."""
-    small = len(tasks) <= PUSH_TASKS and total_bytes(tasks) <= PUSH_BYTES
-    return small and all(task.queue == queue for task in tasks)
+    weight = 0
+    for task in tasks:
+        if task.queue != queue:
+            return False
+        weight += len(task.record)
+    return len(tasks) <= PUSH_TASKS and weight <= PUSH_BYTES
 
 
 async def _in_two_phases(broker: Broker, by_queue: Queues, deadline: float) -> None:

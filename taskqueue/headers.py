@@ -49,7 +49,7 @@ def caller_headers(
     spellings: dict[str, str] = {}
     pairs: list[tuple[str, str]] = []
     size = 0
-    for pair in headers.items() if type(headers) is dict else _given_pairs(headers):
+    for pair in _given_pairs(headers):
         name, value = _checked_pair(pair)
         lower = _checked_name(name)
         if lower in spellings:

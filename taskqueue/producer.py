@@ -120,10 +120,10 @@ class TaskQueue(Routed):
             self.require_broker()
         frame = Frame(self.queues, self.limits, self.public, transaction.request, self._defaults, self.routes)
         made = draft(frame, url, method, params, headers, payload, queue, **options)
-        total = transaction.total_bytes + made.task.size
-        if total > self.limits.transaction:
+        size = transaction.total_bytes + made.task.size
+        if size > self.limits.transaction:
             raise InvalidTask(
-                f"payload: this transaction would hold {total} bytes, over the limit of {self.limits.transaction};"
+                f"payload: this transaction would hold {size} bytes, over the limit of {self.limits.transaction};"
                 " commit in several, or store the data elsewhere and pass a reference"
             )
         transaction.append(made.task, copies_body=made.copies_body, copies_user=made.copies_user)
@@ -255,11 +255,7 @@ class TaskQueue(Routed):
 
     def sealed(self, tasks: Sequence[Task]) -> list[SealedTask]:
         """Return these tasks as a store keeps them; raises ConfigError without a secret."""
-        keyring, nonces = self.keyring, os.urandom(NONCE_BYTES * len(tasks))
-        places = range(0, len(nonces), NONCE_BYTES)
-        return [
-            seal(keyring, task, nonce=nonces[at : at + NONCE_BYTES]) for task, at in zip(tasks, places, strict=True)
-        ]
+        return [seal(self.keyring, task, nonce=os.urandom(NONCE_BYTES)) for task in tasks]
 
     def deliver_sync(self, entries: Sequence[Entry], request: CurrentRequest | None) -> None:
         """Do the same from synchronous code."""

@@ -80,8 +80,7 @@ def draft(
     **options: Unpack[Options],
 ) -> Draft:
     """Take what ``add`` takes and return the task; raises InvalidTask, UnknownQueue or BodyUnavailable."""
-    if options:
-        _check_known(options)
+    _check_known(options)
     request, limits = frame.request, frame.limits
     json, user_id = options.get("json", UNSET), options.get("user_id", CURRENT)
     given = payload is not CURRENT or json is not UNSET
@@ -91,18 +90,14 @@ def draft(
     if body and method not in CARRY_A_BODY:
         warnings.warn(f"payload: servers may ignore the body of a {method}; give method='POST'", stacklevel=3)
     scheme, host = (request.scheme, request.host) if request else frame.public
-    created = _now_ms()
-    due, expires = _when(options.get("delay"), options.get("eta"), created)
+    due, expires = _when(options.get("delay"), options.get("eta"), created := _now_ms())
     target = target_of(url, params, limits)
     view = frame.defaults.of(target)
     running = request.task if request else None
     if options.get("child"):
         queue = _queue_of_child(running, queue)
     chosen_queue, route, chosen = choose(target, own=queue, view=view, routes=frame.routes)
-    for name, value in own:
-        if name == "host":
-            host, own = value, [pair for pair in own if pair[0] != "host"]
-            break
+    own, host = _without_host(own, host)
     task = Task(
         id=new_id(os.urandom(16)),
         queue=queue_name(chosen_queue, frame.queues, frame.routes.queues),
@@ -174,7 +169,7 @@ def _target_after(end: str, url: object, limits: Limits) -> str:
 
 def _check_known(options: Options) -> None:
     """Refuse a keyword that means nothing: one misspelt would otherwise be left out in silence."""
-    if unknown := sorted(options.keys() - _OPTIONS):
+    if options and (unknown := sorted(options.keys() - _OPTIONS)):
         raise InvalidTask(f"{unknown[0]}: add takes no such argument; it takes {', '.join(sorted(_OPTIONS))}")
 
 
@@ -195,6 +190,14 @@ def _content(
             raise InvalidTask("payload: give either payload or json, not both")
         return json_body(json, limits), list(merge_headers([("content-type", "application/json")], own))
     return (b"" if payload is CURRENT or payload is None else check_body(payload, limits)), own
+
+
+def _without_host(own: list[tuple[str, str]], host: str) -> tuple[list[tuple[str, str]], str]:
+    """Return these headers without the host among them, and that one; if there is none, the one given."""
+    for name, value in own:
+        if name == "host":  # which stands there once
+            return [pair for pair in own if pair[0] != "host"], value
+    return own, host
 
 
 def _all_headers(

@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol, TypeAlias
 
 from .broker import CALL_DEADLINE, Broker
@@ -61,7 +62,7 @@ def portion(sizes: Iterable[tuple[int, int]]) -> list[int]:
 
 def from_now(task: SealedTask, *, now: int) -> SealedTask:
     """Return the task with a delay turned into a time: it counts from its commit, not from its push. ``now`` in ms."""
-    return task._replace(due=now - task.due) if task.due < 0 else task
+    return replace(task, due=now - task.due) if task.due < 0 else task
 
 
 class Relay:

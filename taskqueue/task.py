@@ -7,7 +7,7 @@ small, and is written by the broker alone.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgpack
 
@@ -190,7 +190,8 @@ def _refuse_extension(code: int, _data: bytes) -> object:
     raise ValueError(f"extension type {code}")
 
 
-class SealedTask(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SealedTask:
     """A task as a broker stores it: the sealed record, and the few things that may be read without the secret.
 
     ``due`` is in ms since 1970; 0 means at once, a negative number a delay in ms that counts from the commit.
@@ -214,7 +215,19 @@ class SealedTask(NamedTuple):
     @property
     def values(self) -> tuple[str | bytes | int, ...]:
         """What a store is told of it, in this order."""
-        return (self.id, *self[2:])  # of one queue, which is said once
+        return (
+            self.id,
+            self.record,
+            self.due,
+            self.method,
+            self.path,
+            self.label,
+            self.priority,
+            self.owner,
+            self.route,
+            self.parent,
+            self.flags,
+        )
 
 
 @dataclass(frozen=True, slots=True)

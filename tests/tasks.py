@@ -20,7 +20,7 @@ def opaque(
 ) -> SealedTask:
     """Return a task as a broker sees it: bytes that it never looks into."""
     made = SealedTask(task_id or f"id-{next(_numbers)}", queue, record, due, "POST", "/path", "label")
-    return made._replace(**fields)  # type: ignore[arg-type]
+    return replace(made, **fields)  # type: ignore[arg-type]
 
 
 def opaque_tasks(count: int, *, queue: str = "default") -> list[SealedTask]:

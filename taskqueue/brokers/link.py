@@ -10,18 +10,16 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.retry import Retry as SyncRetry
 
 from ..errors import BrokerUnavailable, ConfigError
 from .calls import Arguments, Call, Copies, Load, Trip, bytes_in, pack
+from .connections import connected
 from .refusals import is_transient, said, wrong_password
 from .scripts import Script
 from .wire import CLOSED, Wire
@@ -29,7 +27,6 @@ from .wire import CLOSED, Wire
 # Seconds. A half-open connection shows itself as a reply that never comes: after this long the line is dropped.
 READ_TIMEOUT: Final = 5.0
 MOVED_TIMEOUT: Final = 1.0
-CONNECT_TIMEOUT: Final = 5.0
 PAUSE_MIN: Final = 0.01
 PAUSE_MAX: Final = 0.5
 MAX_CALLS: Final = 512
@@ -387,45 +384,3 @@ class Link:
         wire, self._wire = self._wire, None
         if wire is not None:
             await wire.close()
-
-
-async def connected(pool: ConnectionPool) -> AbstractConnection:
-    """Return a new connection that has shaken hands; raises what redis-py raises, or TimeoutError."""
-    make: Callable[[], AbstractConnection] = pool.make_connection
-    connection = make()
-    connect: Callable[[], Awaitable[None]] = connection.connect
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            await connect()
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
-    return connection
-
-
-async def read(connection: AbstractConnection) -> Any:
-    """Return the next reply, whatever it is; raises it if it is an error."""
-    response: Callable[..., Awaitable[Any]] = connection.read_response
-    return await response(disconnect_on_error=False)
-
-
-def pool_of(url: str) -> ConnectionPool:
-    """Return where connections for this URL are made."""
-    return ConnectionPool.from_url(url, **pool_options())
-
-
-def pool_options() -> dict[str, Any]:
-    """Return what holds for every connection: RESP2, no introduction, no retries, no timeouts but our own."""
-    return {"protocol": 2, "driver_info": None, "retry": Retry(NoBackoff(), 0), "socket_timeout": None}
-
-
-def client_options(timeout: float) -> dict[str, Any]:
-    """Return the same for a synchronous client that waits at most so many seconds."""
-    return {
-        "protocol": 2,
-        "driver_info": None,
-        "retry": SyncRetry(NoBackoff(), 0),
-        "socket_timeout": timeout,
-        "socket_connect_timeout": timeout,
-        "max_connections": 1,
-    }

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from taskqueue.brokers import link
+from taskqueue.brokers import connections, link
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import SCRIPTS
 from taskqueue.errors import BrokerUnavailable, ConfigError, ReplyLost
@@ -386,7 +386,7 @@ async def test_what_was_given_up_is_not_sent_with_what_was_not(
     await broker.prepare("default", [opaque("first"), opaque("second")], deadline=time.monotonic() + 10)
     await broker.promote("default", ["first"], deadline=time.monotonic() + 10)  # so that redis knows the script
     await broker.aclose()
-    gate, plain = asyncio.Event(), link.connected
+    gate, plain = asyncio.Event(), connections.connected
 
     async def connected(pool: Any) -> Any:
         await gate.wait()
