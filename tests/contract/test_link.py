@@ -95,7 +95,7 @@ class TestCallersThatGo:
                     return broker.exchange(lease, (), token=str(number), want=1, room=10**6, deadline=within(10))
 
                 caller = asyncio.create_task(ask())
-                await _turns(dice.randrange(40))
+                await _turns(dice.randrange(dice.choice((40, 400))))
                 caller.cancel()
                 await asyncio.wait([caller])
                 cancelled += caller.cancelled()
