@@ -298,9 +298,18 @@ class Link:
         self._send_more()
         if self._trips:
             self._be_patient(self._trips[0].calls)
-        else:
-            self._cut_at = math.inf
+            return
+        self._cut_at = math.inf
+        if self._passing is not None:
             self._end_with(self._passing)
+        else:
+            asyncio.get_running_loop().call_soon(self._rest)
+
+    def _rest(self) -> None:
+        """Send what those who have just heard have asked for since; if that is nothing, the speaker may go."""
+        self._send_more()
+        if not self._trips:
+            self._end_with(None)
 
     def _end_with(self, error: Exception | None) -> None:
         """Wake the speaker: nothing is under way any more, or nothing will come of it."""

@@ -11,7 +11,7 @@ import pytest
 
 import taskqueue
 from taskqueue.broker import Capacity
-from taskqueue.brokers import storing
+from taskqueue.brokers import link, storing
 from taskqueue.brokers.calls import MOST_BYTES
 from taskqueue.brokers.link import Link
 from taskqueue.brokers.redis import RedisBroker
@@ -403,6 +403,20 @@ class TestLostReplies:
         assert [type(error) for error in raised] == [ReplyLost] * 3
         assert line(client) == ["a", "b", "c"]
         await broker.aclose()
+
+    async def test_what_is_sent_by_whoever_has_just_heard_is_asked_for_again_too(
+        self, redis_server: RedisServer, client: Any, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(link, "READ_TIMEOUT", 0.1)
+        broker = await connected(redis_server, proxy.url)
+        await broker.push("default", [opaque()], deadline=within(10))
+        proxy.inject("swallow", PUSH)
+        tasks = [opaque(record=bytes(KIB)) for _ in range(link.SHARE)]
+        assert await at_once(broker, [[task] for task in tasks]) == [None] * link.SHARE
+        assert proxy.hits == 1
+        assert line(client)[1:] == [task.id for task in tasks]
+        await broker.aclose()
+        assert_invariants(client)
 
     async def test_company_may_have_changed_by_then(self, redis_server: RedisServer, client: Any, proxy: Proxy) -> None:
         broker = await connected(redis_server, proxy.url)
