@@ -134,7 +134,9 @@ class Command:
         """Return it as it goes on the wire; a script itself only once Redis said that it has not got it."""
         first = self.calls[0]
         command, keys = first.command, first.keys
-        arguments = [argument for call in self.calls for argument in call.arguments()]
+        arguments: list[str | bytes | int] = []
+        for call in self.calls:
+            arguments += call.arguments()
         if isinstance(command, str):
             return pack((command, *keys, *arguments))
         if any(call.whole for call in self.calls):

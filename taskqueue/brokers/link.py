@@ -2,8 +2,10 @@
 
 Callers never await the socket: they leave a Call and await its future. A cancelled caller therefore cannot strand half
 a conversation, all calls that gather while a round trip is under way share the next one, and a reply that was lost is
-asked for again until the call's own deadline. That is safe because every script may be repeated. redis-py's own
-retries are off: they would repeat commands that may not be, and take ten times longer than any deadline here.
+asked for again until the call's own deadline. That is safe because every script may be repeated.
+
+The speaker, a task, makes the line ready, watches over what is under way, and mends what breaks; it lives only while
+there is something to do. Replies end calls where they arrive, and send what has gathered, without waking it.
 """
 
 import asyncio

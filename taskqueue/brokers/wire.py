@@ -73,9 +73,11 @@ class Wire(asyncio.Protocol):
             raise reply  # such as LOADING, which redis-py has as an error of the connection
         if self._asked is None:
             self._hear(reply)
+        elif self._asked.done():  # whoever asked has gone meanwhile, and drops the line
+            return
         elif isinstance(reply, Exception):
             self._asked.set_exception(reply)
-        elif not self._asked.done():
+        else:
             self._asked.set_result(reply)
 
     def eof_received(self) -> None:
