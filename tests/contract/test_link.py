@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -13,6 +14,7 @@ from taskqueue.brokers import connections, link
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import SCRIPTS
 from taskqueue.errors import BrokerUnavailable, ConfigError, ReplyLost
+from tests.certificate import self_signed
 from tests.invariants import assert_invariants
 from tests.proxy import Fault, Proxy, proxied
 from tests.servers import RedisServer
@@ -326,6 +328,20 @@ class TestConnectionOptions:
     @pytest.mark.accept("CT37")
     async def test_host_and_port(self, redis_server: RedisServer) -> None:
         await self._works(redis_server.url)
+
+    async def test_tls(self, redis_server: RedisServer, tmp_path: Path) -> None:
+        async with proxied(redis_server.port, tls=self_signed(tmp_path)) as proxy:
+            await self._works(proxy.url)
+            broker = broker_at(proxy.url)
+            await asyncio.gather(
+                *(broker.push("default", [opaque(record=bytes(10_000))], deadline=within(10)) for _ in range(300))
+            )
+            proxy.inject("cut after", PUSH)
+            await broker.push("default", [opaque("again")], deadline=within(10))
+            await proxy.stop()
+            await proxy.start()
+            assert await broker.size("default", deadline=within(10)) == 301
+            await broker.aclose()
 
     @pytest.mark.accept("CT37")
     async def test_a_unix_socket(self, redis_server: RedisServer) -> None:
