@@ -256,7 +256,7 @@ class Link:
 
     def _send_more(self) -> None:
         """Send what waits without waiting for what is under way, if the line is as good as it was."""
-        if self._end is None or self._wire is None or self._passing is not None:
+        if not self._waiting or self._end is None or self._wire is None or self._passing is not None:
             return
         if self._wire.usable and time.monotonic() - self._measured <= CLOCK_AGE:
             while self._waiting and len(self._trips) < MOST_TRIPS:
@@ -296,7 +296,9 @@ class Link:
         if self._passing is None:
             self._pause, self._heard = PAUSE_MIN, time.monotonic()
             self._health.answered = self._heard
-        self._waiting = [call for call in trip.calls if not call.reply.done()] + self._waiting
+        left = [call for call in trip.calls if not call.reply.done()]
+        if left:
+            self._waiting = left + self._waiting
         self._send_more()
         if self._trips:
             self._be_patient(self._trips[0].calls)
