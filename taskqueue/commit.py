@@ -5,14 +5,15 @@ The promise: an error other than CommitUncertain means that none of these tasks 
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from anyio import CancelScope
+from anyio import CancelScope, current_effective_deadline
 
 from .broker import Broker
 from .errors import BrokerUnavailable, CommitUncertain, ReplyLost, TaskQueueError
-from .task import SealedTask, total_bytes
+from .task import SealedTask
 
 log = logging.getLogger("taskqueue.commit")
 
@@ -45,8 +46,9 @@ async def commit(broker: Broker, tasks: Sequence[SealedTask], *, deadline: float
     will run, and a commit that was cancelled too late to be stopped raises CommitUncertain.
     """
     queue = tasks[0].queue
-    if len(tasks) <= PUSH_TASKS and total_bytes(tasks) <= PUSH_BYTES and all(task.queue == queue for task in tasks):
-        job, cancelled = await to_its_end(broker.push(queue, tasks, deadline=deadline))
+    if _fit(tasks, queue):
+        push = broker.push(queue, tasks, deadline=deadline)
+        job, cancelled = (push, await _heard(push)) if isinstance(push, Outcome) else await to_its_end(push)
     else:
         job, cancelled = await to_its_end(_in_two_phases(broker, _by_queue(tasks), deadline))
     if job.cancelled():  # by a loop that is being closed: it asks nobody first
@@ -104,12 +106,38 @@ async def to_its_end(work: Awaitable[Result]) -> tuple["asyncio.Future[Result]",
     with CancelScope(shield=True):
         while not job.done():
             try:
-                await (job if isinstance(job, Outcome) else asyncio.wait([job]))
+                await asyncio.wait([job])
             except asyncio.CancelledError as error:
                 cancelled = error
-            except TaskQueueError:
-                break  # which the caller finds in the job
     return job, cancelled
+
+
+async def _heard(outcome: Outcome) -> asyncio.CancelledError | None:
+    """Wait for an outcome; return the cancellation that came meanwhile.
+
+    That of a scope of anyio does not count, as if there were a shield, which costs as much as all else that is done
+    here: it comes again as soon as its task waits for something else. A scope says which one it is, others are silent.
+    """
+    cancelled = None
+    while not outcome.done():
+        try:
+            await outcome
+        except asyncio.CancelledError as error:
+            if not (error.args and current_effective_deadline() == -math.inf):
+                cancelled = error
+        except TaskQueueError:
+            break  # which the caller finds in the outcome
+    return cancelled
+
+
+def _fit(tasks: Sequence[SealedTask], queue: str) -> bool:
+    """Tell whether these tasks go into one call."""
+    weight = 0
+    for task in tasks:
+        if task.queue != queue:
+            return False
+        weight += len(task.record)
+    return len(tasks) <= PUSH_TASKS and weight <= PUSH_BYTES
 
 
 async def _in_two_phases(broker: Broker, by_queue: Queues, deadline: float) -> None:

@@ -48,6 +48,7 @@ def caller_headers(
         return []
     spellings: dict[str, str] = {}
     pairs: list[tuple[str, str]] = []
+    size = 0
     for pair in _given_pairs(headers):
         name, value = _checked_pair(pair)
         lower = _checked_name(name)
@@ -59,8 +60,12 @@ def caller_headers(
                 raise InvalidTask(f"headers: {name!r} may be given only once")
         else:
             spellings[lower] = name
-        pairs.append((lower, _checked_value(lower, name, value)))
-    check_size(pairs, limits)
+        if type(value) is not str or lower == "host" or not _PLAIN.fullmatch(value):
+            value = _checked_value(lower, name, value)
+        pairs.append((lower, value))
+        size += len(name) + len(value) + 4  # what was checked is ASCII
+    if size > limits.headers:
+        raise _too_large(size, limits)
     return pairs
 
 
@@ -72,19 +77,18 @@ def copied_headers(headers: Iterable[tuple[str, str]], *, content: bool, credent
     proves a delivery, and what could not be sent byte for byte. ``content``: keep ``Content-*``, because the body is
     copied too. ``credentials``: keep ``Cookie`` (several lines become one, RFC 6265, 5.4) and ``Authorization``.
     """
-    # Checked before lower(), which turns the Kelvin sign into a plain k: a cookie must have been one.
-    present = [(name.lower(), value.strip(" \t")) for name, value in headers if _NAME.fullmatch(name)]
+    present = [(_known_name(name), value.strip(" \t")) for name, value in headers]
     named_by_connection = {
-        option.strip().lower() for name, value in present if name == "connection" for option in value.split(",")
+        option.strip().lower() for (name, _), value in present if name == "connection" for option in value.split(",")
     }
     kept = [
         (name, value)
-        for name, value in present
-        if _travels(name)
+        for (name, travels), value in present
+        if travels
         and name not in named_by_connection
         and (content or not name.startswith("content-"))
         and (credentials or name not in _CREDENTIALS)
-        and not _UNSENDABLE.search(value)
+        and (value.isprintable() or not _UNSENDABLE.search(value))
     ]
     return _with_one_cookie(kept)
 
@@ -104,10 +108,14 @@ def check_size(headers: Iterable[tuple[str, str]], limits: Limits) -> None:
     for name, value in headers:
         size += len(name) + len(value if value.isascii() else value.encode()) + 4
     if size > limits.headers:
-        raise InvalidTask(
-            f"headers: {size} bytes, the current request's included, are over the limit of {limits.headers};"
-            " send the data in the payload"
-        )
+        raise _too_large(size, limits)
+
+
+def _too_large(size: int, limits: Limits) -> InvalidTask:
+    return InvalidTask(
+        f"headers: {size} bytes, the current request's included, are over the limit of {limits.headers};"
+        " send the data in the payload"
+    )
 
 
 def check_host(host: str) -> str:
@@ -126,6 +134,8 @@ def _given_pairs(headers: object) -> Iterable[object]:
 
 
 def _checked_pair(pair: object) -> tuple[str, object]:
+    if type(pair) is tuple and len(pair) == 2 and type(pair[0]) is str:
+        return pair
     if not (isinstance(pair, tuple | list) and len(pair) == 2):
         raise InvalidTask(f"headers: each must be a (name, value) pair, not {type(pair).__name__}")
     name, value = pair
@@ -147,8 +157,6 @@ def _checked_name(name: str) -> str:
 
 
 def _checked_value(lower: str, name: str, value: object) -> str:
-    if type(value) is str and lower != "host" and _PLAIN.fullmatch(value):
-        return value
     shown = repr(name[:80])
     if not isinstance(value, str):
         raise InvalidTask(f"headers: the value of {shown} is {type(value).__name__}; give str")
@@ -162,14 +170,17 @@ def _checked_value(lower: str, name: str, value: object) -> str:
     return check_host(text) if lower == "host" else text
 
 
-def _travels(name: str) -> bool:
-    """Tell whether a header of the current request, whatever its value, may go with a task."""
-    return (
-        name not in _CONNECTION
-        and name not in _DELIVERY
-        and name not in _EXCHANGE
-        and not name.startswith((*_OURS, "if-", "signature"))
-    )
+@lru_cache(maxsize=256)
+def _known_name(name: str) -> tuple[str, bool]:
+    """Return the name of one of the current request's headers in lower case, and whether it may go with a task.
+
+    What is no name does not: that is asked before lower(), which turns the Kelvin sign into a plain k.
+    """
+    if not _NAME.fullmatch(name):
+        return "", False
+    lower = name.lower()
+    of_this_exchange = lower in _CONNECTION or lower in _DELIVERY or lower in _EXCHANGE
+    return lower, not of_this_exchange and not lower.startswith((*_OURS, "if-", "signature"))
 
 
 def _with_one_cookie(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -90,29 +90,29 @@ def draft(
     if body and method not in CARRY_A_BODY:
         warnings.warn(f"payload: servers may ignore the body of a {method}; give method='POST'", stacklevel=3)
     scheme, host = (request.scheme, request.host) if request else frame.public
-    due, expires = _when(options.get("delay"), options.get("eta"))
+    due, expires = _when(options.get("delay"), options.get("eta"), created := _now_ms())
     target = target_of(url, params, limits)
     view = frame.defaults.of(target)
     running = request.task if request else None
     if options.get("child"):
         queue = _queue_of_child(running, queue)
     chosen_queue, route, chosen = choose(target, own=queue, view=view, routes=frame.routes)
-    defaults = NOTHING if view is None else view[1]
+    own, host = _without_host(own, host)
     task = Task(
         id=new_id(os.urandom(16)),
         queue=queue_name(chosen_queue, frame.queues, frame.routes.queues),
         method=method,
         target=target,
-        host=next((value for name, value in own if name == "host"), host),
+        host=host,
         scheme=scheme,
         headers=_all_headers(frame, own, content=copies_body, same_user=user_id is CURRENT),
         body=body,
         user_id=_current_user(request) if user_id is CURRENT else check_user_id(user_id),
-        created=_now_ms(),
+        created=created,
         expires=expires,
         due=due,
         parent=running.id if running else "",
-        **_terms(defaults, options),
+        **_terms(NOTHING if view is None else view[1], options),
         **_relatives(options, limits, running),
         route=route,
         chosen=chosen,
@@ -148,7 +148,7 @@ class _Relatives(TypedDict, total=False):
 
 def _relatives(options: Options, limits: Limits, parent: CurrentTask | None) -> _Relatives:
     """Return what connects a task with others."""
-    if options.keys().isdisjoint(_RELATIVES):
+    if not options or options.keys().isdisjoint(_RELATIVES):
         return {}
     success, failure = options.get("on_success"), options.get("on_failure")
     return {
@@ -169,7 +169,7 @@ def _target_after(end: str, url: object, limits: Limits) -> str:
 
 def _check_known(options: Options) -> None:
     """Refuse a keyword that means nothing: one misspelt would otherwise be left out in silence."""
-    if unknown := sorted(options.keys() - _OPTIONS):
+    if options and (unknown := sorted(options.keys() - _OPTIONS)):
         raise InvalidTask(f"{unknown[0]}: add takes no such argument; it takes {', '.join(sorted(_OPTIONS))}")
 
 
@@ -192,10 +192,17 @@ def _content(
     return (b"" if payload is CURRENT or payload is None else check_body(payload, limits)), own
 
 
+def _without_host(own: list[tuple[str, str]], host: str) -> tuple[list[tuple[str, str]], str]:
+    """Return these headers without the host among them, and that one; if there is none, the one given."""
+    for name, value in own:
+        if name == "host":  # which stands there once
+            return [pair for pair in own if pair[0] != "host"], value
+    return own, host
+
+
 def _all_headers(
     frame: Frame, own: Sequence[tuple[str, str]], *, content: bool, same_user: bool
 ) -> tuple[tuple[str, str], ...]:
-    own = [pair for pair in own if pair[0] != "host"]
     if frame.request is None:
         return merge_headers((), own)
     # A task for somebody else must not carry this user's session.
@@ -253,11 +260,10 @@ def queue_name(name: str | None, queues: Sequence[str], ruled: Sequence[str] = (
     return name
 
 
-def _when(delay: float | timedelta | None, eta: datetime | None) -> tuple[int, int]:
+def _when(delay: float | timedelta | None, eta: datetime | None, now: int) -> tuple[int, int]:
     """Return due (0 now, negative a delay, else the time; ms) and expires (ms since 1970)."""
     if delay is not None and eta is not None:
         raise InvalidTask("delay: give either delay or eta, not both")
-    now = _now_ms()
     due = wait = 0
     if delay is not None:
         wait = _delay_ms(delay)

@@ -56,7 +56,8 @@ class Routed(Configured):
 
     async def routed(self, tasks: Sequence[Task], *, deadline: float) -> Sequence[Task]:
         """Return these tasks, which are committed, in the queues that the rules say; raises BrokerUnavailable."""
-        return rules.routed(tasks, (await self.read_routes(deadline=deadline)).broker)
+        known = await self.read_routes(deadline=deadline) if self.routes_outdated else self.routes
+        return rules.routed(tasks, known.broker)
 
     async def try_routes(self, *, patience: float = PATIENCE) -> Routes:
         """Return the rules all the same if the broker is not to be had: as read last, and it is asked again in 10 s."""

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from operator import itemgetter
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Protocol, TypeVar
 
@@ -269,7 +270,7 @@ class Transaction:
     def _ending(self, verb: str, state: Literal["committed", "voted"]) -> Iterator[Sequence[Entry]]:
         """Give what is to be handed to the broker (nothing for a savepoint), and note how that ended."""
         self.require_open(verb)
-        entries = sorted(self._entries, key=lambda entry: entry.sequence)
+        entries = sorted(self._entries, key=itemgetter(0))  # in the order of the adds
         self._entries.clear()
         self.state = "committing"
         try:

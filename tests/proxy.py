@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ class Proxy:
     hits: int = 0
     dropping: bool = False
     """Whether all bytes vanish, both ways, on lines that stay open: a cable pulled out."""
+    tls: ssl.SSLContext | None = None
+    """What clients are spoken to with, if not in the clear."""
     _fault: tuple[Fault, bytes, int] | None = None
     _server: asyncio.Server | None = None
     _jobs: set["asyncio.Task[None]"] = field(default_factory=set)
@@ -28,6 +31,8 @@ class Proxy:
     @property
     def url(self) -> str:
         """The URL of Redis behind this proxy."""
+        if self.tls is not None:
+            return f"rediss://127.0.0.1:{self.port}/0?ssl_cert_reqs=none&ssl_check_hostname=false"
         return f"redis://127.0.0.1:{self.port}/0"
 
     def inject(self, fault: Fault, marker: bytes, *, times: int = 1) -> None:
@@ -42,7 +47,7 @@ class Proxy:
 
     async def start(self) -> None:
         """Accept connections, on the same port as before if there was one."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -132,9 +137,9 @@ async def _pass_on(chunk: bytes, writer: asyncio.StreamWriter, split: asyncio.Ev
 
 
 @asynccontextmanager
-async def proxied(port: int) -> AsyncIterator[Proxy]:
+async def proxied(port: int, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Proxy]:
     """Run a Proxy to a port of this machine."""
-    proxy = Proxy(port)
+    proxy = Proxy(port, tls=tls)
     await proxy.start()
     try:
         yield proxy

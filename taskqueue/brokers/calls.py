@@ -20,6 +20,8 @@ from .scripts import Script
 # No script may block Redis for long: so much rides together at most, and what is larger by itself travels alone.
 MOST_TASKS: Final = 200
 MOST_BYTES: Final = 1024 * 1024
+# What makes Redis wait for its replicas: see Link._wait.
+WAIT_COMMANDS: Final = 2
 
 Arguments = Sequence[str | bytes | int]
 
@@ -93,6 +95,13 @@ class Call:
         kind = ReplyLost if self.lost or self.in_flight else BrokerUnavailable
         self.fail(kind(f"redis did not confirm before the deadline ({self.last_error or 'no answer'})"))
 
+    def gives_up(self, now: float) -> bool:
+        """Fail the call if its time is up; tell whether it is."""
+        if now < self.deadline:
+            return False
+        self.give_up()
+        return True
+
     def fail(self, error: Exception) -> None:
         """End the call with an error."""
         if not self.reply.done():
@@ -125,7 +134,9 @@ class Command:
         """Return it as it goes on the wire; a script itself only once Redis said that it has not got it."""
         first = self.calls[0]
         command, keys = first.command, first.keys
-        arguments = [argument for call in self.calls for argument in call.arguments()]
+        arguments: list[str | bytes | int] = []
+        for call in self.calls:
+            arguments += call.arguments()
         if isinstance(command, str):
             return pack((command, *keys, *arguments))
         if any(call.whole for call in self.calls):
@@ -145,6 +156,41 @@ class Command:
             else:
                 call.refuse(answer)
         return passing
+
+
+class Trip:
+    """What goes to Redis at once. Hears the replies in their order, and tells each call its own.
+
+    ``copied``: the calls that wait for copies of what they write; behind the commands goes what waits for these.
+    ``passing``: what was refused that will be accepted in a moment; ``confirmed``: what was said to the wait.
+    """
+
+    __slots__ = ("_commands", "_heard", "calls", "confirmed", "copied", "passing")
+
+    def __init__(self, calls: Sequence[Call], copied: Sequence[Call]) -> None:
+        """Take the calls, in the order in which they are to be carried out."""
+        self.calls, self.copied = calls, copied
+        self._commands, self._heard = together(calls), 0
+        self.passing: ResponseError | None = None
+        self.confirmed: list[Any] = []
+
+    def packed(self, wait: Sequence[bytes]) -> bytes:
+        """Return it as it goes on the wire, with ``wait`` behind it if there are copies to wait for."""
+        return b"".join([*(command.packed() for command in self._commands), *wait])
+
+    def hear(self, reply: Any) -> bool:
+        """Take the next reply; tell whether it was the last one."""
+        if self._heard < len(self._commands):
+            self.passing = self._commands[self._heard].hear(reply) or self.passing
+        else:
+            self.confirmed.append(reply)
+        self._heard += 1
+        return self._heard == len(self._commands) + (WAIT_COMMANDS if self.copied else 0)
+
+
+def bytes_in(calls: Sequence[Call]) -> int:
+    """Return how many bytes of records these calls take along."""
+    return sum(call.load.bytes for call in calls if call.load is not None)
 
 
 def together(calls: Sequence[Call]) -> list[Command]:

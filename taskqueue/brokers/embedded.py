@@ -21,7 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from ..broker import UNLIMITED, Capacity
 from ..durability import Durability
 from ..errors import BrokerUnavailable, ConfigError
-from .link import client_options, pool_options
+from .connections import client_options, pool_options
 from .redis import RedisBroker
 from .store import IDLE_SECONDS, POLL_SECONDS, Store, log, secret_of
 

@@ -2,35 +2,41 @@
 
 Callers never await the socket: they leave a Call and await its future. A cancelled caller therefore cannot strand half
 a conversation, all calls that gather while a round trip is under way share the next one, and a reply that was lost is
-asked for again until the call's own deadline. That is safe because every script may be repeated. redis-py's own
-retries are off: they would repeat commands that may not be, and take ten times longer than any deadline here.
+asked for again until the call's own deadline. That is safe because every script may be repeated.
+
+The speaker, a task, makes the line ready, watches over what is under way, and mends what breaks; it lives only while
+there is something to do. Replies end calls where they arrive, and send what has gathered, without waking it.
 """
 
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.connection import ConnectionPool
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.retry import Retry as SyncRetry
 
 from ..errors import BrokerUnavailable, ConfigError
-from .calls import Arguments, Call, Copies, Load, pack, together
+from .calls import Arguments, Call, Copies, Load, Trip, bytes_in, pack
+from .connections import connected
 from .refusals import is_transient, said, wrong_password
 from .scripts import Script
+from .wire import CLOSED, Wire
 
 # Seconds. A half-open connection shows itself as a reply that never comes: after this long the line is dropped.
 READ_TIMEOUT: Final = 5.0
 MOVED_TIMEOUT: Final = 1.0
-CONNECT_TIMEOUT: Final = 5.0
 PAUSE_MIN: Final = 0.01
 PAUSE_MAX: Final = 0.5
 MAX_CALLS: Final = 512
+# So many calls with so many bytes need not wait for others of the same turn, nor for what is under way: Redis works on
+# them while callers prepare the next ones. There are at most so many round trips at a time.
+SHARE: Final = 32
+SHARE_BYTES: Final = 16 * 1024
+MOST_TRIPS: Final = 4
 # For so long a broker that was given up counts as down; whoever comes then tries again.
 TROUBLE_SECONDS: Final = 1.0
 # Redis's clock may be set while we are connected.
@@ -71,9 +77,11 @@ class Link:
         ``moves``: a new connection may lead to another server, so do not cling to one.
         """
         self._pool, self._health, self._moves = pool, health, moves
-        self._connection: AbstractConnection | None = None
+        self._wire: Wire | None = None
         self._waiting: list[Call] = []
-        self._said: Sequence[Call] = ()
+        self._trips: deque[Trip] = deque()
+        self._passing: ResponseError | None = None
+        self._end: asyncio.Future[None] | None = None
         self._speaker: asyncio.Task[None] | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = self._cut_at = math.inf
@@ -122,6 +130,8 @@ class Link:
             # Lives only while something waits, holds no caller's cancellation, and ends by itself: see _speak.
             self._speaker = asyncio.get_running_loop().create_task(self._speak())
             self._speaker.add_done_callback(self._fallen_silent)
+        elif len(self._waiting) % SHARE == 0 and bytes_in(self._waiting) >= SHARE_BYTES:
+            self._send_more()
 
     def _watch(self, deadline: float) -> None:
         # One alarm for all: most callers have the same patience, so that it is hardly ever set anew.
@@ -156,55 +166,61 @@ class Link:
             self._give_up("CancelledError")
 
     def _give_up(self, why: str) -> None:
-        calls, self._said, self._waiting = [*self._said, *self._waiting], (), []
-        for call in calls:
+        for call in self._take_all():
             call.last_error = why
             call.give_up()
 
     async def _speak(self) -> None:
         while self._waiting:
-            said, self._waiting = self._waiting[:MAX_CALLS], self._waiting[MAX_CALLS:]
-            self._said = calls = [call for call in said if not call.reply.done()]
-            if not calls:
-                continue
             try:
-                await self._in_time(calls)
-                self._pause, self._heard = PAUSE_MIN, time.monotonic()
-                self._health.answered = self._heard
+                await self._in_time()
             except AuthenticationError as error:
                 await self._drop()
-                self._refuse(calls, str(wrong_password(error)))
+                self._refuse(str(wrong_password(error)))
             except ConfigError as error:
                 await self._drop()
-                self._refuse(calls, str(error))
+                self._refuse(str(error))
             except (RedisError, OSError, EOFError, TypeError, AttributeError) as error:
-                # redis-py raises TypeError and AttributeError too when an idle connection was reset under it.
+                # redis-py raises TypeError and AttributeError too when a connection was reset under it.
                 await self._drop()
                 if isinstance(error, ResponseError) and not is_transient(error):
-                    self._refuse(calls, f"url: redis refused the connection ({error})")
+                    self._refuse(f"url: redis refused the connection ({error})")
                 else:
-                    await self._again(calls, error)
+                    await self._again(error)
             except BaseException as error:
                 await self._drop()
                 self._give_up(type(error).__name__)
                 raise
-            # What was to be sent again stands among the waiting.
-            self._said = ()
+
+    @property
+    def _said(self) -> list[Call]:
+        """The calls that are on their way."""
+        return [call for trip in self._trips for call in trip.calls]
+
+    def _take_all(self) -> list[Call]:
+        """Return the calls that have no answer yet; none of them is under way or waits any more."""
+        calls = [call for call in (*self._said, *self._waiting) if not call.reply.done()]
+        self._trips.clear()
+        self._waiting = []
+        return calls
 
     @property
     def _read_timeout(self) -> float:
         return MOVED_TIMEOUT if self._moves else READ_TIMEOUT
 
-    def _patience(self, calls: Sequence[Call]) -> float:
-        latest = max(call.deadline for call in calls) - time.monotonic()
-        return min(max(latest, 0.0), self._read_timeout)
-
-    async def _in_time(self, calls: Sequence[Call]) -> None:
-        """Exchange; raise TimeoutError when nobody is so patient: what asyncio.timeout does, with the alarm of all."""
-        self._overdue, self._cut_at = False, time.monotonic() + self._patience(calls)
+    def _be_patient(self, calls: Sequence[Call]) -> None:
+        """Cut what is done for these calls short when nobody would wait any longer."""
+        now = time.monotonic()
+        latest = max(call.deadline for call in calls) - now
+        self._cut_at = now + min(max(latest, 0.0), self._read_timeout)
         self._watch(self._cut_at)
+
+    async def _in_time(self) -> None:
+        """Exchange; raise TimeoutError when nobody is so patient: what asyncio.timeout does, with the alarm of all."""
+        self._overdue = False
+        self._be_patient(self._waiting)
         try:
-            await self._exchange(calls)
+            await self._exchange()
         except asyncio.CancelledError:
             speaker = asyncio.current_task()
             if self._overdue and speaker is not None and speaker.uncancel() == 0:
@@ -213,53 +229,100 @@ class Link:
         finally:
             self._cut_at = math.inf
 
-    async def _again(self, calls: Sequence[Call], error: Exception) -> None:
+    async def _again(self, error: Exception) -> None:
+        calls = self._take_all()
         for call in calls:
             if not isinstance(error, TimeoutError):  # Silence tells less than whatever was heard before.
                 call.last_error = said(error)
             call.lost, call.in_flight = call.lost or call.in_flight, False
+        self._waiting = calls
         await asyncio.sleep(self._pause)
         self._pause = min(self._pause * 2, PAUSE_MAX)
-        now = time.monotonic()
-        for call in calls:
-            if now >= call.deadline:
-                call.give_up()
-        self._waiting = [call for call in calls if not call.reply.done()] + self._waiting
 
-    def _refuse(self, calls: Sequence[Call], why: str) -> None:
+    def _refuse(self, why: str) -> None:
         # Waiting cures neither a wrong password nor a database that does not exist, so nobody waits for it.
-        for call in calls:
+        for call in self._take_all():
             call.lost = call.lost or call.in_flight
             call.refuse(ConfigError(why))
 
-    async def _exchange(self, calls: Sequence[Call]) -> None:
-        connection = await self._connected()
+    async def _exchange(self) -> None:
+        """Send what waits, and what comes meanwhile, until nothing is under way; raises what broke the line."""
+        self._passing = self._end = None
+        await self._connected()
+        end = self._end = asyncio.get_running_loop().create_future()
+        self._send()
+        if self._trips:
+            await end
+
+    def _send_more(self) -> None:
+        """Send what waits without waiting for what is under way, if the line is as good as it was."""
+        if not self._waiting or self._end is None or self._wire is None or self._passing is not None:
+            return
+        if self._wire.usable and time.monotonic() - self._measured <= CLOCK_AGE:
+            while self._waiting and len(self._trips) < MOST_TRIPS:
+                self._send()
+
+    def _send(self) -> None:
+        now = time.monotonic()
+        some, self._waiting = self._waiting[:MAX_CALLS], self._waiting[MAX_CALLS:]
         # Whoever was told meanwhile that it will not be done must be right.
-        calls = [call for call in calls if not call.reply.done()]
+        calls = [call for call in some if not call.reply.done() and not call.gives_up(now)]
+        if not calls or self._wire is None:
+            return
         copied = [call for call in calls if call.copies]
         for call in copied:
             # Redis would wait for its replicas in vain before it is told a script that it has not got.
             call.whole = call.whole or call.command not in self._told
             self._told.add(call.command)
-        commands = together(calls)
-        packed = [command.packed() for command in commands] + (self._wait(copied) if copied else [])
+        trip = Trip(calls, copied)
+        packed = trip.packed(self._wait(copied) if copied else ())
         for call in calls:
             call.in_flight = True
-        await connection.send_packed_command(packed, check_health=False)
-        transient: ResponseError | None = None
-        for command in commands:
-            try:
-                reply = await read(connection)
-            except ResponseError as error:
-                reply = error
-            transient = command.hear(reply) or transient
-        if copied:
-            await self._confirm(connection, [call for call in copied if call.in_flight])
-        if transient is not None:
-            raise transient
-        left = [call for call in calls if not call.reply.done()]
+        if not self._trips:
+            self._be_patient(calls)
+        self._trips.append(trip)
+        self._wire.write(packed)
+
+    def _hear(self, reply: Any) -> None:
+        if not self._trips:
+            raise RedisConnectionError("redis said something that nobody had asked for")
+        trip = self._trips[0]
+        if not trip.hear(reply):
+            return
+        if trip.copied:
+            self._confirm(trip)
+        self._trips.popleft()
+        self._passing = self._passing or trip.passing
+        if self._passing is None:
+            self._pause, self._heard = PAUSE_MIN, time.monotonic()
+            self._health.answered = self._heard
+        left = [call for call in trip.calls if not call.reply.done()]
         if left:
             self._waiting = left + self._waiting
+        self._send_more()
+        if self._trips:
+            self._be_patient(self._trips[0].calls)
+            return
+        self._cut_at = math.inf
+        if self._passing is not None:
+            self._end_with(self._passing)
+        else:
+            asyncio.get_running_loop().call_soon(self._rest)
+
+    def _rest(self) -> None:
+        """Send what those who have just heard have asked for since; if that is nothing, the speaker may go."""
+        self._send_more()
+        if not self._trips:
+            self._end_with(None)
+
+    def _end_with(self, error: Exception | None) -> None:
+        """Wake the speaker: nothing is under way any more, or nothing will come of it."""
+        if self._end is None or self._end.done():
+            return
+        if error is None:
+            self._end.set_result(None)
+        else:
+            self._end.set_exception(error)
 
     def _wait(self, calls: Sequence[Call]) -> list[bytes]:
         """Return what makes Redis wait for its replicas, once for all that a round trip writes.
@@ -273,14 +336,14 @@ class Link:
         wait = pack(("WAIT", replicas, max(1, int(patience * 1000))))
         return [pack(("PUBLISH", f"{calls[0].keys[0]}:copied", "")), wait]
 
-    async def _confirm(self, connection: AbstractConnection, written: Sequence[Call]) -> None:
+    def _confirm(self, trip: Trip) -> None:
         """End those calls that enough replicas have; the others may be repeated."""
-        try:
-            await read(connection)
-            confirmed = await read(connection)
-        except ResponseError as error:
+        refused = next((reply for reply in trip.confirmed if isinstance(reply, ResponseError)), None)
+        if refused is not None:
             # What was written stands, whatever WAIT is refused for: on a new line it may be asked for again.
-            raise RedisConnectionError(f"stored, but replicas could not be waited for: {said(error)}") from error
+            raise RedisConnectionError(f"stored, but replicas could not be waited for: {said(refused)}") from refused
+        _, confirmed = trip.confirmed
+        written = [call for call in trip.copied if call.in_flight]
         for call in written:
             if call.copies is None or confirmed >= call.copies.replicas:
                 call.answer(call.copies and call.copies.written)
@@ -294,35 +357,36 @@ class Link:
         if self._moves and any(call.lost for call in written):
             raise RedisConnectionError("the replicas follow another primary, or none")
 
-    async def _connected(self) -> AbstractConnection:
+    async def _connected(self) -> None:
+        """Have a line that can be spoken on, and know Redis's clock."""
         if time.monotonic() - self._heard > QUIET:
             # The loop looks at its sockets between two turns: one that has been closed meanwhile shows itself.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-        if self._connection is not None and await self._connection.can_read():
+        if self._wire is not None and not self._wire.usable:
             # Closed by the other end while nobody spoke: what is not sent into it is not in doubt.
             await self._drop()
-        if self._connection is None or not self._connection.is_connected:
-            self._connection = await connected(self._pool)
+        if self._wire is None:
+            self._wire = Wire(await connected(self._pool), self._hear, self._end_with)
             self.measure_again()
         if time.monotonic() - self._measured > CLOCK_AGE:
-            await self._synchronise(self._connection)
-        return self._connection
+            await self._synchronise(self._wire)
+        if not self._wire.usable:
+            raise RedisConnectionError(CLOSED)
 
-    async def _synchronise(self, connection: AbstractConnection) -> None:
+    async def _synchronise(self, wire: Wire) -> None:
         """Measure the clock offset; the error is at most half of this round trip."""
         before = time.monotonic()
-        await connection.send_command("TIME", check_health=False)
-        seconds, micros = await read(connection)
+        seconds, micros = await wire.ask(pack(("TIME",)))
         after = time.monotonic()
         self.offset = int(seconds) * 1000 + int(micros) / 1000 - (before + after) * 500
         self._measured = after
 
     async def _drop(self) -> None:
         self._told.clear()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.close(nowait=True)
 
     async def aclose(self) -> None:
         """Let the calls under way end, then close the connection."""
@@ -330,48 +394,6 @@ class Link:
             await asyncio.gather(self._speaker, return_exceptions=True)
         if self._alarm is not None:
             self._alarm.cancel()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect()
-
-
-async def connected(pool: ConnectionPool) -> AbstractConnection:
-    """Return a new connection that has shaken hands; raises what redis-py raises, or TimeoutError."""
-    make: Callable[[], AbstractConnection] = pool.make_connection
-    connection = make()
-    connect: Callable[[], Awaitable[None]] = connection.connect
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            await connect()
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
-    return connection
-
-
-async def read(connection: AbstractConnection) -> Any:
-    """Return the next reply, whatever it is; raises it if it is an error."""
-    response: Callable[..., Awaitable[Any]] = connection.read_response
-    return await response(disconnect_on_error=False)
-
-
-def pool_of(url: str) -> ConnectionPool:
-    """Return where connections for this URL are made."""
-    return ConnectionPool.from_url(url, **pool_options())
-
-
-def pool_options() -> dict[str, Any]:
-    """Return what holds for every connection: RESP2, no introduction, no retries, no timeouts but our own."""
-    return {"protocol": 2, "driver_info": None, "retry": Retry(NoBackoff(), 0), "socket_timeout": None}
-
-
-def client_options(timeout: float) -> dict[str, Any]:
-    """Return the same for a synchronous client that waits at most so many seconds."""
-    return {
-        "protocol": 2,
-        "driver_info": None,
-        "retry": SyncRetry(NoBackoff(), 0),
-        "socket_timeout": timeout,
-        "socket_connect_timeout": timeout,
-        "max_connections": 1,
-    }
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.close()

@@ -31,8 +31,9 @@ from ..identity import Identity, own
 from ..task import Reservation, SealedTask, Settlement, TaskState
 from .acts import Acts
 from .calls import Arguments, Copies, Load
+from .connections import client_options, connected, pool_of, read
 from .inspection import RedisInspector, info_lines, lines, state_of
-from .link import Health, Link, client_options, connected, pool_of, read
+from .link import Health, Link
 from .pulse import RedisPulse, require_lease
 from .reasons import disabled, removed, taken
 from .refusals import line_errors, translated

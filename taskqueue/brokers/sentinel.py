@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from ..broker import UNLIMITED, Capacity, masked
 from ..durability import Durability
 from ..errors import ConfigError
-from .link import client_options, pool_options, read
+from .connections import client_options, pool_options, read
 from .redis import RedisBroker
 from .refusals import said
 

@@ -49,7 +49,7 @@ class Store(Call):
         """Take ``push`` or ``prepare``, the key of the queue, the tasks of one commit, and what it may hold then."""
         load = Load(len(tasks), total_bytes(tasks))
         self.outcome = Outcome()
-        super().__init__(SCRIPTS[name], (key,), deadline, self.outcome, copies=copies, load=load)
+        super().__init__(SCRIPTS[name], (key,), deadline, self.outcome, tuple, copies, load)
         self._tasks, self._capacity, self._clock = tasks, capacity, clock
 
     def arguments(self) -> Arguments:

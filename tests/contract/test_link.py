@@ -5,14 +5,16 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from taskqueue.brokers import link
+from taskqueue.brokers import connections, link
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import SCRIPTS
 from taskqueue.errors import BrokerUnavailable, ConfigError, ReplyLost
+from tests.certificate import self_signed
 from tests.invariants import assert_invariants
 from tests.proxy import Fault, Proxy, proxied
 from tests.servers import RedisServer
@@ -95,7 +97,7 @@ class TestCallersThatGo:
                     return broker.exchange(lease, (), token=str(number), want=1, room=10**6, deadline=within(10))
 
                 caller = asyncio.create_task(ask())
-                await _turns(dice.randrange(40))
+                await _turns(dice.randrange(dice.choice((6, 400))))  # at once, or whenever
                 caller.cancel()
                 await asyncio.wait([caller])
                 cancelled += caller.cancelled()
@@ -327,6 +329,20 @@ class TestConnectionOptions:
     async def test_host_and_port(self, redis_server: RedisServer) -> None:
         await self._works(redis_server.url)
 
+    async def test_tls(self, redis_server: RedisServer, tmp_path: Path) -> None:
+        async with proxied(redis_server.port, tls=self_signed(tmp_path)) as proxy:
+            await self._works(proxy.url)
+            broker = broker_at(proxy.url)
+            await asyncio.gather(
+                *(broker.push("default", [opaque(record=bytes(10_000))], deadline=within(10)) for _ in range(300))
+            )
+            proxy.inject("cut after", PUSH)
+            await broker.push("default", [opaque("again")], deadline=within(10))
+            await proxy.stop()
+            await proxy.start()
+            assert await broker.size("default", deadline=within(10)) == 301
+            await broker.aclose()
+
     @pytest.mark.accept("CT37")
     async def test_a_unix_socket(self, redis_server: RedisServer) -> None:
         await self._works(redis_server.unix_url)
@@ -386,7 +402,7 @@ async def test_what_was_given_up_is_not_sent_with_what_was_not(
     await broker.prepare("default", [opaque("first"), opaque("second")], deadline=time.monotonic() + 10)
     await broker.promote("default", ["first"], deadline=time.monotonic() + 10)  # so that redis knows the script
     await broker.aclose()
-    gate, plain = asyncio.Event(), link.connected
+    gate, plain = asyncio.Event(), connections.connected
 
     async def connected(pool: Any) -> Any:
         await gate.wait()

@@ -12,10 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +23,7 @@ from taskqueue.replay import Delivery, HttpReplayer
 from taskqueue.signature import check_body, verify
 from taskqueue.target import Limits, target_of
 from taskqueue.task import Task
+from tests.certificate import self_signed
 from tests.servers import free_port
 from tests.tasks import KEYRING, SECRET, task
 from tests.waiting import until
@@ -538,29 +535,6 @@ class TestNothingSent:
             await target.close()
         assert outcome == Answered(status=200, receipted=False)
         assert target.requests[0].all("Host") == ["app.example"]
-
-
-def self_signed(folder: Path) -> ssl.SSLContext:
-    """Return the TLS side of a server whose certificate nobody has signed but itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "pem").write_bytes(private + certificate.public_bytes(pem))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "pem")
-    return context
 
 
 class TestAddress:

@@ -6,11 +6,12 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
+import anyio
 import pytest
 
 import taskqueue
 from taskqueue.broker import Capacity
-from taskqueue.brokers import storing
+from taskqueue.brokers import link, storing
 from taskqueue.brokers.calls import MOST_BYTES
 from taskqueue.brokers.link import Link
 from taskqueue.brokers.redis import RedisBroker
@@ -312,6 +313,37 @@ class TestCancelled:
         assert scripts_called(private_server.client()) == 1
         await tq.aclose()
 
+    @pytest.mark.parametrize("by_its_task_too", [False, True])
+    async def test_a_scope_that_is_cancelled_waits_for_the_commit(
+        self, private_server: RedisServer, *, by_its_task_too: bool
+    ) -> None:
+        tq = taskqueue.TaskQueue(private_server.url, secret=SECRET, namespace="taskqueue", commit_deadline=20)
+        await tq.push("/first")
+        scope, ended = anyio.CancelScope(), list[object]()
+
+        async def commit() -> None:
+            with scope:
+                try:
+                    ended.append(await tq.push("/second"))
+                except CommitUncertain as error:
+                    ended.append(type(error))
+                await asyncio.sleep(0)
+                ended.append("went on")
+
+        private_server.pause()
+        task = asyncio.create_task(commit())
+        await until(lambda: _sent(tq.broker._link), "it is under way")  # type: ignore[attr-defined]
+        scope.cancel()
+        await asyncio.sleep(0)
+        if by_its_task_too:
+            task.cancel()
+        await asyncio.sleep(0.01)
+        assert not task.done()
+        private_server.resume()
+        await asyncio.wait([task])
+        assert ended == [CommitUncertain if by_its_task_too else line(private_server.client())[1]]
+        await tq.aclose()
+
     async def test_a_loop_that_is_closed_leaves_none_waiting(self, private_server: RedisServer) -> None:
         def work() -> None:
             asyncio.run(commit_and_go())
@@ -371,6 +403,20 @@ class TestLostReplies:
         assert [type(error) for error in raised] == [ReplyLost] * 3
         assert line(client) == ["a", "b", "c"]
         await broker.aclose()
+
+    async def test_what_is_sent_by_whoever_has_just_heard_is_asked_for_again_too(
+        self, redis_server: RedisServer, client: Any, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(link, "READ_TIMEOUT", 0.1)
+        broker = await connected(redis_server, proxy.url)
+        await broker.push("default", [opaque()], deadline=within(10))
+        proxy.inject("swallow", PUSH)
+        tasks = [opaque(record=bytes(KIB)) for _ in range(link.SHARE)]
+        assert await at_once(broker, [[task] for task in tasks]) == [None] * link.SHARE
+        assert proxy.hits == 1
+        assert line(client)[1:] == [task.id for task in tasks]
+        await broker.aclose()
+        assert_invariants(client)
 
     async def test_company_may_have_changed_by_then(self, redis_server: RedisServer, client: Any, proxy: Proxy) -> None:
         broker = await connected(redis_server, proxy.url)
