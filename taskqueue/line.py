@@ -33,7 +33,8 @@ class Line:
     """One queue of a consumer.
 
     ``promising``: something may wait there. ``unsure``: a reply was lost, so tasks may be reserved that nobody here
-    knows of; the same token brings them. ``look_later``: when it will be looked at because something was heard.
+    knows of; the same token brings them. ``slowed``: the application wants to be left alone, and the broker has not
+    been told yet. ``look_later``: when it will be looked at because something was heard.
     """
 
     lease: Lease
@@ -42,6 +43,7 @@ class Line:
     settlements: list[Settlement] = field(default_factory=list)
     promising: bool = True
     unsure: bool = False
+    slowed: bool = False
     look_later: asyncio.TimerHandle | None = None
     look_for_due: float = 0.0
     untrimmed: int = 0

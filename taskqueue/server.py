@@ -259,6 +259,7 @@ class TaskQueueServer:
         line.token = secrets.token_hex(8)
         if want:
             line.promising = bool(result.reservations)
+        line.slowed = any(item.verdict.slow for item in line.settlements)
         if any(item.verdict.delay for item in settlements):
             line.look_for_due = 0.0
         for task_id in result.stale:

@@ -98,7 +98,7 @@ class Slots:
         it waits in its line until the others have ended and the broker knows it, and so does what came with it.
         """
         suspect = reservation.crashes >= SUSPECT_AFTER
-        open_now = self._open and time.monotonic() >= self.shut_until
+        open_now = self._open and not line.slowed and time.monotonic() >= self.shut_until
         if open_now and (alone or not (suspect or self._one_by_one)):
             self._one_by_one = suspect
             self._prefetch.hold(line, reservation, time.monotonic())
@@ -132,6 +132,9 @@ class Slots:
         self._wake()
         line.settlements.append(settlement)
         self._prefetch.ended()
+        if settlement.verdict.slow:
+            line.slowed = True
+            self.give_back_held()
         if settlement.verdict.kind == "release":
             line.promising = True
             if self._courier.target_down:

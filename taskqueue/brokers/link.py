@@ -255,10 +255,11 @@ class Link:
             await end
 
     def _send_more(self) -> None:
-        """Send what waits without waiting for what is under way, if the line is as good as it was."""
+        """Send what waits, whatever is under way; on a line that has been quiet the speaker looks first."""
         if not self._waiting or self._end is None or self._wire is None or self._passing is not None:
             return
-        if self._wire.usable and time.monotonic() - self._measured <= CLOCK_AGE:
+        now = time.monotonic()
+        if self._wire.usable and (self._trips or now - self._heard <= QUIET) and now - self._measured <= CLOCK_AGE:
             while self._waiting and len(self._trips) < MOST_TRIPS:
                 self._send()
 

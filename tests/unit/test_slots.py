@@ -24,6 +24,7 @@ class Ends:
 
     def __init__(self) -> None:
         self.target_down: str | None = None
+        self.verdict = COMPLETE
         self.started: list[str] = []
         self.gates: dict[str, asyncio.Event] = {}
 
@@ -35,7 +36,7 @@ class Ends:
         one = prepared.reservation
         self.started.append(one.id)
         await self.gates[one.id].wait()
-        verdict = Verdict("release", "refused") if self.target_down else COMPLETE
+        verdict = Verdict("release", "refused") if self.target_down else self.verdict
         return Settlement(one.id, one.delivery, verdict)
 
 
@@ -130,6 +131,22 @@ async def test_while_the_target_is_left_alone_nothing_is_started(scene: Scene) -
     await scene.end("b")
     scene.slots.shut_until = 0.0
     assert scene.slots.free() == 1
+
+
+async def test_an_application_that_asks_for_patience_gets_none_of_what_is_held(scene: Scene) -> None:
+    scene.take("a", "b", "c")
+    await asyncio.sleep(0)
+    scene.courier.verdict = Verdict("retry", "busy", 429, delay=60.0, slow=60.0)
+    await scene.end("a")
+    scene.take("d")  # what an answer brings that was under way meanwhile
+    assert [(task_id, verdict.kind) for task_id, verdict in scene.told] == [
+        *[("a", "retry"), ("c", "release"), ("d", "release")],
+    ]
+    assert scene.courier.started == ["a", "b"]
+    scene.line.slowed = False  # the broker knows
+    scene.take("e")
+    await asyncio.sleep(0)
+    assert scene.courier.started == ["a", "b", "e"]
 
 
 async def test_a_suspect_waits_until_nothing_else_is_here(scene: Scene) -> None:
