@@ -2,7 +2,7 @@
 
 -- Returns how many of ``n`` tasks may be given out now.
 local function allowed(n)
-  local control = redis.call('HMGET', base .. ':control', 'slowed', 'paused', 'disabled', 'limit')
+  local control = redis.call('HMGET', CONTROL, 'slowed', 'paused', 'disabled', 'limit')
   -- An application that asked for patience (Retry-After) is left alone until then.
   if at < tonumber(control[1] or 0) or control[2] or control[3] then return 0 end
   if not control[4] then return n end
@@ -36,16 +36,16 @@ end
 local function hand_over(id, task)
   task[DELIVERY], task[ATTEMPT] = task[DELIVERY] + 1, task[ATTEMPT] + 1
   task[RESERVED], task[BEGUN], task[HOLDER], task[TOKEN] = at, 0, ARGV[1], ''
+  gather(arriving, 'LPUSH', reserved, id)
   save(id, task, 'reserved')
 end
 
 -- A ghost is at rest now; any other task that is rightly somewhere else stays there.
-local function pass_over(from, id, task)
+local function pass_over(id, task)
   if task and is(task, GHOST) then
     lay(task)
     put(id, task)
   elseif not task or task[STATE] == 'queued' then
     set_aside(id, task)
   end
-  redis.call('RPOP', from)
 end

@@ -17,20 +17,26 @@ local function line(priority)
 end
 
 local function list_in(id, task, state)
-  redis.call('ZADD', base .. INDEX[state], state == 'scheduled' and task[DUE] or at, id)
+  gather(arriving, 'ZADD', base .. INDEX[state], state == 'scheduled' and task[DUE] or at, id)
   save(id, task, state)
 end
 
 -- A ghost (see withdraw.lua) is none any more: its id has left the line, or it is queued again where it stands.
 local function lay(task)
   task[FLAGS] = task[FLAGS] - GHOST
-  local left = redis.call('HINCRBY', base .. ':control', 'ghosts', -1)
-  if left <= 0 then redis.call('HDEL', base .. ':control', 'ghosts') end
+  local left = redis.call('HINCRBY', CONTROL, 'ghosts', -1)
+  if left <= 0 then redis.call('HDEL', CONTROL, 'ghosts') end
+end
+
+-- Queues a task again in front of its line.
+local function put_back(id, task)
+  gather(arriving, 'RPUSH', line(task[PRIORITY]), id)
+  save(id, task, 'queued')
 end
 
 -- To the back of its line, or among the scheduled until its time.
 local function enqueue(id, task)
   if task[DUE] > at then return list_in(id, task, 'scheduled') end
-  if is(task, GHOST) then lay(task) else redis.call('LPUSH', line(task[PRIORITY]), id) end
+  if is(task, GHOST) then lay(task) else gather(arriving, 'LPUSH', line(task[PRIORITY]), id) end
   save(id, task, 'queued')
 end

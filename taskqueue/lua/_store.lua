@@ -19,13 +19,13 @@ end
 local VALUES = 11
 local function store(from, i)
   local id, record, due = from[i], from[i + 1], tonumber(from[i + 2])
-  redis.call('HSET', base .. ':records', id, record)
-  redis.call('HINCRBY', base .. ':control', 'bytes', #record)
+  gather(arriving, 'HSET', RECORDS, id, record)
+  add_bytes(#record)
   if due < 0 then due = at - due end
   local task = {'', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', from[i + 3], from[i + 4], from[i + 5],
     tonumber(from[i + 6]), from[i + 7], from[i + 8], from[i + 9], tonumber(from[i + 10]), 0, 0}
   for _, by in ipairs(BY) do
-    if task[by[2]] ~= '' then redis.call('ZADD', base .. by[1] .. task[by[2]], at, id) end
+    if task[by[2]] ~= '' then gather(arriving, 'ZADD', base .. by[1] .. task[by[2]], at, id) end
   end
   open_child(task, 0)
   return id, task

@@ -16,34 +16,52 @@ local function give(id, task, record)
 end
 for i = repeated - 1, 0, -1 do
   local id = redis.call('LINDEX', reserved, i)
-  local task, record = id and load(id), id and redis.call('HGET', base .. ':records', id)
+  local task, record = id and load(id), id and redis.call('HGET', RECORDS, id)
   if task and record then give(id, task, record) end
 end
 local room = repeated == 0 and allowed(tonumber(ARGV[4])) or 0
 
--- Gives out the front of a line; returns whether there may be more to give, from this line or another.
-local function serve(from)
-  local ids = redis.call('LRANGE', from, -math.min(room - count, 100), -1)
-  look(ids)
+-- Returns ids and records of the first of these tasks, the front of a line: as many as may still be given, and one more.
+local function fetch(ids)
+  local first, sum = {}, bytes
   for i = #ids, 1, -1 do
-    if spoilt >= 100 then return false end
-    local id, task = ids[i], load(ids[i])
-    local record = task and task[STATE] == 'queued' and redis.call('HGET', base .. ':records', id)
-    if record then
-      if count > 0 and bytes + #record > tonumber(ARGV[5]) then return false end
-      redis.call('RPOPLPUSH', from, reserved)
+    sum = sum + redis.call('HSTRLEN', RECORDS, ids[i])
+    first[#first + 1] = ids[i]
+    if sum > tonumber(ARGV[5]) then break end
+  end
+  return first, redis.call('HMGET', RECORDS, unpack(first))
+end
+
+-- Gives out the front of a line, these ids; returns whether there may be more to give, from this line or another.
+local function serve(from, ids)
+  look(ids)
+  local first, records = fetch(ids)
+  local more, done = true, 0
+  for i, id in ipairs(first) do
+    local task, record = load(id), records[i]
+    local sound = task and task[STATE] == 'queued' and record
+    more = spoilt < 100 and not (sound and count > 0 and bytes + #record > tonumber(ARGV[5]))
+    if not more then break end
+    if sound then
       hand_over(id, task)
       give(id, task, record)
     else
-      pass_over(from, id, task)
+      pass_over(id, task)
       spoilt = spoilt + 1
     end
+    done = i
   end
-  return count < room
+  flush()
+  redis.call('LTRIM', from, 0, -1 - done)
+  return more and count < room
 end
 for _, from in ipairs(lines_in_use()) do
   local more = count < room
-  while more and redis.call('EXISTS', from) == 1 do more = serve(from) end
+  while more do
+    local ids = redis.call('LRANGE', from, -math.min(room - count, 100), -1)
+    if #ids == 0 then break end
+    more = serve(from, ids)
+  end
   if not more then break end
 end
 if repeated == 0 then redis.call('HSET', me, 'token', ARGV[3], 'count', count) end
