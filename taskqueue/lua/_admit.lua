@@ -13,12 +13,13 @@ local function refusal(first, count, bytes)
   local most, heaviest = tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2])
   if at > tonumber(ARGV[first]) then return 'LATE' end
   if not held then
-    closed = redis.call('HEXISTS', CONTROL, 'closed') == 1
+    local control = redis.call('HMGET', CONTROL, 'closed', 'bytes')
+    closed, weight = control[1], tonumber(control[2] or 0)
     -- What has failed is kept for people, and has a limit of its own.
     held = redis.call('HLEN', RECORDS) - redis.call('ZCARD', base .. ':failed')
   end
   if closed then return 'CLOSED' end
-  if most > 0 and held + count > most or heaviest > 0 and weigh() + bytes > heaviest then return 'FULL' end
+  if most > 0 and held + count > most or heaviest > 0 and weight + bytes > heaviest then return 'FULL' end
   held = held + count
 end
 
@@ -39,9 +40,9 @@ local function take(first, last, place)
 end
 
 -- Raises Redis's own error if something has been gathered for a key that holds another kind of value.
-local COUNTS = {HSET = 'HLEN', ZADD = 'ZCARD', LPUSH = 'LLEN'}
 local function try()
-  for _, move in ipairs(arriving) do redis.call(COUNTS[move.command], move.key) end
+  local counting = {HSET = 'HLEN', ZADD = 'ZCARD', LPUSH = 'LLEN'}
+  for _, move in ipairs(arriving) do redis.call(counting[move[1]], move[2]) end
 end
 
 -- Forgets what has been gathered, and what has been looked at meanwhile.
@@ -49,33 +50,35 @@ local function drop()
   arriving, changed, known, weight, counted, held = {}, {}, {}, nil, nil, nil
 end
 
+local function take_all(commits, answers, first, last, place)
+  for i = first, last do answers[i] = take(commits[i][1], commits[i][2], place) end
+  if first < last then try() end
+  flush()
+end
+
+-- Mostly nothing stands in the way, and all are written at once. Otherwise each comes alone: an error is an answer to this
+-- commit, and the others of this call have been stored, or will be.
+local function answer(commits, answers, first, last, place)
+  local done, why = pcall(take_all, commits, answers, first, last, place)
+  if done then return end
+  drop()
+  if first == last then
+    answers[first] = type(why) == 'string' and {err = why} or why -- text is what Redis 6 has
+  else
+    for i = first, last do answer(commits, answers, i, i, place) end
+  end
+end
+
 -- Stores every commit; returns their answers, and whether there is an 'OK' among them.
 local function admit(place)
   local commits, ids, answers, stored, first = {}, {}, {}, false, 1
   while first < #ARGV do
-    local last = first + HEAD - 1 + VALUES * tonumber(ARGV[first + HEAD - 1])
+    local last = first + HEAD - 1 + VALUES * ARGV[first + HEAD - 1]
     for i = first + HEAD, last, VALUES do ids[#ids + 1] = ARGV[i] end
     commits[#commits + 1], first = {first, last}, last + 1
   end
   look(ids)
-  local function take_all(from, to)
-    for i = from, to do answers[i] = take(commits[i][1], commits[i][2], place) end
-    if from < to then try() end
-    flush()
-  end
-  -- Mostly nothing stands in the way, and all are written at once. Otherwise each comes alone: an error is an answer to
-  -- this commit, and the others of this call have been stored, or will be.
-  local function answer(from, to)
-    local done, why = pcall(take_all, from, to)
-    if done then return end
-    drop()
-    if from == to then
-      answers[from] = type(why) == 'string' and {err = why} or why -- text is what Redis 6 has
-    else
-      for i = from, to do answer(i, i) end
-    end
-  end
-  answer(1, #commits)
+  answer(commits, answers, 1, #commits, place)
   for _, one in ipairs(answers) do stored = stored or one == 'OK' end
   return answers, stored
 end

@@ -6,7 +6,8 @@ local function drop_record(id)
   if dropped[id] then return end
   local size = redis.call('HSTRLEN', RECORDS, id)
   if size == 0 and redis.call('HEXISTS', RECORDS, id) == 0 then return end
-  take_bytes(size)
+  -- The counter is no more when nothing is left of it.
+  if weigh(0 - size) <= 0 then weight, counted = 0, 'HDEL' end
   gather(leaving, 'HDEL', RECORDS, id)
   dropped[id] = true
 end

@@ -11,11 +11,11 @@ end
 -- Takes ids out of what this consumer holds. Each is looked for alone only where much else is held: then it would take
 -- longer to write down anew what stays.
 local function let_go(ids)
-  if #ids * 8 < redis.call('LLEN', reserved) then
+  if #ids == 1 or #ids * 8 < redis.call('LLEN', reserved) then
     for _, id in ipairs(ids) do redis.call('LREM', reserved, -1, id) end
     return
   end
-  local held, stays, gone = redis.call('LRANGE', reserved, 0, -1), {}, {}
+  local held, stays, gone = redis.call('LRANGE', reserved, 0, -1), {'RPUSH', reserved}, {}
   for _, id in ipairs(ids) do gone[id] = true end
   for i = #held, 1, -1 do
     -- Of an id that stands there twice, only the one goes that was reserved first.
@@ -24,7 +24,7 @@ local function let_go(ids)
   for _, id in ipairs(held) do
     if id then stays[#stays + 1] = id end
   end
-  spread('RPUSH', reserved, stays)
+  carry_out(stays)
   redis.call('LTRIM', reserved, #held, -1)
 end
 

@@ -1,6 +1,11 @@
 -- Stands before the scripts by which tasks begin, or begin anew.
 local ENDED = {completed = true, failed = true, cancelled = true, archived = true}
 
+local function exists(id)
+  if known[id] == nil then look({id}) end
+  return known[id] ~= false
+end
+
 -- A task begins, or begins anew after it had failed (spoilt 1) or was cancelled (0): its parent waits for it, unless
 -- that has ended. Then it is a child no more.
 local function open_child(task, spoilt)
@@ -20,7 +25,7 @@ local VALUES = 11
 local function store(from, i)
   local id, record, due = from[i], from[i + 1], tonumber(from[i + 2])
   gather(arriving, 'HSET', RECORDS, id, record)
-  add_bytes(#record)
+  weigh(#record)
   if due < 0 then due = at - due end
   local task = {'', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', from[i + 3], from[i + 4], from[i + 5],
     tonumber(from[i + 6]), from[i + 7], from[i + 8], from[i + 9], tonumber(from[i + 10]), 0, 0}

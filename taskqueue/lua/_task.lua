@@ -33,15 +33,11 @@ local function unpacked(packed)
   return sound and task or nil
 end
 
--- Calls a command with these values, so many at a time that neither Lua's stack nor a copy of them grows large.
-local WIDE = 200
-local function spread(command, key, values)
-  for i = 1, #values, WIDE do redis.call(command, key, unpack(values, i, math.min(i + WIDE - 1, #values))) end
-end
-
 -- What a script has looked at stays known to it, and every write goes through put: so nobody works on an old copy. For
 -- each id: the task; the text that is there but no task; or false if nothing is.
 local known, changed = {}, {}
+-- So many values go into one command at most: Lua's stack has an end, and each is copied.
+local WIDE = 200
 local function look(ids)
   for first = 1, #ids, WIDE do
     local last = math.min(first + WIDE - 1, #ids)
@@ -51,13 +47,10 @@ local function look(ids)
   end
 end
 
-local function exists(id)
-  if known[id] == nil then look({id}) end
-  return known[id] ~= false
-end
-
 local function load(id)
-  return exists(id) and type(known[id]) == 'table' and known[id] or nil
+  if known[id] == nil then look({id}) end
+  local task = known[id]
+  return type(task) == 'table' and task or nil
 end
 
 local function put(id, task)
@@ -70,52 +63,45 @@ local function save(id, task, state)
   put(id, task)
 end
 
--- Where tasks come to, and what they leave: for each key its command and its values, in the order of the first of them.
+-- Where tasks come to, and what they leave: commands in the order in which each was first needed, by their keys as well.
 local arriving, leaving = {}, {}
 local function gather(moves, command, key, value, other)
   local move = moves[key]
-  if not move or move.command ~= command then
-    move = {command = command, key = key}
+  if move and move[1] == command then
+    local last = #move
+    move[last + 1], move[last + 2] = value, other
+  else
+    move = {command, key, value, other}
     moves[key], moves[#moves + 1] = move, move
   end
-  move[#move + 1] = value
-  if other then move[#move + 1] = other end
+end
+
+local function carry_out(move)
+  if #move <= WIDE then return #move > 2 and redis.call(unpack(move)) end
+  for i = 3, #move, WIDE do
+    redis.call(move[1], move[2], unpack(move, i, math.min(i + WIDE - 1, #move)))
+  end
 end
 
 -- The bytes of all records: read once, counted here, and written by flush as ``counted`` says. And which records go.
 local weight, counted
 local dropped = {}
-local function weigh()
+local function weigh(change)
   weight = weight or tonumber(redis.call('HGET', CONTROL, 'bytes') or 0)
+  weight, counted = weight + change, 'HSET'
   return weight
-end
-
-local function add_bytes(count)
-  weight, counted = weigh() + count, 'HSET'
-end
-
--- The counter is no more when nothing is left of it.
-local function take_bytes(count)
-  weight = math.max(0, weigh() - count)
-  counted = weight > 0 and 'HSET' or 'HDEL'
-end
-
-local function spread_all(moves)
-  for _, move in ipairs(moves) do spread(move.command, move.key, move) end
 end
 
 local function flush()
   if counted == 'HSET' then redis.call('HSET', CONTROL, 'bytes', weight) end
   if counted == 'HDEL' then redis.call('HDEL', CONTROL, 'bytes') end
-  spread_all(arriving)
-  local states = {}
+  for _, move in ipairs(arriving) do carry_out(move) end
+  local states = {'HSET', STATES}
   for _, id in ipairs(changed) do
-    if known[id] then
-      states[#states + 1] = id
-      states[#states + 1] = cmsgpack.pack(known[id])
-    end
+    local task = known[id]
+    if task then states[#states + 1], states[#states + 2] = id, cmsgpack.pack(task) end
   end
-  spread('HSET', STATES, states)
-  spread_all(leaving)
+  carry_out(states)
+  for _, move in ipairs(leaving) do carry_out(move) end
   arriving, leaving, changed, dropped, counted = {}, {}, {}, {}, nil
 end

@@ -7,8 +7,7 @@
 -- returns {'OK', {ids whose delivery was no longer held ...}, {id, record, delivery, attempt, crashes}, ...}, or as in
 --         _lease.lua.
 -- A repeat with the same token, after a lost reply, gives the same tasks again. What cannot be run is set aside.
-local lease = redis.call('HMGET', me, 'token', 'count')
-local repeated = lease[1] == ARGV[3] and tonumber(lease[2]) or 0
+local repeated = lease[2] == ARGV[3] and tonumber(lease[3]) or 0
 local count, bytes, spoilt, reply = 0, 0, 0, {'OK', settle(8, ARGV[6])}
 local function give(id, task, record)
   count, bytes = count + 1, bytes + #record
@@ -25,8 +24,8 @@ local room = repeated == 0 and allowed(tonumber(ARGV[4])) or 0
 local function fetch(ids)
   local first, sum = {}, bytes
   for i = #ids, 1, -1 do
-    sum = sum + redis.call('HSTRLEN', RECORDS, ids[i])
     first[#first + 1] = ids[i]
+    sum = sum + (i > 1 and redis.call('HSTRLEN', RECORDS, ids[i]) or 0)
     if sum > tonumber(ARGV[5]) then break end
   end
   return first, redis.call('HMGET', RECORDS, unpack(first))

@@ -12,7 +12,7 @@ for i = 2, #ARGV, 2 do
   if from and kept then
     record = record ~= '' and record or kept
     gather(arriving, 'HSET', RECORDS, id, record)
-    add_bytes(#record - #(stored or ''))
+    weigh(#record - #(stored or ''))
     open_child(task, task[STATE] == 'failed' and 1 or 0)
     -- Children that failed in its earlier life are no matter of this one.
     task[ATTEMPT], task[CRASHES], task[DUE], task[STATUS], task[REASON], task[SPOILT] = 0, 0, 0, 0, '', 0
