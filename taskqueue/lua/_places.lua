@@ -1,4 +1,4 @@
--- Stands before every script, behind _task.lua: the places where a task may be, and how it gets there.
+-- Stands before every script, behind _moves.lua: the places where a task may be, and how it gets there.
 local INDEX = {scheduled = ':scheduled', prepared = ':prepared', waiting = ':waiting', completed = ':finished',
   failed = ':failed', cancelled = ':cancelled', archived = ':archived'}
 -- What tasks are found by, beside their state.
@@ -26,12 +26,6 @@ local function lay(task)
   task[FLAGS] = task[FLAGS] - GHOST
   local left = redis.call('HINCRBY', CONTROL, 'ghosts', -1)
   if left <= 0 then redis.call('HDEL', CONTROL, 'ghosts') end
-end
-
--- Queues a task again in front of its line.
-local function put_back(id, task)
-  gather(arriving, 'RPUSH', line(task[PRIORITY]), id)
-  save(id, task, 'queued')
 end
 
 -- To the back of its line, or among the scheduled until its time.

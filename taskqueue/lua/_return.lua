@@ -13,7 +13,12 @@ local function give_back(consumer, begins)
       local mark, begun = mark_of(id), task[STATE] == 'running' or begins ~= '1'
       if begun then task[CRASHES] = task[CRASHES] + 1 else task[ATTEMPT] = task[ATTEMPT] - 1 end
       log_release(id, 'lost', consumer)
-      if mark then obey(id, task, mark) else put_back(id, task) end
+      if mark then
+        obey(id, task, mark)
+      else
+        gather(arriving, 'RPUSH', line(task[PRIORITY]), id)
+        save(id, task, 'queued')
+      end
     end
   end
   flush()

@@ -5,27 +5,8 @@ local function release(id, task, delay)
   log_release(id, task[REASON], ARGV[1])
   task[ATTEMPT], task[DUE] = task[ATTEMPT] - 1, at + delay
   if delay > 0 then return enqueue(id, task) end
-  put_back(id, task)
-end
-
--- Takes ids out of what this consumer holds. Each is looked for alone only where much else is held: then it would take
--- longer to write down anew what stays.
-local function let_go(ids)
-  if #ids == 1 or #ids * 8 < redis.call('LLEN', reserved) then
-    for _, id in ipairs(ids) do redis.call('LREM', reserved, -1, id) end
-    return
-  end
-  local held, stays, gone = redis.call('LRANGE', reserved, 0, -1), {'RPUSH', reserved}, {}
-  for _, id in ipairs(ids) do gone[id] = true end
-  for i = #held, 1, -1 do
-    -- Of an id that stands there twice, only the one goes that was reserved first.
-    if gone[held[i]] then held[i], gone[held[i]] = false, nil end
-  end
-  for _, id in ipairs(held) do
-    if id then stays[#stays + 1] = id end
-  end
-  carry_out(stays)
-  redis.call('LTRIM', reserved, #held, -1)
+  gather(arriving, 'RPUSH', line(task[PRIORITY]), id)
+  save(id, task, 'queued')
 end
 
 -- Ends the deliveries in ARGV[first] and on: complete, retry, fail or release. For each, in the

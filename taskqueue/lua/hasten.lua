@@ -8,7 +8,8 @@ for i = #ARGV, 2, -1 do
   if task and task[STATE] == 'scheduled' then
     task[DUE] = math.min(task[DUE], at)
     act(id, 'hastened', ARGV[1])
-    put_back(id, task)
+    gather(arriving, 'RPUSH', line(task[PRIORITY]), id)
+    save(id, task, 'queued')
     gather(leaving, 'ZREM', base .. ':scheduled', id)
     hastened = hastened + 1
   end
