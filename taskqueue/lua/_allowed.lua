@@ -14,7 +14,10 @@ local function allowed(n)
   return math.min(n, tonumber(control[4]) - held)
 end
 
-local others = {line(9), line(8), line(7), line(6), line(5), line(3), line(2), line(1), line(0)}
+local others = {}
+for priority = 9, 0, -1 do
+  if priority ~= NORMAL then others[#others + 1] = line(priority) end
+end
 
 -- Returns the lines that are not empty, of the highest priority first: mostly it is one look for nine of them.
 local function lines_in_use()

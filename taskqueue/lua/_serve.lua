@@ -20,7 +20,7 @@ end
 local function serve(from, ids)
   look(ids)
   local first, records = fetch(ids)
-  local more, done = true, 0
+  local done, more = 0
   for i, id in ipairs(first) do
     local task, record = load(id), records[i]
     local sound = task and task[STATE] == 'queued' and record

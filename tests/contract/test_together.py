@@ -196,7 +196,7 @@ class TestNeighbours:
         await broker.aclose()
 
     @pytest.mark.parametrize("others", [0, 2])
-    async def test_of_a_commit_that_redis_refuses_nothing_is_stored(self, redis_server: RedisServer, others: int) -> None:
+    async def test_a_commit_that_redis_refuses_leaves_nothing(self, redis_server: RedisServer, others: int) -> None:
         client, broker = redis_server.client(), await connected(redis_server)
         client.set(f"{BASE}:scheduled", "of somebody else")
         commits = [[opaque("a"), opaque("later", due=-1000)], *([opaque()] for _ in range(others))]

@@ -18,9 +18,7 @@ _UNKNOWN: Final = (
 _SAVED: Final = "state and reason are set in any case, before it is saved"
 _FIRST: Final = "elseif task[DELIVERY] {} {} then"
 _NO_EARLIER: Final = "a first delivery has no earlier one that could have left a response"
-_SLOW: Final = (
-    "local slowed = slow ~= '0' and math.max(at + slow, redis.call('HGET', base .. ':control', 'slowed') or {})"
-)
+_SLOW: Final = "local slowed = slow ~= '0' and math.max(at + slow, redis.call('HGET', CONTROL, 'slowed') or {})"
 _LOOKED: Final = "for i = {}, #ARGV, {} do table.insert(ids, ARGV[i]) end"
 _THREES: Final = (("2", "3"), ("(1 - 1)", "3"), ("1", "4"), ("1", "(3 - 1)"))
 _STEPS: Final = (("first", "10"), ("first", "(9 - 1)"))
@@ -28,9 +26,9 @@ _BATCH: Final = "local ids = redis.call('LRANGE', from, -math.min(room - count, 
 _AT_ONCE: Final = "how many are looked at at once changes nothing in what is given"
 _NOT_FAILED: Final = "for its parent, whatever has not failed is the same"
 _STORED: Final = "local task = {'', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', from[i + 3], from[i + 4], from[i + 5],"
-_FOUND: Final = "if task[{}] ~= '{}' then redis.call('ZREM', base .. by[1] .. task[by[2]], id) end"
+_FOUND: Final = "if task[{}] ~= '{}' then gather(leaving, 'ZREM', base .. by[1] .. task[by[2]], id) end"
 _NINES: Final = "what has ended comes in nines, so that the step before the first of them is below either bound"
-_REPLY: Final = "local count, bytes, spoilt, reply = 0, 0, 0, {{'OK', settle({}, ARGV[6])}}"
+_REPLY: Final = "reply[2] = settle({}, ARGV[6])"
 _SOONER: Final = "it saves round trips inside the script: what is not looked at beforehand is when it is needed"
 _SECOND: Final = "only the first of what Redis answers is read"
 _FULL: Final = "it matters only while the memory is full, and then it is the command that counts, not the field"
@@ -44,15 +42,15 @@ _NO_LINE: Final = "there is no line above the highest priority, nor below the lo
 _NO_ROOM: Final = "no room is no room, however little"
 _EACH_LINE: Final = "for priority = {}, {} do redis.call('UNLINK', line(priority)) end"
 
-_REDIS_6: Final = "if not done and type(answer) == 'string' then answer = {err = answer} end -- as Redis 6 has it"
+_REDIS_6: Final = "answers[first] = type(why) == 'string' and {err = why} or why -- text is what Redis 6 has"
 _ERROR: Final = (
     "the model raises no error, and later versions raise a table; tests/contract/test_together.py raises one"
 )
 
 EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
-    **{("_task", _NAMES.format("5"), _NAMES.format(other)): _UNREAD for other in ("6", "(5 - 1)")},
+    **{("_state", _NAMES.format("5"), _NAMES.format(other)): _UNREAD for other in ("6", "(5 - 1)")},
     **{
-        ("_task", _MORE_NAMES.format("14, 15, 16"), _MORE_NAMES.format(other)): _UNREAD
+        ("_state", _MORE_NAMES.format("14, 15, 16"), _MORE_NAMES.format(other)): _UNREAD
         for other in (
             "15, 15, 16",
             "(14 - 1), 15, 16",
@@ -70,8 +68,8 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         for other in ("1", "(0 - 1)")
     },
     **{
-        ("_drain", "redis.call('HDEL', base .. ':control', '')", other): _FULL
-        for other in ("", "redis.call('HDEL', base .. ':control', 'other')")
+        ("_drain", "redis.call('HDEL', CONTROL, '')", other): _FULL
+        for other in ("", "redis.call('HDEL', CONTROL, 'other')")
     },
     (
         "reclaim",
@@ -109,7 +107,7 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         ("begin", _LOOKED.format("1", "3"), other): _SOONER
         for other in ("", *(_LOOKED.format(*how) for how in _THREES))
     },
-    **{(script, "look(ids)", ""): _SOONER for script in ("begin", "_settle", "exchange")},
+    **{(script, "look(ids)", ""): _SOONER for script in ("begin", "due", "_return", "_serve", "_settle", "_together")},
     ("trim", "look(old)", ""): _SOONER,
     **{
         ("_drain", _FOUND.format("by[2]", ""), _FOUND.format(*other)): "from an index that there is not, nothing goes"
@@ -126,7 +124,7 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     },
     ("_store", _STORED, _STORED.replace("{''", "{'other'")): _SAVED,
     (
-        "_admit",
+        "_together",
         "while first < #ARGV do",
         "while first <= #ARGV do",
     ): "no commit begins with the last argument: a head of four stands before its tasks",
