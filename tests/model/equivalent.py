@@ -46,6 +46,27 @@ _REDIS_6: Final = "answers[first] = type(why) == 'string' and {err = why} or why
 _ERROR: Final = (
     "the model raises no error, and later versions raise a table; tests/contract/test_together.py raises one"
 )
+_TYPES: Final = (
+    "if #t ~= SPOILT or t[1] < '' or t[2] < NONE or t[3] < NONE or t[4] < NONE or t[5] < NONE or t[6] < NONE",
+    "or t[7] < NONE or t[8] < NONE or t[9] < NONE or t[10] < NONE or t[11] < '' or t[12] < '' or t[13] < ''",
+    "or t[14] < '' or t[15] < '' or t[16] < '' or t[18] < '' or t[19] < '' or t[20] < '' or t[21] < NONE",
+    "or t[22] < NONE or t[23] < NONE then return end",
+)
+_LESS_THAN_ANY: Final = "nobody writes a number that is less than any"
+_SAME: Final = "if move and move[1] == command then"
+_SHORT: Final = "if #move <= WIDE then return redis.call(unpack(move)) end"
+_MORE_COMMANDS: Final = "the same moves in more commands, or fewer; tests/contract/test_broker_redis.py counts them"
+_SUM: Final = "sum = sum + (i > 1 and redis.call('HSTRLEN', RECORDS, ids[i]) or 0)"
+_ENOUGH: Final = "if sum > tonumber(ARGV[5]) then break end"
+_READ: Final = "how many are read changes nothing in what is given; tests/contract/test_broker_redis.py looks at it"
+_FEW: Final = "if #ids == 1 or #ids * 8 < redis.call('LLEN', reserved) then"
+_LET_GO: Final = "if #ended > 0 then let_go(ended) end"
+
+
+def _altered(script: str, line: str, reason: str, *changes: tuple[str, str]) -> dict[tuple[str, str, str], str]:
+    """Return an entry for each of these changes of a line, at the first place where it fits."""
+    return {(script, line, line.replace(before, after, 1)): reason for before, after in changes}
+
 
 EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     **{("_state", _NAMES.format("5"), _NAMES.format(other)): _UNREAD for other in ("6", "(5 - 1)")},
@@ -128,8 +149,43 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         "while first < #ARGV do",
         "while first <= #ARGV do",
     ): "no commit begins with the last argument: a head of four stands before its tasks",
+    **_altered("_together", _REDIS_6, _ERROR, ("==", "~="), ("'string'", "''"), ("and", "or"), (" or", " and")),
+    ("_together", _REDIS_6, ""): _ERROR,
     **{
-        ("_admit", _REDIS_6, other): _ERROR
-        for other in ("", _REDIS_6.replace("==", "~="), _REDIS_6.replace("'string'", "''"))
+        key: _LESS_THAN_ANY
+        for line in _TYPES
+        for place in range(2, 24)
+        if f"t[{place}] < NONE" in line
+        for key in _altered("_state", line, "", (f"t[{place}] <", f"t[{place}] <="))
     },
+    **_altered("_moves", _SAME, _MORE_COMMANDS, ("[1]", "[2]"), ("[1]", "[(1 - 1)]")),
+    **_altered("_moves", _SHORT, _MORE_COMMANDS, ("<=", "<"), ("#move <= WIDE", "not (#move <= WIDE)"), (_SHORT, "")),
+    **_altered(
+        *("_serve", _SUM, _READ, (_SUM, "")),
+        *(
+            (">", ">="),
+            (">", "<"),
+            ("1", "2"),
+            ("1", "(1 - 1)"),
+            ("sum +", "sum -"),
+            ("or 0", "or 1"),
+            ("or 0", "or (0 - 1)"),
+        ),
+    ),
+    **_altered(
+        *("_serve", _ENOUGH, _READ, (_ENOUGH, "")),
+        *(
+            (">", ">="),
+            (">", "<"),
+            ("5", "6"),
+            ("5", "(5 - 1)"),
+            ("sum > tonumber(ARGV[5])", "not (sum > tonumber(ARGV[5]))"),
+        ),
+    ),
+    **_altered(
+        *("_letting", _FEW, "either way the same ids go", ("==", "~="), ("1", "2"), ("1", "(1 - 1)"), ("or", "and")),
+        *(("8", "9"), ("8", "(8 - 1)"), ("<", "<="), ("<", ">"), (_FEW[3:-5], f"not ({_FEW[3:-5]})")),
+    ),
+    **_altered("_letting", "for i = #held, 1, -1 do", "nothing stands before the first", (" 1", " (1 - 1)")),
+    **_altered("_settle", _LET_GO, "nothing ended, so nothing goes", (">", ">="), ("0", "(0 - 1)")),
 }
