@@ -15,7 +15,6 @@ for _, id in ipairs(ids) do
   end
   gather(leaving, 'ZREM', base .. ':scheduled', id)
 end
-flush()
 ids = redis.call('ZRANGEBYSCORE', base .. ':prepared', '-inf', at - ARGV[1], 'LIMIT', 0, 100)
 look(ids)
 for _, id in ipairs(ids) do

@@ -46,6 +46,16 @@ _REDIS_6: Final = "answers[first] = type(why) == 'string' and {err = why} or why
 _ERROR: Final = (
     "the model raises no error, and later versions raise a table; tests/contract/test_together.py raises one"
 )
+_SAVED_LOOKS: Final = "it saves looks where there is nothing to see"
+_NOTHING_DUE: Final = "if redis.call('EXISTS', base .. ':scheduled', base .. ':prepared') == 0 then return -1 end"
+_LOGGED: Final = "local logged = redis.call('EXISTS', unpack(logs)) > 0"
+_TRY: Final = "if #changed > 1 then try() end"
+_ALONE: Final = "if first == last then"
+_DROP: Final = "arriving, changed, known, weight, counted, held = {}, {}, {}, nil, nil, nil"
+_EACH_ALONE: Final = "for i = first, last do answer(commits, answers, i, i, place) end"
+_ALL_IDS: Final = "for i = first + HEAD, last, VALUES do ids[#ids + 1] = ARGV[i] end"
+_LAST: Final = "local last = math.min(first + WIDE - 1, #ids)"
+_PUT: Final = "if not changed[id] then changed[id], changed[#changed + 1] = true, id end"
 _TYPES: Final = (
     "if #t ~= SPOILT or t[1] < '' or t[2] < NONE or t[3] < NONE or t[4] < NONE or t[5] < NONE or t[6] < NONE",
     "or t[7] < NONE or t[8] < NONE or t[9] < NONE or t[10] < NONE or t[11] < '' or t[12] < '' or t[13] < ''",
@@ -130,6 +140,10 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     },
     **{(script, "look(ids)", ""): _SOONER for script in ("begin", "due", "_return", "_serve", "_settle", "_together")},
     ("trim", "look(old)", ""): _SOONER,
+    ("promote", "look(ARGV)", ""): _SOONER,
+    **_altered("due", _NOTHING_DUE, _SAVED_LOOKS, (_NOTHING_DUE, ""), ("== 0", "== (0 - 1)")),
+    **_altered("trim", _LOGGED, _SAVED_LOOKS, (">", ">="), ("0", "(0 - 1)")),
+    **_altered("trim", "if held > 0 then", _SAVED_LOOKS, (">", ">="), ("0", "(0 - 1)")),
     **{
         ("_drain", _FOUND.format("by[2]", ""), _FOUND.format(*other)): "from an index that there is not, nothing goes"
         for other in (("by[3]", ""), ("by[(2 - 1)]", ""), ("by[2]", "other"))
@@ -151,6 +165,31 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ): "no commit begins with the last argument: a head of four stands before its tasks",
     **_altered("_together", _REDIS_6, _ERROR, ("==", "~="), ("'string'", "''"), ("and", "or"), (" or", " and")),
     ("_together", _REDIS_6, ""): _ERROR,
+    **{
+        key: _ERROR
+        for command, counting in (("HSET", "HLEN"), ("ZADD", "ZCARD"), ("LPUSH", "LLEN"))
+        for line in [f"if move[1] == '{command}' then redis.call('{counting}', move[2]) end"]
+        for other in ("''", "'RPUSH'")
+        if (command == "LPUSH") == (other == "'RPUSH'")
+        for key in _altered(
+            *("_together", line, "", (line, ""), ("[1]", "[2]"), ("[1]", "[(1 - 1)]"), (f"'{command}'", other)),
+            *(("[2]", "[3]"), ("[2]", "[(2 - 1)]")),
+        )
+    },
+    **_altered(
+        *("_together", _TRY, _ERROR, (_TRY, ""), (">", ">="), (">", "<"), ("1", "2"), ("1", "(1 - 1)")),
+        ("#changed > 1", "not (#changed > 1)"),
+    ),
+    **_altered("_together", _ALONE, _ERROR, ("==", "~="), ("first == last", "not (first == last)")),
+    **{("_together", line, ""): _ERROR for line in (_DROP, "drop()", _EACH_ALONE)},
+    **_altered(
+        *("_together", _ALL_IDS, _SOONER, (_ALL_IDS, ""), ("first +", "first -"), ("ids +", "ids -")),
+        *(("1]", "2]"), ("1]", "(1 - 1)]")),
+    ),
+    **_altered(
+        *("_task", _LAST, _AT_ONCE, ("WIDE -", "WIDE +"), ("1,", "2,"), ("1,", "(1 - 1),")),
+    ),
+    **_altered("_task", _PUT, "what is written twice is the same", ("true", "false")),
     **{
         key: _LESS_THAN_ANY
         for line in _TYPES

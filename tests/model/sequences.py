@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from tests.model.log_sequences import LOG_SEQUENCES
 from tests.model.places import INDEXES
-from tests.model.steps import AT, TASK, again, claim, end, packed, push, spoil, take, task, tasks, write
+from tests.model.steps import AT, TASK, again, claim, end, packed, prepare, push, spoil, take, task, tasks, write
 from tests.model.values import Step, Task, commit
 
 _SOUND: Final = Task(b"queued", 0, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -233,5 +233,21 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
         claim(),
         take(b"t1", 2),
         end(b"2", b"complete"),
+    ],
+    **{
+        f"a child that is forgotten by a {name}, and whose id follows its parent": [
+            push(task(b"parent")),
+            claim(),
+            take(b"t1"),
+            store(task(b"child", b"parent", 1)),
+            end(b"parent", b"complete", after=(packed(b"child"), b"")),
+            Step(AT, name, arguments),
+        ]
+        for name, store, arguments in (("discard", prepare, (b"child",)), ("purge", push, (10,)))
+    },
+    "a queue that takes no more": [
+        Step(AT, "control", (b"closed", b"1")),
+        push(TASK),
+        prepare(TASK),
     ],
 }
