@@ -13,7 +13,7 @@ from typing import Final
 
 from .brokers.scripts import source
 
-_CALL: Final = re.compile(rb"redis\.p?call\('([A-Z]+)'")
+_CALL: Final = re.compile(rb"(?:redis\.p?call\(|gather\(\w+, )'([A-Z]+)'")
 USER: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Every connection: which database, whether it is alive, whether its server is the primary, and how late it is there.
 CONNECTION: Final = ("select", "ping", "role", "time")

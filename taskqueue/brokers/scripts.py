@@ -16,13 +16,13 @@ class Script:
 
 
 # Whatever takes tasks out must work with a full memory (_drain); whatever puts some in must not.
-_ALL: Final = ("_task", "_places")
+_ALL: Final = ("_state", "_task", "_moves", "_places")
 _NEW: Final = (*_ALL, "_store")
 _OUT: Final = (*_ALL, "_drain")
 _END: Final = (*_NEW, "_drain", "_ends")
 PARTS: Final[dict[str, tuple[str, ...]]] = {
-    "push": (*_NEW, "_admit"),
-    "prepare": (*_NEW, "_admit"),
+    "push": (*_NEW, "_admit", "_together"),
+    "prepare": (*_NEW, "_admit", "_together"),
     "retry": (*_NEW, "_acts"),
     "restart": (*_END, "_held", "_acts"),
     "promote": (*_NEW, "_drain"),
@@ -38,7 +38,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "purge": _END,
     "withdraw": (*_END, "_acts"),
     "hasten": (*_OUT, "_acts"),
-    "exchange": (*_END, "_held", "_lease", "_outcomes", "_settle", "_allowed"),
+    "exchange": (*_END, "_held", "_lease", "_outcomes", "_letting", "_settle", "_allowed", "_serve"),
     "beat": (*_OUT, "_lease"),
     "leave": (*_OUT, "_lease"),
 }

@@ -2,7 +2,7 @@
 
 -- Returns how many of ``n`` tasks may be given out now.
 local function allowed(n)
-  local control = redis.call('HMGET', base .. ':control', 'slowed', 'paused', 'disabled', 'limit')
+  local control = redis.call('HMGET', CONTROL, 'slowed', 'paused', 'disabled', 'limit')
   -- An application that asked for patience (Retry-After) is left alone until then.
   if at < tonumber(control[1] or 0) or control[2] or control[3] then return 0 end
   if not control[4] then return n end
@@ -16,7 +16,7 @@ end
 
 local others = {}
 for priority = 9, 0, -1 do
-  if priority ~= NORMAL then table.insert(others, line(priority)) end
+  if priority ~= NORMAL then others[#others + 1] = line(priority) end
 end
 
 -- Returns the lines that are not empty, of the highest priority first: mostly it is one look for nine of them.
@@ -36,16 +36,16 @@ end
 local function hand_over(id, task)
   task[DELIVERY], task[ATTEMPT] = task[DELIVERY] + 1, task[ATTEMPT] + 1
   task[RESERVED], task[BEGUN], task[HOLDER], task[TOKEN] = at, 0, ARGV[1], ''
+  gather(arriving, 'LPUSH', reserved, id)
   save(id, task, 'reserved')
 end
 
 -- A ghost is at rest now; any other task that is rightly somewhere else stays there.
-local function pass_over(from, id, task)
+local function pass_over(id, task)
   if task and is(task, GHOST) then
     lay(task)
     put(id, task)
   elseif not task or task[STATE] == 'queued' then
     set_aside(id, task)
   end
-  redis.call('RPOP', from)
 end

@@ -4,7 +4,7 @@
 -- long ago, so no limit of the queue stands in its way.
 local function follow(packed)
   local values = cmsgpack.unpack(packed)
-  if redis.call('HEXISTS', base .. ':state', values[1]) == 1 then return end
+  if exists(values[1]) then return end
   enqueue(store(values, 1))
   redis.call('PUBLISH', base, '')
 end
@@ -20,7 +20,7 @@ local function tell_parent(task, state)
     task, state = parent, parent[SPOILT] > 0 and 'failed' or 'completed'
     if state == 'failed' then task[REASON] = 'children' end
     list_in(id, task, state)
-    redis.call('ZREM', base .. INDEX.waiting, id)
+    gather(leaving, 'ZREM', base .. INDEX.waiting, id)
     if state == 'completed' then drop_record(id) end
     local following = redis.call('HGET', base .. ':log:' .. id, state)
     if following then follow(following) end

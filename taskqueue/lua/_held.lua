@@ -15,7 +15,7 @@ end
 local function obey(id, task, mark)
   conclude(id, task, mark)
   log_record(id)
-  redis.call('HDEL', base .. ':marks', id)
+  gather(leaving, 'HDEL', base .. ':marks', id)
 end
 
 -- Keeps in the task's log when it was given back, first and last, how often, and why and by whom the last time.

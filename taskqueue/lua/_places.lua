@@ -1,4 +1,4 @@
--- Stands before every script, behind _task.lua: the places where a task may be, and how it gets there.
+-- Stands before every script, behind _moves.lua: the places where a task may be, and how it gets there.
 local INDEX = {scheduled = ':scheduled', prepared = ':prepared', waiting = ':waiting', completed = ':finished',
   failed = ':failed', cancelled = ':cancelled', archived = ':archived'}
 -- What tasks are found by, beside their state.
@@ -17,20 +17,20 @@ local function line(priority)
 end
 
 local function list_in(id, task, state)
-  redis.call('ZADD', base .. INDEX[state], state == 'scheduled' and task[DUE] or at, id)
+  gather(arriving, 'ZADD', base .. INDEX[state], state == 'scheduled' and task[DUE] or at, id)
   save(id, task, state)
 end
 
 -- A ghost (see withdraw.lua) is none any more: its id has left the line, or it is queued again where it stands.
 local function lay(task)
   task[FLAGS] = task[FLAGS] - GHOST
-  local left = redis.call('HINCRBY', base .. ':control', 'ghosts', -1)
-  if left <= 0 then redis.call('HDEL', base .. ':control', 'ghosts') end
+  local left = redis.call('HINCRBY', CONTROL, 'ghosts', -1)
+  if left <= 0 then redis.call('HDEL', CONTROL, 'ghosts') end
 end
 
 -- To the back of its line, or among the scheduled until its time.
 local function enqueue(id, task)
   if task[DUE] > at then return list_in(id, task, 'scheduled') end
-  if is(task, GHOST) then lay(task) else redis.call('LPUSH', line(task[PRIORITY]), id) end
+  if is(task, GHOST) then lay(task) else gather(arriving, 'LPUSH', line(task[PRIORITY]), id) end
   save(id, task, 'queued')
 end

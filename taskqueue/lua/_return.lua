@@ -2,10 +2,10 @@
 -- Returns how many were given back, at most 200, and how many are left. ``begins``: '1' if the application notes the
 -- start of each delivery; what had not begun has spent nothing, and where nobody notes it, everything may have begun.
 local function give_back(consumer, begins)
-  local reserved, returned = base .. ':reserved:' .. consumer, 0
-  while returned < 200 do
-    local id = redis.call('LINDEX', reserved, 0)
-    if not id then break end
+  local reserved = base .. ':reserved:' .. consumer
+  local ids = redis.call('LRANGE', reserved, 0, 199)
+  look(ids)
+  for _, id in ipairs(ids) do
     local task = load(id)
     if not task then
       set_aside(id)
@@ -16,13 +16,13 @@ local function give_back(consumer, begins)
       if mark then
         obey(id, task, mark)
       else
-        redis.call('RPUSH', line(task[PRIORITY]), id)
+        gather(arriving, 'RPUSH', line(task[PRIORITY]), id)
         save(id, task, 'queued')
       end
     end
-    redis.call('LPOP', reserved)
-    returned = returned + 1
   end
-  if returned > 0 then redis.call('PUBLISH', base, '') end
-  return returned, redis.call('LLEN', reserved)
+  flush()
+  redis.call('LTRIM', reserved, #ids, -1)
+  if #ids > 0 then redis.call('PUBLISH', base, '') end
+  return #ids, redis.call('LLEN', reserved)
 end

@@ -5,7 +5,7 @@ local function release(id, task, delay)
   log_release(id, task[REASON], ARGV[1])
   task[ATTEMPT], task[DUE] = task[ATTEMPT] - 1, at + delay
   if delay > 0 then return enqueue(id, task) end
-  redis.call('RPUSH', line(task[PRIORITY]), id)
+  gather(arriving, 'RPUSH', line(task[PRIORITY]), id)
   save(id, task, 'queued')
 end
 
@@ -15,9 +15,9 @@ end
 -- ``slow``: ms for which the queue is to be slowed down, '0' for not at all.
 -- Returns the ids whose delivery this consumer no longer held. A repeat finds the deliveries ended, and changes nothing.
 local function settle(first, slow)
-  local stale, ids = {}, {}
-  local slowed = slow ~= '0' and math.max(at + slow, redis.call('HGET', base .. ':control', 'slowed') or 0)
-  if slowed then redis.call('HSET', base .. ':control', 'slowed', slowed) end
+  local stale, ids, ended = {}, {}, {}
+  local slowed = slow ~= '0' and math.max(at + slow, redis.call('HGET', CONTROL, 'slowed') or 0)
+  if slowed then redis.call('HSET', CONTROL, 'slowed', slowed) end
   for i = first, #ARGV, 9 do table.insert(ids, ARGV[i]) end
   look(ids)
   -- From last to first, so that what is released stands in front in the order it came.
@@ -38,10 +38,12 @@ local function settle(first, slow)
       else
         fall(id, task, kind, delay, response, following)
       end
-      redis.call('LREM', reserved, -1, id)
+      ended[#ended + 1] = id
     elseif not held then
       table.insert(stale, id)
     end
   end
+  flush()
+  if #ended > 0 then let_go(ended) end
   return stale
 end

@@ -16,4 +16,5 @@ end
 for i = 1, #ARGV, 3 do table.insert(ids, ARGV[i]) end
 look(ids)
 for i = 1, #ARGV, 3 do table.insert(reply, begin(ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2])) end
+flush()
 return reply

@@ -9,7 +9,7 @@
 -- From here on every call with an older epoch answers FENCED. The random part makes an epoch unique even if Redis lost
 -- its data and counts from one again.
 local me = base .. ':consumer:' .. ARGV[1]
-if redis.call('HEXISTS', base .. ':control', 'disabled') == 1 then return {'DISABLED'} end
+if redis.call('HEXISTS', CONTROL, 'disabled') == 1 then return {'DISABLED'} end
 local owner = redis.call('HMGET', me, 'epoch', 'beat')
 local epoch = owner[1] or ''
 local number, random = string.match(epoch, '^(%d+)-(.*)$')

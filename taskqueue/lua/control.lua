@@ -6,9 +6,9 @@
 -- returns 'OK'. Consumers are told at once.
 for i = 1, #ARGV, 2 do
   if ARGV[i + 1] == '' then
-    redis.call('HDEL', base .. ':control', ARGV[i])
+    redis.call('HDEL', CONTROL, ARGV[i])
   else
-    redis.call('HSET', base .. ':control', ARGV[i], ARGV[i + 1])
+    redis.call('HSET', CONTROL, ARGV[i], ARGV[i + 1])
   end
 end
 redis.call('PUBLISH', base, '')

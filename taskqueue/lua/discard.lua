@@ -9,9 +9,12 @@ for _, id in ipairs(ARGV) do
   local doubtful = task and task[STATE] == 'failed' and task[REASON] == 'in-doubt'
   if doubtful or (task and task[STATE] == 'prepared') then
     if doubtful then open_child(task, 1) end
-    redis.call('ZREM', base .. (doubtful and ':failed' or ':prepared'), id)
+    gather(leaving, 'ZREM', base .. (doubtful and ':failed' or ':prepared'), id)
     forget(id)
+    flush()
+    redis.call('UNLINK', base .. ':log:' .. id)
     tell_parent(task, 'cancelled')
+    flush()
     forgotten = forgotten + 1
   end
 end

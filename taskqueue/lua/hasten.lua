@@ -8,11 +8,12 @@ for i = #ARGV, 2, -1 do
   if task and task[STATE] == 'scheduled' then
     task[DUE] = math.min(task[DUE], at)
     act(id, 'hastened', ARGV[1])
-    redis.call('RPUSH', line(task[PRIORITY]), id)
+    gather(arriving, 'RPUSH', line(task[PRIORITY]), id)
     save(id, task, 'queued')
-    redis.call('ZREM', base .. ':scheduled', id)
+    gather(leaving, 'ZREM', base .. ':scheduled', id)
     hastened = hastened + 1
   end
 end
+flush()
 if hastened > 0 then redis.call('PUBLISH', base, '') end
 return hastened

@@ -4,6 +4,7 @@
 -- returns how many of them are unknown (0 unless somebody emptied the queue in between); then none is queued.
 -- Also what was set aside as in-doubt is queued: late, but the transaction has committed.
 local unknown = 0
+look(ARGV)
 for _, id in ipairs(ARGV) do
   if not load(id) then unknown = unknown + 1 end
 end
@@ -12,13 +13,14 @@ for _, id in ipairs(ARGV) do
   local task = load(id)
   if task[STATE] == 'prepared' then
     enqueue(id, task)
-    redis.call('ZREM', base .. ':prepared', id)
+    gather(leaving, 'ZREM', base .. ':prepared', id)
   elseif task[STATE] == 'failed' and task[REASON] == 'in-doubt' then
     task[REASON] = ''
     open_child(task, 1)
     enqueue(id, task)
-    redis.call('ZREM', base .. ':failed', id)
+    gather(leaving, 'ZREM', base .. ':failed', id)
   end
 end
+flush()
 redis.call('PUBLISH', base, '')
 return 0

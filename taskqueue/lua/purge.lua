@@ -11,8 +11,11 @@ local function remove(id, state)
   elseif not task or task[STATE] == state then
     -- A task that is rightly somewhere else stays there.
     forget(id)
+    flush()
+    redis.call('UNLINK', base .. ':log:' .. id)
     if task then tell_parent(task, 'cancelled') end
   end
+  flush()
   left = left - 1
 end
 for priority = 0, 9 do

@@ -1,6 +1,6 @@
 -- Store tasks and queue them: of each commit all or none.
 -- KEYS[1] the queue's list
--- ARGV and answers as in _admit.lua
+-- ARGV and answers as in _together.lua
 local answers, stored = admit(enqueue)
 if stored then redis.call('PUBLISH', base, '') end
 return answers

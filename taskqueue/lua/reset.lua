@@ -7,9 +7,9 @@ if redis.call('EXISTS', base .. ':emptied') == 1 then return 'AGAIN' end
 for _, consumer in ipairs(redis.call('SMEMBERS', base .. ':consumers')) do
   redis.call('UNLINK', base .. ':reserved:' .. consumer)
 end
-if redis.call('EXISTS', base .. ':state') == 1 then redis.call('RENAME', base .. ':state', base .. ':emptied') end
-redis.call('HDEL', base .. ':control', 'bytes', 'ghosts')
+if redis.call('EXISTS', STATES) == 1 then redis.call('RENAME', STATES, base .. ':emptied') end
+redis.call('HDEL', CONTROL, 'bytes', 'ghosts')
 for priority = 0, 9 do redis.call('UNLINK', line(priority)) end
 for _, index in pairs(INDEX) do redis.call('UNLINK', base .. index) end
-redis.call('UNLINK', base .. ':records', base .. ':marks')
+redis.call('UNLINK', RECORDS, base .. ':marks')
 return 'OK'

@@ -15,13 +15,14 @@ local function restart(id, task)
   local mark = mark_of(id)
   if mark then
     obey(id, task, mark)
-  elseif redis.call('HEXISTS', base .. ':records', id) == 0 then
+  elseif redis.call('HEXISTS', RECORDS, id) == 0 then
     return 0
   else
     if task[STATE] == 'running' then task[CRASHES] = task[CRASHES] + 1 end
     act(id, 'restarted', ARGV[1])
     enqueue(id, task)
   end
+  flush()
   return 1
 end
 for i = 2, #ARGV do

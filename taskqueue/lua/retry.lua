@@ -7,19 +7,20 @@ for i = 2, #ARGV, 2 do
   local id, record, log = ARGV[i], ARGV[i + 1], base .. ':log:' .. ARGV[i]
   local task = load(id)
   local from = task and (task[STATE] == 'failed' or task[STATE] == 'cancelled') and INDEX[task[STATE]]
-  local stored = redis.call('HGET', base .. ':records', id)
+  local stored = redis.call('HGET', RECORDS, id)
   local kept = stored or redis.call('HGET', log, 'record')
   if from and kept then
     record = record ~= '' and record or kept
-    redis.call('HSET', base .. ':records', id, record)
-    redis.call('HINCRBY', base .. ':control', 'bytes', #record - #(stored or ''))
-    redis.call('HDEL', log, 'record')
+    gather(arriving, 'HSET', RECORDS, id, record)
+    weigh(#record - #(stored or ''))
     open_child(task, task[STATE] == 'failed' and 1 or 0)
     -- Children that failed in its earlier life are no matter of this one.
     task[ATTEMPT], task[CRASHES], task[DUE], task[STATUS], task[REASON], task[SPOILT] = 0, 0, 0, 0, '', 0
     act(id, 'retried', ARGV[1])
     enqueue(id, task)
-    redis.call('ZREM', base .. from, id)
+    gather(leaving, 'ZREM', base .. from, id)
+    gather(leaving, 'HDEL', log, 'record')
+    flush()
     queued = queued + 1
   end
 end

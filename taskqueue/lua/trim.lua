@@ -3,24 +3,36 @@
 -- ARGV[1] at most so many; then for each index: its name, ms kept, number kept
 -- returns {how many were forgotten, ids of those that have files ...}.
 local left, reply = tonumber(ARGV[1]), {0}
-for i = 2, #ARGV, 3 do
-  local index = base .. ':' .. ARGV[i]
-  local old = redis.call('ZRANGEBYSCORE', index, '-inf', at - tonumber(ARGV[i + 1]), 'LIMIT', 0, left)
-  local surplus = math.min(redis.call('ZCARD', index) - tonumber(ARGV[i + 2]), left)
-  if surplus > #old then old = redis.call('ZRANGE', index, 0, surplus - 1) end
+
+local function trim(index, old)
   look(old)
-  for _, id in ipairs(old) do
+  local logs = {}
+  for i, id in ipairs(old) do logs[i] = base .. ':log:' .. id end
+  local logged = redis.call('EXISTS', unpack(logs)) > 0
+  for i, id in ipairs(old) do
     local task = load(id)
     if task and is(task, GHOST) then
       -- Its id is still in a line, and must not be taken for somebody else's: it is looked at again later.
-      redis.call('ZADD', index, at, id)
+      gather(arriving, 'ZADD', index, at, id)
     else
-      if redis.call('HEXISTS', base .. ':log:' .. id, 'files') == 1 then table.insert(reply, id) end
-      redis.call('ZREM', index, id)
+      if logged and redis.call('HEXISTS', logs[i], 'files') == 1 then table.insert(reply, id) end
+      gather(leaving, 'ZREM', index, id)
       forget(id)
+      if logged then redis.call('UNLINK', logs[i]) end
       reply[1] = reply[1] + 1
     end
   end
-  left = left - #old
+  flush()
+end
+for i = 2, #ARGV, 3 do
+  local index = base .. ':' .. ARGV[i]
+  local held = redis.call('ZCARD', index)
+  if held > 0 then
+    local old = redis.call('ZRANGEBYSCORE', index, '-inf', at - tonumber(ARGV[i + 1]), 'LIMIT', 0, left)
+    local surplus = math.min(held - tonumber(ARGV[i + 2]), left)
+    if surplus > #old then old = redis.call('ZRANGE', index, 0, surplus - 1) end
+    if #old > 0 then trim(index, old) end
+    left = left - #old
+  end
 end
 return reply

@@ -9,7 +9,7 @@ local function away(id, task)
   local state = task[STATE]
   if state == 'queued' then
     task[FLAGS] = task[FLAGS] + GHOST
-    redis.call('HINCRBY', base .. ':control', 'ghosts', 1)
+    redis.call('HINCRBY', CONTROL, 'ghosts', 1)
   end
   if state == 'completed' then
     -- Of all ends this one stands in the state alone, which now is another.
@@ -18,7 +18,8 @@ local function away(id, task)
   act(id, word, ARGV[3])
   if not ENDED[state] then conclude(id, task, word) else list_in(id, task, word) end
   log_record(id)
-  if INDEX[state] then redis.call('ZREM', base .. INDEX[state], id) end
+  if INDEX[state] then gather(leaving, 'ZREM', base .. INDEX[state], id) end
+  flush()
   return word
 end
 local function withdraw(id)

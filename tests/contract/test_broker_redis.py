@@ -232,6 +232,32 @@ class TestPoison:
         assert await reserve(broker, lease) == []
 
 
+class TestBatches:
+    """What is done to many tasks at once is few commands, and none that brings more than it should."""
+
+    async def test_a_batch_is_few_writes(self, broker: RedisBroker, client: Any, lease: Lease) -> None:
+        pushed = await push(broker, opaque_tasks(200))
+        first = await reserve(broker, lease, 100, token="first")
+        client.config_resetstat()
+        verdicts = [ended(item) for item in first]
+        taken = await broker.exchange(lease, verdicts, token="second", want=100, room=ROOM, deadline=soon())
+        assert [item.id for item in taken.reservations] == pushed[100:]
+        calls = {name: stats["calls"] for name, stats in client.info("commandstats").items()}
+        written = ("hset", "hdel", "zadd", "lpush", "rpush", "lrem", "ltrim")
+        assert sum(calls.get(f"cmdstat_{name}", 0) for name in written) <= 12
+
+    async def test_no_more_records_are_read_than_may_be_given(
+        self, broker: RedisBroker, client: Any, lease: Lease
+    ) -> None:
+        pushed = await push(broker, [opaque(record=bytes(1000)) for _ in range(20)])
+        with client.monitor() as monitor:
+            assert ids(await reserve(broker, lease, 20, room=3500)) == pushed[:3]
+            client.echo("over")
+            said = [words.split() for words in iter(lambda: monitor.next_command()["command"], "ECHO over")]
+        (read,) = [words[2:] for words in said if words[:2] == ["HMGET", f"{BASE}:records"]]
+        assert read == pushed[:4]
+
+
 class TestRefusals:
     @pytest.mark.parametrize("suffix", ["", ":state", ":records"])
     async def test_a_key_of_somebody_else_names_the_remedy(self, broker: RedisBroker, client: Any, suffix: str) -> None:

@@ -196,6 +196,16 @@ class TestNeighbours:
         assert scripts_called(client) == 1
         await broker.aclose()
 
+    @pytest.mark.parametrize("others", [0, 2])
+    async def test_a_commit_that_redis_refuses_leaves_nothing(self, redis_server: RedisServer, others: int) -> None:
+        client, broker = redis_server.client(), await connected(redis_server)
+        client.set(f"{BASE}:scheduled", "of somebody else")
+        commits = [[opaque("a"), opaque("later", due=-1000)], *([opaque()] for _ in range(others))]
+        raised = await at_once(broker, commits)
+        assert [error and type(error) for error in raised] == [ConfigError, *[None] * others]
+        assert client.llen(BASE) == client.hlen(f"{BASE}:state") == client.hlen(f"{BASE}:records") == others
+        await broker.aclose()
+
     async def test_one_whose_time_is_up_does_not_take_the_others_along(self, private_server: RedisServer) -> None:
         broker = await connected(private_server)
         private_server.pause()

@@ -18,9 +18,7 @@ _UNKNOWN: Final = (
 _SAVED: Final = "state and reason are set in any case, before it is saved"
 _FIRST: Final = "elseif task[DELIVERY] {} {} then"
 _NO_EARLIER: Final = "a first delivery has no earlier one that could have left a response"
-_SLOW: Final = (
-    "local slowed = slow ~= '0' and math.max(at + slow, redis.call('HGET', base .. ':control', 'slowed') or {})"
-)
+_SLOW: Final = "local slowed = slow ~= '0' and math.max(at + slow, redis.call('HGET', CONTROL, 'slowed') or {})"
 _LOOKED: Final = "for i = {}, #ARGV, {} do table.insert(ids, ARGV[i]) end"
 _THREES: Final = (("2", "3"), ("(1 - 1)", "3"), ("1", "4"), ("1", "(3 - 1)"))
 _STEPS: Final = (("first", "10"), ("first", "(9 - 1)"))
@@ -28,9 +26,9 @@ _BATCH: Final = "local ids = redis.call('LRANGE', from, -math.min(room - count, 
 _AT_ONCE: Final = "how many are looked at at once changes nothing in what is given"
 _NOT_FAILED: Final = "for its parent, whatever has not failed is the same"
 _STORED: Final = "local task = {'', 0, 0, 0, at, due, 0, 0, at, 0, '', '', '', from[i + 3], from[i + 4], from[i + 5],"
-_FOUND: Final = "if task[{}] ~= '{}' then redis.call('ZREM', base .. by[1] .. task[by[2]], id) end"
+_FOUND: Final = "if task[{}] ~= '{}' then gather(leaving, 'ZREM', base .. by[1] .. task[by[2]], id) end"
 _NINES: Final = "what has ended comes in nines, so that the step before the first of them is below either bound"
-_REPLY: Final = "local count, bytes, spoilt, reply = 0, 0, 0, {{'OK', settle({}, ARGV[6])}}"
+_REPLY: Final = "reply[2] = settle({}, ARGV[6])"
 _SOONER: Final = "it saves round trips inside the script: what is not looked at beforehand is when it is needed"
 _SECOND: Final = "only the first of what Redis answers is read"
 _FULL: Final = "it matters only while the memory is full, and then it is the command that counts, not the field"
@@ -44,15 +42,46 @@ _NO_LINE: Final = "there is no line above the highest priority, nor below the lo
 _NO_ROOM: Final = "no room is no room, however little"
 _EACH_LINE: Final = "for priority = {}, {} do redis.call('UNLINK', line(priority)) end"
 
-_REDIS_6: Final = "if not done and type(answer) == 'string' then answer = {err = answer} end -- as Redis 6 has it"
+_REDIS_6: Final = "answers[first] = type(why) == 'string' and {err = why} or why -- text is what Redis 6 has"
 _ERROR: Final = (
     "the model raises no error, and later versions raise a table; tests/contract/test_together.py raises one"
 )
+_SAVED_LOOKS: Final = "it saves looks where there is nothing to see"
+_NOTHING_DUE: Final = "if redis.call('EXISTS', base .. ':scheduled', base .. ':prepared') == 0 then return -1 end"
+_LOGGED: Final = "local logged = redis.call('EXISTS', unpack(logs)) > 0"
+_TRY: Final = "if #changed > 1 then try() end"
+_ALONE: Final = "if first == last then"
+_DROP: Final = "arriving, changed, known, weight, counted, held = {}, {}, {}, nil, nil, nil"
+_EACH_ALONE: Final = "for i = first, last do answer(commits, answers, i, i, place) end"
+_ALL_IDS: Final = "for i = first + HEAD, last, VALUES do ids[#ids + 1] = ARGV[i] end"
+_LAST: Final = "local last = math.min(first + WIDE - 1, #ids)"
+_PUT: Final = "if not changed[id] then changed[id], changed[#changed + 1] = true, id end"
+_TYPES: Final = (
+    "if #t ~= SPOILT or t[1] < '' or t[2] < NONE or t[3] < NONE or t[4] < NONE or t[5] < NONE or t[6] < NONE",
+    "or t[7] < NONE or t[8] < NONE or t[9] < NONE or t[10] < NONE or t[11] < '' or t[12] < '' or t[13] < ''",
+    "or t[14] < '' or t[15] < '' or t[16] < '' or t[18] < '' or t[19] < '' or t[20] < '' or t[21] < NONE",
+    "or t[22] < NONE or t[23] < NONE then return end",
+)
+_LESS_THAN_ANY: Final = "nobody writes a number that is less than any"
+_SAME: Final = "if move and move[1] == command then"
+_SHORT: Final = "if #move <= WIDE then return redis.call(unpack(move)) end"
+_MORE_COMMANDS: Final = "the same moves in more commands, or fewer; tests/contract/test_broker_redis.py counts them"
+_SUM: Final = "sum = sum + (i > 1 and redis.call('HSTRLEN', RECORDS, ids[i]) or 0)"
+_ENOUGH: Final = "if sum > tonumber(ARGV[5]) then break end"
+_READ: Final = "how many are read changes nothing in what is given; tests/contract/test_broker_redis.py looks at it"
+_FEW: Final = "if #ids == 1 or #ids * 8 < redis.call('LLEN', reserved) then"
+_LET_GO: Final = "if #ended > 0 then let_go(ended) end"
+
+
+def _altered(script: str, line: str, reason: str, *changes: tuple[str, str]) -> dict[tuple[str, str, str], str]:
+    """Return an entry for each of these changes of a line, at the first place where it fits."""
+    return {(script, line, line.replace(before, after, 1)): reason for before, after in changes}
+
 
 EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
-    **{("_task", _NAMES.format("5"), _NAMES.format(other)): _UNREAD for other in ("6", "(5 - 1)")},
+    **{("_state", _NAMES.format("5"), _NAMES.format(other)): _UNREAD for other in ("6", "(5 - 1)")},
     **{
-        ("_task", _MORE_NAMES.format("14, 15, 16"), _MORE_NAMES.format(other)): _UNREAD
+        ("_state", _MORE_NAMES.format("14, 15, 16"), _MORE_NAMES.format(other)): _UNREAD
         for other in (
             "15, 15, 16",
             "(14 - 1), 15, 16",
@@ -70,8 +99,8 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         for other in ("1", "(0 - 1)")
     },
     **{
-        ("_drain", "redis.call('HDEL', base .. ':control', '')", other): _FULL
-        for other in ("", "redis.call('HDEL', base .. ':control', 'other')")
+        ("_drain", "redis.call('HDEL', CONTROL, '')", other): _FULL
+        for other in ("", "redis.call('HDEL', CONTROL, 'other')")
     },
     (
         "reclaim",
@@ -109,8 +138,12 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         ("begin", _LOOKED.format("1", "3"), other): _SOONER
         for other in ("", *(_LOOKED.format(*how) for how in _THREES))
     },
-    **{(script, "look(ids)", ""): _SOONER for script in ("begin", "_settle", "exchange")},
+    **{(script, "look(ids)", ""): _SOONER for script in ("begin", "due", "_return", "_serve", "_settle", "_together")},
     ("trim", "look(old)", ""): _SOONER,
+    ("promote", "look(ARGV)", ""): _SOONER,
+    **_altered("due", _NOTHING_DUE, _SAVED_LOOKS, (_NOTHING_DUE, ""), ("== 0", "== (0 - 1)")),
+    **_altered("trim", _LOGGED, _SAVED_LOOKS, (">", ">="), ("0", "(0 - 1)")),
+    **_altered("trim", "if held > 0 then", _SAVED_LOOKS, (">", ">="), ("0", "(0 - 1)")),
     **{
         ("_drain", _FOUND.format("by[2]", ""), _FOUND.format(*other)): "from an index that there is not, nothing goes"
         for other in (("by[3]", ""), ("by[(2 - 1)]", ""), ("by[2]", "other"))
@@ -126,12 +159,72 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     },
     ("_store", _STORED, _STORED.replace("{''", "{'other'")): _SAVED,
     (
-        "_admit",
+        "_together",
         "while first < #ARGV do",
         "while first <= #ARGV do",
     ): "no commit begins with the last argument: a head of four stands before its tasks",
+    **_altered("_together", _REDIS_6, _ERROR, ("==", "~="), ("'string'", "''"), ("and", "or"), (" or", " and")),
+    ("_together", _REDIS_6, ""): _ERROR,
     **{
-        ("_admit", _REDIS_6, other): _ERROR
-        for other in ("", _REDIS_6.replace("==", "~="), _REDIS_6.replace("'string'", "''"))
+        key: _ERROR
+        for command, counting in (("HSET", "HLEN"), ("ZADD", "ZCARD"), ("LPUSH", "LLEN"))
+        for line in [f"if move[1] == '{command}' then redis.call('{counting}', move[2]) end"]
+        for other in ("''", "'RPUSH'")
+        if (command == "LPUSH") == (other == "'RPUSH'")
+        for key in _altered(
+            *("_together", line, "", (line, ""), ("[1]", "[2]"), ("[1]", "[(1 - 1)]"), (f"'{command}'", other)),
+            *(("[2]", "[3]"), ("[2]", "[(2 - 1)]")),
+        )
     },
+    **_altered(
+        *("_together", _TRY, _ERROR, (_TRY, ""), (">", ">="), (">", "<"), ("1", "2"), ("1", "(1 - 1)")),
+        ("#changed > 1", "not (#changed > 1)"),
+    ),
+    **_altered("_together", _ALONE, _ERROR, ("==", "~="), ("first == last", "not (first == last)")),
+    **{("_together", line, ""): _ERROR for line in (_DROP, "drop()", _EACH_ALONE)},
+    **_altered(
+        *("_together", _ALL_IDS, _SOONER, (_ALL_IDS, ""), ("first +", "first -"), ("ids +", "ids -")),
+        *(("1]", "2]"), ("1]", "(1 - 1)]")),
+    ),
+    **_altered(
+        *("_task", _LAST, _AT_ONCE, ("WIDE -", "WIDE +"), ("1,", "2,"), ("1,", "(1 - 1),")),
+    ),
+    **_altered("_task", _PUT, "what is written twice is the same", ("true", "false")),
+    **{
+        key: _LESS_THAN_ANY
+        for line in _TYPES
+        for place in range(2, 24)
+        if f"t[{place}] < NONE" in line
+        for key in _altered("_state", line, "", (f"t[{place}] <", f"t[{place}] <="))
+    },
+    **_altered("_moves", _SAME, _MORE_COMMANDS, ("[1]", "[2]"), ("[1]", "[(1 - 1)]")),
+    **_altered("_moves", _SHORT, _MORE_COMMANDS, ("<=", "<"), ("#move <= WIDE", "not (#move <= WIDE)"), (_SHORT, "")),
+    **_altered(
+        *("_serve", _SUM, _READ, (_SUM, "")),
+        *(
+            (">", ">="),
+            (">", "<"),
+            ("1", "2"),
+            ("1", "(1 - 1)"),
+            ("sum +", "sum -"),
+            ("or 0", "or 1"),
+            ("or 0", "or (0 - 1)"),
+        ),
+    ),
+    **_altered(
+        *("_serve", _ENOUGH, _READ, (_ENOUGH, "")),
+        *(
+            (">", ">="),
+            (">", "<"),
+            ("5", "6"),
+            ("5", "(5 - 1)"),
+            ("sum > tonumber(ARGV[5])", "not (sum > tonumber(ARGV[5]))"),
+        ),
+    ),
+    **_altered(
+        *("_letting", _FEW, "either way the same ids go", ("==", "~="), ("1", "2"), ("1", "(1 - 1)"), ("or", "and")),
+        *(("8", "9"), ("8", "(8 - 1)"), ("<", "<="), ("<", ">"), (_FEW[3:-5], f"not ({_FEW[3:-5]})")),
+    ),
+    **_altered("_letting", "for i = #held, 1, -1 do", "nothing stands before the first", (" 1", " (1 - 1)")),
+    **_altered("_settle", _LET_GO, "nothing ended, so nothing goes", (">", ">="), ("0", "(0 - 1)")),
 }

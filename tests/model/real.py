@@ -161,7 +161,7 @@ class Real:
 
 
 _FORGET: Final = (
-    b"".join(timed((tree.PACKAGE / "lua" / f"{part}.lua").read_bytes(), strict=False) for part in ("_task", "_places"))
+    b"".join(timed((tree.PACKAGE / "lua" / f"{part}.lua").read_bytes(), strict=False) for part in ("_state", "_places"))
     + b"""
 local emptied = redis.call('HGETALL', base .. ':emptied')
 for i = 1, #emptied, 2 do

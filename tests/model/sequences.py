@@ -4,8 +4,10 @@ from typing import Any, Final
 
 from tests.model.log_sequences import LOG_SEQUENCES
 from tests.model.places import INDEXES
-from tests.model.steps import AT, TASK, again, claim, end, push, spoil, take, task, tasks, write
-from tests.model.values import Step, commit
+from tests.model.steps import AT, TASK, again, claim, end, packed, prepare, push, spoil, take, task, tasks, write
+from tests.model.values import Step, Task, commit
+
+_SOUND: Final = Task(b"queued", 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def _urgent(*priorities: int) -> tuple[Any, ...]:
@@ -200,5 +202,52 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
             AT, "prepare", (*commit(AT // 1000 - 1, 0, 0, b"late", *TASK[1:]), *commit(AT, 3, 13, b"p", b"", *TASK[2:]))
         ),
         Step(AT, "push", (*commit(AT, 1, 0, b"refused", *TASK[1:]), *commit(AT // 1000 - 1, 0, 0, b"late", *TASK[1:]))),
+    ],
+    "a value of another kind anywhere in a state": [
+        push(*(task(name.encode()) for name in (*Task._fields, "none"))),
+        *(
+            spoil(name.encode(), **{name: b"4" if isinstance(value, int) else 4})
+            for name, value in _SOUND._asdict().items()
+        ),
+        spoil(b"none", state=b"", holder=b"somebody"),
+        claim(),
+        take(b"t1", 30),
+    ],
+    "to the front of a line and to its back at once": [
+        push(task(b"1"), task(b"2"), task(b"3")),
+        claim(),
+        take(b"t1", 2),
+        Step(
+            AT,
+            "exchange",
+            (
+                *(b"one", b"1-c-one", b"t2", 0, 0, 0, 0),
+                *(b"1", 1, b"release", 0, 500, b"status", b"", b"", b""),
+                *(b"2", 1, b"complete", 0, 200, b"status", b"", packed(b"4"), b""),
+            ),
+        ),
+        take(b"t3", 9),
+    ],
+    "one byte is left": [
+        push((b"1", b"r", *TASK[2:]), task(b"2")),
+        claim(),
+        take(b"t1", 2),
+        end(b"2", b"complete"),
+    ],
+    **{
+        f"a child that is forgotten by a {name}, and whose id follows its parent": [
+            push(task(b"parent")),
+            claim(),
+            take(b"t1"),
+            store(task(b"child", b"parent", 1)),
+            end(b"parent", b"complete", after=(packed(b"child"), b"")),
+            Step(AT, name, arguments),
+        ]
+        for name, store, arguments in (("discard", prepare, (b"child",)), ("purge", push, (10,)))
+    },
+    "a queue that takes no more": [
+        Step(AT, "control", (b"closed", b"1")),
+        push(TASK),
+        prepare(TASK),
     ],
 }

@@ -1,0 +1,41 @@
+-- Stands before exchange: gives tasks to a consumer.
+local count, bytes, spoilt, reply = 0, 0, 0, {'OK'}
+local function give(id, task, record)
+  count, bytes = count + 1, bytes + #record
+  reply[count + 2] = {id, record, task[DELIVERY], task[ATTEMPT], task[CRASHES]}
+end
+
+-- Returns ids and records of the first of these tasks, the front of a line: as many as may be given, and one more.
+local function fetch(ids)
+  local first, sum = {}, bytes
+  for i = #ids, 1, -1 do
+    first[#first + 1] = ids[i]
+    sum = sum + (i > 1 and redis.call('HSTRLEN', RECORDS, ids[i]) or 0)
+    if sum > tonumber(ARGV[5]) then break end
+  end
+  return first, redis.call('HMGET', RECORDS, unpack(first))
+end
+
+-- Gives out the front of a line, these ids; returns whether there may be more to give, from this line or another.
+local function serve(from, ids)
+  look(ids)
+  local first, records = fetch(ids)
+  local done, more = 0
+  for i, id in ipairs(first) do
+    local task, record = load(id), records[i]
+    local sound = task and task[STATE] == 'queued' and record
+    more = spoilt < 100 and not (sound and count > 0 and bytes + #record > tonumber(ARGV[5]))
+    if not more then break end
+    if sound then
+      hand_over(id, task)
+      give(id, task, record)
+    else
+      pass_over(id, task)
+      spoilt = spoilt + 1
+    end
+    done = i
+  end
+  flush()
+  redis.call('LTRIM', from, 0, -1 - done)
+  return more
+end
