@@ -47,6 +47,12 @@ class Prefetch:
             self._looked, self._ended = now, 0
         return min(MOST, int(self._pace * AHEAD))
 
+    @property
+    def is_plenty(self) -> bool:
+        """Whether more than half of what is to be held is; where nothing is, what is held waits for nobody."""
+        depth = int(self._pace * AHEAD)
+        return 0 < depth < 2 * len(self._held)
+
     def hold(self, line: Line, reservation: Reservation, now: float) -> None:
         """Hold one more."""
         self._held.append((line, reservation, now))

@@ -35,6 +35,8 @@ log = logging.getLogger("taskqueue.server")
 BATCH_BYTES: Final = 4 * 1024 * 1024
 # Seconds.
 POLL_MIN: Final = 0.02
+# While enough is held, an exchange waits until it is worth its cost; it is looked at so often.
+PACE: Final = 0.001
 LISTEN_AGAIN: Final = 0.5
 LAST_WORDS: Final = 5.0
 
@@ -184,9 +186,14 @@ class TaskQueueServer:
             return True
         if time.monotonic() <= self._stop_at + LAST_WORDS:
             return False
-        untold = sum(len(line.settlements) for line in self._lines)
-        log.error("stopped without telling the broker how %d task(s) ended: they will be given out again", untold)
+        log.error(
+            "stopped without telling the broker how %d task(s) ended: they will be given out again", self._ended()
+        )
         return True
+
+    def _ended(self) -> int:
+        """Return how many have ended, and the broker has not been told."""
+        return sum(len(line.settlements) for line in self._lines)
 
     def _untold(self) -> bool:
         """Tell whether the broker may count tasks as this consumer's that do not run here."""
@@ -267,7 +274,8 @@ class TaskQueueServer:
         alone = self._slots.is_alone(len(result.reservations))
         for reservation in result.reservations:
             self._slots.take(line, reservation, alone=alone)
-        self._slots.fill()
+        # Not before the next exchange is on its way: so Redis works on that while these are opened and signed.
+        asyncio.get_running_loop().call_soon(self._slots.fill)
         if result.reservations or settlements:
             self._poll = POLL_MIN
         if line.is_trim_due(len(settlements)):
@@ -283,6 +291,8 @@ class TaskQueueServer:
         """Wait until something has ended, may be waiting or falls due, or the poll interval is over."""
         if self._finished():
             return
+        while self._slots.can_wait(self._ended()):  # noqa: ASYNC110 - no event: deliveries end all the time
+            await asyncio.sleep(PACE)
         now = time.monotonic()
         poll_at = now + self._poll * random.uniform(0.8, 1.0)
         until = [poll_at]

@@ -14,6 +14,8 @@ from .prefetch import Prefetch
 from .task import Reservation, Settlement, Verdict
 
 BATCH_TASKS: Final = 100
+# Fewer are not asked for while there is no hurry: an exchange costs as much as a few tasks.
+WORTH_ASKING: Final = 25
 IN_FLIGHT_BYTES: Final = 64 * 1024 * 1024
 # Seconds.
 TARGET_PAUSE: Final = 0.5
@@ -65,6 +67,13 @@ class Slots:
     def stale_at(self) -> float:
         """When something that is held will have been held for too long (``time.monotonic()``)."""
         return self._prefetch.stale_at
+
+    def can_wait(self, untold: int) -> bool:
+        """Tell whether an exchange is not worth it yet: enough is held, and there is little to ask for or to tell.
+
+        What has ended and is not told would run again if this consumer died now: never more than what may run.
+        """
+        return self._prefetch.is_plenty and untold < min(self._most(), WORTH_ASKING) and self.free() < WORTH_ASKING
 
     def is_alone(self, count: int) -> bool:
         """Tell whether of ``count`` tasks that have just been reserved there is one only, and no other is here."""

@@ -45,6 +45,19 @@ def test_nothing_is_held_before_any_has_ended_nor_after_a_pause() -> None:
     assert [prefetch.depth(1010.0 + second) for second in range(1, 8)][-1] == 0
 
 
+def test_there_is_plenty_as_long_as_it_is_used_up() -> None:
+    prefetch = Prefetch()
+    depth = kept_up(prefetch, 5000)
+    for number in range(depth // 2):
+        prefetch.hold(LINE, reservation(str(number)), 1000.0)
+    assert not prefetch.is_plenty
+    prefetch.hold(LINE, reservation("one more"), 1000.0)
+    assert prefetch.is_plenty
+    for second in range(8):
+        prefetch.depth(1001.0 + second)
+    assert not prefetch.is_plenty, "none has ended since: what is held must be looked at"
+
+
 def test_a_short_look_is_no_pace() -> None:
     prefetch = Prefetch()
     prefetch.depth(1000.0)
