@@ -116,6 +116,7 @@ def _request(task: Task) -> dict[str, Any]:
 def response_as_json(response: Response) -> dict[str, Any]:
     """Return a response as JSON takes it."""
     about = {"status": response.status, "headers": _masked(response.headers)}
+    about |= {"size": response.size, "kept": response.kept}
     return about | _content("content", response.content)
 
 
@@ -148,16 +149,20 @@ def write_response(response: Response, name: str) -> None:
     """Write a response to standard output, under this name."""
     print()
     pairs = [(name, str(response.status)), *_masked(response.headers)]
-    write_pairs([*pairs, ("content", f"{len(response.content)} bytes" if response.content else "none")])
-    _write_content(response.content)
+    size = f"{response.size} bytes" if response.size else "none"
+    cut = f", of which the first {response.kept} are kept" if response.kept < response.size else ""
+    write_pairs([*pairs, ("content", size + cut)])
+    _write_content(
+        response.content, "--response FILE writes" if response.kept > len(response.content) else "--json shows"
+    )
 
 
-def _write_content(content: bytes) -> None:
+def _write_content(content: bytes, more: str = "--json shows") -> None:
     text = _content("text", content).get("text")
     for line in (text or "")[:SHOWN_BYTES].splitlines():
         print(f"  {printable(line)}")
     if len(content) > SHOWN_BYTES or (content and text is None):
-        print("  ... --json shows all of it")
+        print(f"  ... {more} all of it")
 
 
 def _write_said(said: Said) -> None:

@@ -15,7 +15,10 @@ for i = 2, #ARGV, 3 do
       -- Its id is still in a line, and must not be taken for somebody else's: it is looked at again later.
       redis.call('ZADD', index, at, id)
     else
-      if redis.call('HEXISTS', base .. ':log:' .. id, 'files') == 1 then table.insert(reply, id) end
+      local log = base .. ':log:' .. id
+      if redis.call('HEXISTS', log, 'files') + redis.call('HEXISTS', log, 'response_file') > 0 then
+        table.insert(reply, id)
+      end
       redis.call('ZREM', index, id)
       forget(id)
       reply[1] = reply[1] + 1
