@@ -13,6 +13,7 @@ from .inspector import Log
 from .keys import Keyring
 from .query import STAGE_LABELS, STAGE_OF
 from .reporting import Report, instead
+from .response_files import FIELD
 from .said import Said, said
 from .seal import unseal_response
 from .story import Step, outcome
@@ -71,6 +72,7 @@ def _write_known(task: TaskState, log: Log, *, sealed: bool) -> None:
     def given(*names: str) -> list[tuple[str, str]]:
         return [(name, str(getattr(task, name) or "")) for name in names]
 
+    sealed_fields = sorted(log.fields.keys() - {FIELD})
     children = ", ".join(f"{count} {word}" for count, word in ((task.open, "open"), (task.spoilt, "failed")) if count)
     write_pairs(
         [
@@ -85,7 +87,7 @@ def _write_known(task: TaskState, log: Log, *, sealed: bool) -> None:
             *given("attempt", "delivery", "crashes"),
             ("outcome", outcome(task.status, task.reason)),
             ("consumer", task.holder),
-            ("sealed", ", ".join(sorted(log.fields)) + " (--full)" if sealed and log.fields else ""),
+            ("sealed", ", ".join(sealed_fields) + " (--full)" if sealed and sealed_fields else ""),
         ]
     )
 

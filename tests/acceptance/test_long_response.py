@@ -126,6 +126,7 @@ class TestWhole:
         ran = show(task_id, "--response", "-")
         assert (ran.code, ran.out.encode(), ran.err) == (0, LONG, "")
         assert sizes(show(task_id, "--full", "--json")) == (16 * KIB, 300 * KIB, 300 * KIB)
+        assert ["sealed", "response", "(--full)"] in show(task_id).lines
         shown = show(task_id, "--full")
         assert ["content", "307200", "bytes"] in shown.lines
         assert "--response FILE writes all of it" in shown.out

@@ -27,5 +27,7 @@ def test_a_report_is_read_whatever_is_shown_of_it() -> None:
 @pytest.mark.parametrize("shown", [0, 2 * MAX_BYTES])
 def test_a_report_that_is_too_long_is_none_however_much_is_shown(shown: int) -> None:
     content = Content({"content-type": MEDIA_TYPE}, shown=shown)
-    content.take(Report("info", "x").encode() + b" " * MAX_BYTES)
+    raw = Report("info", "x").encode() + b" " * MAX_BYTES
+    content.take(raw)
     assert content.report("id-1") is None
+    assert content.shown == raw[:shown]
