@@ -14,6 +14,7 @@ from .intake import Intake
 from .policy import Rules
 from .producer import TaskQueue
 from .replay import Replayer
+from .response_files import ResponseFiles
 from .retention import Retention, retention_rules
 from .routes import with_ruled
 from .server import TaskQueueServer
@@ -66,6 +67,7 @@ def server_for(
         intake=intake,
         strategy=_strategy(chosen, queues),
         retention=Retention(chosen.keep == "all", retention_rules(chosen.retain), forgotten=_remover(tq)),
+        files=ResponseFiles(tq.storage, tq.broker, most=chosen.response_bytes) if tq.has_storage else None,
     )
 
 

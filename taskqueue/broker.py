@@ -104,7 +104,10 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Trimmed:
-    """How many tasks were forgotten, and which of them have files that nobody can ask for any more."""
+    """How many tasks were forgotten, and which of them have files that nobody can ask for any more.
+
+    Those are the ones with ``files`` or ``response_file`` in their logs.
+    """
 
     count: int
     with_files: Sequence[str] = ()

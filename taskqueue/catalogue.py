@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, NamedTuple, get_type_hints
 
 from . import options
 from . import routes as rules
+from .content import KEPT_BYTES
 from .errors import ConfigError, UsageError
 from .options import Choice, Option, Seconds, Whole
 
@@ -203,6 +204,14 @@ class Settings:
             parse=options.directory,
         ),
     ] = None
+    response_bytes: Annotated[
+        int,
+        Option(
+            help="How much of an answer is kept that is kept at all: the first 16 KiB with the task, all of it, where"
+            " there is a storage, as a file.",
+            parse=Whole(KEPT_BYTES, 64 * 1024 * 1024),
+        ),
+    ] = 1024 * 1024
     retain: Annotated[
         tuple[str, ...],
         Option(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from .broker import CALL_DEADLINE, Broker
+from .content import KEPT_BYTES
 from .errors import RecordError, TaskQueueError
 from .fast_init import fast_init
 from .following import following
@@ -17,6 +18,7 @@ from .keys import Keyring
 from .policy import BROKEN, Answered, Broken, NotSent, Outcome, Rules, Unreadable, decide, report_of, warning
 from .replay import Delivery, Replay, Replayer
 from .reporting import Report
+from .response_files import ResponseFiles
 from .seal import NONCE_BYTES, seal_note, seal_response, unseal
 from .signs import EndedTask, Ending
 from .task import Reservation, Response, Settlement, Task, Verdict
@@ -73,16 +75,17 @@ class Courier:
         failed: Callable[[FailedTask], None],
         begins: Callable[[], bool],
         keep: bool = False,
+        files: ResponseFiles | None = None,
     ) -> None:
         """Take the way to the application, and the broker.
 
         ``timeout`` is in seconds, for tasks that name none; ``failed`` is told of each delivery that fails its task;
         ``begins`` whether the application, if it has a door, has the broker note the start of each delivery;
-        ``keep``: answers to tasks that complete are kept too.
+        ``keep``: answers to tasks that complete are kept too; ``files``: long ones as files.
         """
         self._broker, self._door_begins = broker, begins
         self._replayer, self._keyring, self._rules, self._timeout = replayer, keyring, rules, timeout
-        self._failed, self._keep = failed, keep
+        self._failed, self._keep, self._files = failed, keep, files
         self._target_known = False
         self._longest = timeout
         self.target_down: str | None = None
@@ -125,6 +128,7 @@ class Courier:
             max_attempts=retries + 1,
             timeout=timeout,
             keep=self._keep,
+            most=self._files.most if self._files else KEPT_BYTES,
         )
         try:
             return Prepared(known, task, replay=self._replayer.prepare(delivery))
@@ -150,7 +154,7 @@ class Courier:
         if verdict.kind == "fail":
             self._failed(failed_task(reservation, task, verdict))
         await self._keep_report(reservation, report_of(outcome, self._rules))
-        response = self._kept_response(reservation, verdict, outcome)
+        response = await self._kept_response(reservation, verdict, outcome)
         settlement = Settlement(reservation.id, reservation.delivery, verdict, response)
         return self._followed(settlement, task) if task.on_success or task.on_failure else settlement
 
@@ -163,15 +167,21 @@ class Courier:
         self._note(reservation, None, verdict, None, None)
         return replace(verdict, delay=PARKED)
 
-    def _kept_response(self, reservation: Reservation, verdict: Verdict, outcome: Outcome | None) -> bytes:
-        """Return the answer sealed, to be kept: of a failure, or of every task if everything is kept."""
+    async def _kept_response(self, reservation: Reservation, verdict: Verdict, outcome: Outcome | None) -> bytes:
+        """Return the answer sealed, to be kept: of a failure, or of every task if everything is kept.
+
+        A long one is kept as a file before: what is told of it is true when it is told.
+        """
         wanted = verdict.kind in ("retry", "fail") or (self._keep and verdict.kind == "complete")
         if not (wanted and isinstance(outcome, Answered)):
+            if self._files and verdict.kind == "complete":
+                await self._files.remove(reservation)
             return b""
         headers = tuple(pair for pair in outcome.headers if pair[0].lower() not in NOT_KEPT)
-        kept = Response(outcome.status, headers, outcome.content)
+        kept = await self._files.keep(reservation, outcome) if self._files else 0
+        response = Response(outcome.status, headers, outcome.content[:KEPT_BYTES], kept=kept, size=outcome.size)
         nonce = os.urandom(NONCE_BYTES)
-        return seal_response(self._keyring, reservation.queue, reservation.id, kept, nonce=nonce)
+        return seal_response(self._keyring, reservation.queue, reservation.id, response, nonce=nonce)
 
     async def _keep_report(self, reservation: Reservation, report: Report | None) -> None:
         """Keep in the task's log what its answer reports, if it does, while the delivery is still under way."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import aiohappyeyeballs
 
+from .content import KEPT_BYTES
 from .policy import DNS, REFUSED, TIMEOUT, TLS, Broken, NotSent
 from .wire import Connection, OwnFlow, Received
 
@@ -57,11 +58,12 @@ class HttpClient:
         method: str,
         timeout: float,  # noqa: ASYNC109 - asyncio's own costs more, see _wake_at
         everything: bool = False,
+        most: int = KEPT_BYTES,
     ) -> Received | NotSent | Broken:
         """Send ``head``, made by ``request_head``, and ``body``; return the response, or why there is none.
 
-        ``timeout`` is in seconds, for all of it; ``everything``: the content is for people also of a success. If this
-        is cancelled, the connection is closed.
+        ``timeout`` is in seconds, for all of it; ``everything``: the content is for people also of a success, and
+        ``most`` bytes of it are kept for them. If this is cancelled, the connection is closed.
         """
         now = self.loop.time()
         deadline = now + timeout
@@ -69,7 +71,7 @@ class HttpClient:
         if not isinstance(connection, Connection):
             return connection
         self._wake_at(deadline)
-        answer = connection.request(head, body, method=method, everything=everything, deadline=deadline)
+        answer = connection.request(head, body, method=method, everything=everything, most=most, deadline=deadline)
         try:
             return await answer
         finally:

@@ -86,7 +86,7 @@ class AsgiReplayer:
     async def replay(self, delivery: Delivery) -> Outcome:
         """See Replayer."""
         handover = Handover(_proof(delivery))
-        call = _Call(self._app, self._scope(delivery, handover), delivery.task.body, keep=delivery.keep)
+        call = _Call(self._app, self._scope(delivery, handover), delivery)
         started = time.monotonic()
         raised = False
         limit = asyncio.timeout(delivery.timeout if self._cancellable else None)
@@ -112,6 +112,7 @@ class AsgiReplayer:
             refused=call.headers.get("x-task-refused"),
             headers=tuple(call.headers.items()) if call.shown else (),
             content=call.content.shown,
+            size=call.content.size,
             reported=handover.reported,
             report=None if raised else call.content.report(delivery.task.id),
         )
@@ -169,17 +170,21 @@ def _proof(delivery: Delivery) -> Proof:
 class _Call:
     """One call of the application: gives it the body, keeps of the response what decides."""
 
-    def __init__(self, app: AsgiApp, scope: Scope, body: bytes, *, keep: bool) -> None:
-        self._app, self._scope, self._body, self._keep = app, scope, body, keep
+    def __init__(self, app: AsgiApp, scope: Scope, delivery: Delivery) -> None:
+        self._app, self._scope, self._body = app, scope, delivery.task.body
+        self._keep, self._most = delivery.keep, delivery.most
         self._sent = False
         self.status = 500
         self.headers: dict[str, str] = {}
-        self.content = Content(self.headers, shown=self.shown)
+        self.content = self._content()
 
     @property
     def shown(self) -> bool:
         """Whether people want to see what it has answered."""
         return self.status >= 300 or self._keep
+
+    def _content(self) -> Content:
+        return Content(self.headers, shown=self._most if self.shown else 0)
 
     async def run(self) -> None:
         await self._app(self._scope, self._receive, self._send)
@@ -198,7 +203,7 @@ class _Call:
             self.headers = {
                 name.decode("latin-1").lower(): value.decode("latin-1") for name, value in message.get("headers", ())
             }
-            self.content = Content(self.headers, shown=self.shown)
+            self.content = self._content()
         else:
             self.content.take(message.get("body", b""))
 

@@ -93,7 +93,10 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """The long part of a task's life. ``fields`` are sealed: ``response``, ``report``, ``progress``, ..."""
+    """The long part of a task's life.
+
+    ``fields`` are sealed (``response``, ``report``, ``progress``, ...), but for ``response_file``: that there is one.
+    """
 
     ended: Sequence[Ended] = ()
     acts: Sequence[Act] = ()

@@ -155,7 +155,7 @@ def replay(
     verdict = found.verdict(outcome)
     remark = policy.warning(outcome, verdict)
     answer = outcome if isinstance(outcome, policy.Answered) else None
-    response = Response(answer.status, answer.headers, answer.content) if answer else None
+    response = Response(answer.status, answer.headers, answer.content, size=answer.size) if answer else None
     if common.as_json:
         about = {"task": found.task.id, "to": found.to, "verdict": verdict.kind, "reason": verdict.reason}
         shown = None if response is None else response_as_json(response)

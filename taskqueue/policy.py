@@ -64,7 +64,8 @@ class Answered:
 
     ``receipted``: it carries a valid receipt for this delivery, ``logged_in`` being what that says of the user. The
     others are header values as received: ``Location``, ``Retry-After``, ``X-Task-Retry``, ``X-Task-Refused``.
-    ``headers`` and the beginning of the ``content`` are kept of an answer that is no success, for people.
+    ``headers`` and the beginning of the ``content``, which had ``size`` bytes, are kept of an answer that is no
+    success, for people.
     ``reported`` is the type that the receipt says counts for what the task has reported in the application, empty if it
     has nothing; ``report`` is what the response itself reports.
     """
@@ -80,6 +81,7 @@ class Answered:
     content: bytes = b""
     reported: str = ""
     report: Report | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from .query import (
     term_of,
     value_of,
 )
+from .response_command import write_content
 from .routes import is_hidden, table_of
 from .story import outcome, story
 from .tables import moment, span, timestamp, write_table
@@ -48,7 +49,10 @@ _EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
         "list --state failed --path '/reports/*'",
         "list --where 'state IN failed, cancelled' --where 'path LIKE /reports/%' --since 2h --sort -attempt",
     ),
-    "show": ("show 2f1c4a0e-6b0e-4d0b-9a53-0a8e4f1d7c11 --full",),
+    "show": (
+        "show 2f1c4a0e-6b0e-4d0b-9a53-0a8e4f1d7c11 --full",
+        "show 2f1c4a0e-6b0e-4d0b-9a53-0a8e4f1d7c11 --response answer.html",
+    ),
     "log": ("log 2f1c4a0e-6b0e-4d0b-9a53-0a8e4f1d7c11",),
     "stats": ("stats --json", "stats --owner ada"),
     "times": ("times --since 1d",),
@@ -222,37 +226,48 @@ def show(
             " that the secret is needed.",
         ),
     ] = (False),
+    response: Annotated[
+        str | None,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="Write the content of the last response, as far as it is kept, to this file, or to standard output"
+            " (-), and nothing else. For that the secret is needed.",
+        ),
+    ] = None,
     common: Common = NOTHING,
 ) -> int:
     """Tell what is known of one task, and its whole life in order."""
-    keyring = (common.keyring() or Keyring([])) if full else None
-
-    async def look(admin: Admin) -> showing.Known | Sequence[str]:
-        task = await admin.find(task_id)
-        if task is None:
-            return admin.queues
-        kept = await admin.log(task)
-        known = showing.Known(task, kept, story(task, kept))
-        if keyring is None:
-            return known
-        try:
-            known.request = (
-                await admin.request(task, keyring) or "no longer stored: a completed task's is, with keep=all"
-            )
-        except RecordError as error:
-            known.request = str(error)
-        known.unseal(keyring)
-        return known
-
-    known = common.ask(look)
+    if response is not None and (full or common.as_json):
+        raise UsageError("--response: it writes the content and nothing else; leave --full and --json out")
+    keyring = (common.keyring() or Keyring([])) if full or response is not None else None
+    known = common.ask(lambda admin: _look(admin, task_id, keyring))
     if not isinstance(known, showing.Known):
         return _unknown(task_id, known)
+    if response is not None and keyring is not None:
+        return write_content(task_id, known.response, common.settings(), keyring, response)
     if common.as_json:
         task = {**as_json(known.task), "chosen": str(known.task.chosen)}
         write_json({"task": task, "life": as_json(known.life), **known.secret()})
     else:
         known.write()
     return 0
+
+
+async def _look(admin: Admin, task_id: str, keyring: Keyring | None) -> showing.Known | Sequence[str]:
+    """Return what is known of a task, unsealed where there are keys; or, if it is unknown, where it was looked for."""
+    task = await admin.find(task_id)
+    if task is None:
+        return admin.queues
+    kept = await admin.log(task)
+    known = showing.Known(task, kept, story(task, kept))
+    if keyring is None:
+        return known
+    try:
+        known.request = await admin.request(task, keyring) or "no longer stored: a completed task's is, with keep=all"
+    except RecordError as error:
+        known.request = str(error)
+    known.unseal(keyring)
+    return known
 
 
 def _unknown(task_id: str, queues: Sequence[str]) -> int:
@@ -263,15 +278,7 @@ def _unknown(task_id: str, queues: Sequence[str]) -> int:
 
 def log(task_id: Annotated[str, Parameter(help="The id that add returned.")], /, *, common: Common = NOTHING) -> int:
     """Tell every change of one task's state in order: when, by whom, and what came of it."""
-
-    async def look(admin: Admin) -> showing.Known | Sequence[str]:
-        task = await admin.find(task_id)
-        if task is None:
-            return admin.queues
-        kept = await admin.log(task)
-        return showing.Known(task, kept, story(task, kept))
-
-    known = common.ask(look)
+    known = common.ask(lambda admin: _look(admin, task_id, None))
     if not isinstance(known, showing.Known):
         return _unknown(task_id, known)
     if common.as_json:

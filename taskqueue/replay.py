@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self, TypeAlias
 from urllib.parse import urlsplit
 
+from .content import KEPT_BYTES
 from .errors import ConfigError, InvalidTask, SignatureError
 from .fast_init import fast_init
 from .headers import check_host
@@ -36,7 +37,7 @@ _BODILESS: Final = ("GET", "HEAD")
 class Delivery:
     """One handing-out of a task: what the application is told of it, and ``timeout``, the seconds it may take.
 
-    ``keep``: the answer is to be shown also if it is a success.
+    ``keep``: the answer is to be shown also if it is a success; ``most``: so many bytes of it.
     """
 
     task: Task
@@ -45,6 +46,7 @@ class Delivery:
     max_attempts: int
     timeout: float
     keep: bool = False
+    most: int = KEPT_BYTES
 
 
 Replay: TypeAlias = Callable[[], Awaitable[Outcome]]
@@ -155,7 +157,7 @@ class HttpReplayer:
             raise RuntimeError("HttpReplayer: use it as a context manager")
         task, everything = delivery.task, self._manual or delivery.keep
         received = await self._client.request(
-            head, task.body, method=task.method, timeout=delivery.timeout, everything=everything
+            head, task.body, method=task.method, timeout=delivery.timeout, everything=everything, most=delivery.most
         )
         if not isinstance(received, Received):
             return received
@@ -226,6 +228,7 @@ def answered(keyring: Keyring, delivery: Delivery, received: Received, *, everyt
         refused=headers.get("x-task-refused"),
         headers=tuple(headers.items()) if status >= 300 or everything else (),
         content=content.shown,
+        size=content.size,
         reported="" if receipt is None else receipt.reported,
         report=content.report(delivery.task.id),
     )

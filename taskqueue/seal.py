@@ -68,7 +68,10 @@ def unseal_note(keyring: Keyring, queue: str, task_id: str, field: str, sealed: 
 
 def seal_response(keyring: Keyring, queue: str, task_id: str, response: Response, *, nonce: bytes) -> bytes:
     """Take the last response to a task and 12 random bytes; return it sealed, to be kept beside the task."""
-    raw = msgpack.packb((response.status, response.headers, response.content))
+    fields: tuple[object, ...] = (response.status, response.headers, response.content)
+    if response.size > len(response.content):
+        fields += (response.kept, response.size)
+    raw = msgpack.packb(fields)
     return seal_note(keyring, queue, task_id, "response", raw, nonce=nonce)
 
 
@@ -77,8 +80,7 @@ def unseal_response(keyring: Keyring, queue: str, task_id: str, sealed: bytes) -
     raw = unseal_note(keyring, queue, task_id, "response", sealed)
     if raw is None:
         return None
-    status, headers, content = msgpack.unpackb(raw, use_list=False)
-    return Response(status, headers, content)
+    return Response(*msgpack.unpackb(raw, use_list=False))
 
 
 def unseal(keyring: Keyring, *, queue: str, task_id: str, record: bytes) -> Task:

@@ -25,6 +25,7 @@ from .line import Line
 from .membership import Membership
 from .policy import Rules
 from .replay import Replayer
+from .response_files import ResponseFiles
 from .retention import Retention
 from .slots import Slots
 from .strategy import Strategy, Weighted
@@ -54,7 +55,7 @@ class TaskQueueServer:
     notes the start of each delivery in the broker (see ``replay_guard`` of its door); asked once it has been
     started. ``companions`` run from the start to the end; ``intake`` tells how many tasks may be taken (None: all),
     and its signs show how it goes. ``strategy`` shares free slots among the queues (None: equally). ``retention``
-    says what is kept of tasks that have ended (None: what is usual).
+    says what is kept of tasks that have ended (None: what is usual), ``files`` keeps long answers (None: they are cut).
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class TaskQueueServer:
         intake: Intake | None = None,
         strategy: Strategy | None = None,
         retention: Retention | None = None,
+        files: ResponseFiles | None = None,
     ) -> None:
         self.name: Final = name
         self.queues: Final = tuple(queues)
@@ -86,10 +88,10 @@ class TaskQueueServer:
         self._strategy = strategy or Weighted(dict.fromkeys(queues, 1))
         self._signs = self._intake.signs
         self._rules, self._retention = rules or Rules(), retention or Retention()
-        kept = self._retention.everything
         courier = self._courier = Courier(
-            replayer, keyring, self._rules, broker, timeout=timeout, failed=self._tell_failed, begins=begins, keep=kept
-        )
+            replayer, keyring, self._rules, broker, timeout=timeout, failed=self._tell_failed, begins=begins,
+            keep=self._retention.everything, files=files,
+        )  # fmt: skip
         self._courier.on_ended = self._signs.ended
         self._on_failed = on_failed
         self._companions = (self._listen, *companions)

@@ -13,6 +13,7 @@ from .inspector import Log
 from .keys import Keyring
 from .query import STAGE_LABELS, STAGE_OF
 from .reporting import Report, instead
+from .response_files import FIELD
 from .said import Said, said
 from .seal import unseal_response
 from .story import Step, outcome
@@ -71,6 +72,7 @@ def _write_known(task: TaskState, log: Log, *, sealed: bool) -> None:
     def given(*names: str) -> list[tuple[str, str]]:
         return [(name, str(getattr(task, name) or "")) for name in names]
 
+    sealed_fields = sorted(log.fields.keys() - {FIELD})
     children = ", ".join(f"{count} {word}" for count, word in ((task.open, "open"), (task.spoilt, "failed")) if count)
     write_pairs(
         [
@@ -85,7 +87,7 @@ def _write_known(task: TaskState, log: Log, *, sealed: bool) -> None:
             *given("attempt", "delivery", "crashes"),
             ("outcome", outcome(task.status, task.reason)),
             ("consumer", task.holder),
-            ("sealed", ", ".join(sorted(log.fields)) + " (--full)" if sealed and log.fields else ""),
+            ("sealed", ", ".join(sealed_fields) + " (--full)" if sealed and sealed_fields else ""),
         ]
     )
 
@@ -116,6 +118,7 @@ def _request(task: Task) -> dict[str, Any]:
 def response_as_json(response: Response) -> dict[str, Any]:
     """Return a response as JSON takes it."""
     about = {"status": response.status, "headers": _masked(response.headers)}
+    about |= {"size": response.size, "kept": response.kept}
     return about | _content("content", response.content)
 
 
@@ -148,16 +151,20 @@ def write_response(response: Response, name: str) -> None:
     """Write a response to standard output, under this name."""
     print()
     pairs = [(name, str(response.status)), *_masked(response.headers)]
-    write_pairs([*pairs, ("content", f"{len(response.content)} bytes" if response.content else "none")])
-    _write_content(response.content)
+    size = f"{response.size} bytes" if response.size else "none"
+    cut = f", of which the first {response.kept} are kept" if response.kept < response.size else ""
+    write_pairs([*pairs, ("content", size + cut)])
+    _write_content(
+        response.content, "--response FILE writes" if response.kept > len(response.content) else "--json shows"
+    )
 
 
-def _write_content(content: bytes) -> None:
+def _write_content(content: bytes, more: str = "--json shows") -> None:
     text = _content("text", content).get("text")
     for line in (text or "")[:SHOWN_BYTES].splitlines():
         print(f"  {printable(line)}")
     if len(content) > SHOWN_BYTES or (content and text is None):
-        print("  ... --json shows all of it")
+        print(f"  ... {more} all of it")
 
 
 def _write_said(said: Said) -> None:

@@ -27,6 +27,8 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._ +=@,()-]{0,98}[A-Za-z0-9_+
 _TASK: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _TYPE: Final = re.compile(r"[!-~]{1,60}/[ -~]{1,100}")
 _BINARY: Final = "application/octet-stream"
+# No task can choose such a name, and none is listed.
+_RESPONSE: Final = ".response"
 # So many tasks are asked for at a time whether they are still known.
 _SWEPT_AT_ONCE: Final = 500
 
@@ -92,8 +94,18 @@ class Storage:
 
     def save(self, queue: str, task_id: str, name: str, data: Data, content_type: str | None = None) -> Saved:
         """Save a file of this task; see the function. Raises OSError if the directory cannot be written."""
-        kind = _media_type(content_type)
-        folder, context = self._folder(queue, task_id), _context(queue, task_id, _checked(name))
+        return self._save(queue, task_id, _checked(name), data, _media_type(content_type))
+
+    def save_response(self, queue: str, task_id: str, data: bytes, content_type: str) -> None:
+        """Save the content of the last response to this task in place of an earlier one, of which nothing stays.
+
+        A ``content_type`` that is no media type counts as that of any bytes. Raises OSError, StorageError.
+        """
+        self.remove_response(queue, task_id)
+        self._save(queue, task_id, _RESPONSE, data, content_type if _TYPE.fullmatch(content_type) else _BINARY)
+
+    def _save(self, queue: str, task_id: str, name: str, data: Data, kind: str) -> Saved:
+        folder, context = self._folder(queue, task_id), _context(queue, task_id, name)
         source = _Counted(_pieces(data))
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -117,12 +129,35 @@ class Storage:
         What is read was proved to be what was saved, as far as it was read: StorageError while reading tells of the
         rest.
         """
-        _checked(name)
+        file = self._open(task_id, _checked(name))
+        if file is None:
+            raise StorageError(f"task {task_id}: it has no file {name!r}")
+        return file
+
+    def open_response(self, task_id: str) -> "StoredFile":
+        """Open the content of the last response to this task, as far as it is kept; raises StorageError.
+
+        There is one if it was longer than the 16 KiB that are kept with the task; ``taskqueue show`` tells.
+        """
+        file = self._open(task_id, _RESPONSE)
+        if file is None:
+            raise StorageError(f"task {task_id}: no response is kept as a file")
+        return file
+
+    def has_response(self, queue: str, task_id: str) -> bool:
+        """Tell whether the content of a response to this task is kept. Raises OSError, StorageError."""
+        return (self._folder(queue, task_id) / _RESPONSE).exists()
+
+    def remove_response(self, queue: str, task_id: str) -> None:
+        """Remove the content of a response to this task, if there is one. Raises OSError, StorageError."""
+        (self._folder(queue, task_id) / _RESPONSE).unlink(missing_ok=True)
+
+    def _open(self, task_id: str, name: str) -> "StoredFile | None":
         for queue, folder in self._folders(task_id):
             with suppress(FileNotFoundError, NotADirectoryError):
                 file = (folder / name).open("rb")
                 return StoredFile(file, self._keyring, _context(queue, task_id, name), name)
-        raise StorageError(f"task {task_id}: it has no file {name!r}")
+        return None
 
     def names(self, task_id: str) -> list[str]:
         """Return the names of all files that this task has saved, sorted."""

@@ -286,11 +286,22 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What the application last answered to a task that failed or is retried: the first 16 KiB of its content."""
+    """What the application last answered to a task that failed or is retried: the first 16 KiB of its content.
+
+    ``kept`` is how many bytes are kept of the content: if there are more than these, all of them are in a file (see
+    ``Storage.open_response``). ``size`` is how many it had. Neither can be less than what is here.
+    """
 
     status: int
     headers: tuple[tuple[str, str], ...]
     content: bytes
+    kept: int = 0
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise the numbers to what is here: of short ones nobody says them."""
+        object.__setattr__(self, "kept", max(self.kept, len(self.content)))
+        object.__setattr__(self, "size", max(self.size, self.kept))
 
 
 @fast_init

@@ -10,7 +10,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpProcessingError, HttpResponseParser, RawResponseMessage
 from aiohttp.streams import StreamReader
 
-from .content import Content
+from .content import KEPT_BYTES, Content
 from .policy import BROKEN, TIMEOUT, Broken
 
 # A larger body is sent bit by bit, each when the one before is on its way, and never copied.
@@ -73,8 +73,8 @@ class Connection(asyncio.Protocol):
     """One connection: idle, or busy with one request until the response to it has ended."""
 
     __slots__ = (
-        "_answer", "_blocked", "_everything", "_message", "_owner", "_parser", "_payload", "_received", "_surplus",
-        "_transport", "_unsent", "deadline",
+        "_answer", "_blocked", "_everything", "_message", "_most", "_owner", "_parser", "_payload", "_received",
+        "_surplus", "_transport", "_unsent", "deadline",
     )  # fmt: skip
 
     def __init__(self, owner: Owner) -> None:
@@ -101,11 +101,11 @@ class Connection(asyncio.Protocol):
         return now < self.deadline and not self._transport.is_closing()
 
     def request(
-        self, head: bytes, body: bytes, *, method: str, everything: bool, deadline: float
+        self, head: bytes, body: bytes, *, method: str, everything: bool, most: int = KEPT_BYTES, deadline: float
     ) -> "asyncio.Future[Received | Broken]":
         """Send it and return what will hold the response, or why there is none; whoever cancels that has to abort."""
         owner = self._owner
-        self.deadline, self._everything = deadline, everything
+        self.deadline, self._everything, self._most = deadline, everything, most
         self._parser = HttpResponseParser(
             owner.own_flow,
             owner.loop,
@@ -180,7 +180,7 @@ class Connection(asyncio.Protocol):
         if self._received is not None:
             self._surplus = True
         elif message.code >= 200:
-            content = Content(message.headers, shown=message.code >= 300 or self._everything)
+            content = Content(message.headers, shown=self._most if message.code >= 300 or self._everything else 0)
             self._message, self._payload = message, payload
             self._received = Received(message.code, message.headers, content)
         elif message.code == 101 or message.code < 100:

@@ -53,15 +53,17 @@ class Work:
         assert len(taken.reservations) == count
         return taken.reservations
 
-    async def end(self, taken: Sequence[Reservation], verdict: Verdict, *, keep: bool = False) -> None:
+    async def end(
+        self, taken: Sequence[Reservation], verdict: Verdict, *, keep: bool = False, response: bytes = b""
+    ) -> None:
         assert self._lease is not None
-        ended = [Settlement(one.id, one.delivery, verdict) for one in taken]
+        ended = [Settlement(one.id, one.delivery, verdict, response) for one in taken]
         token = secrets.token_hex(4)
         await self.broker.exchange(self._lease, ended, token=token, want=0, room=0, keep=keep, deadline=soon())
 
-    async def fail(self, *tasks: SealedTask, reason: str = "exhausted") -> None:
+    async def fail(self, *tasks: SealedTask, reason: str = "exhausted", response: bytes = b"") -> None:
         await self.push(*tasks)
-        await self.end(await self.take(len(tasks)), replace(FAIL, reason=reason))
+        await self.end(await self.take(len(tasks)), replace(FAIL, reason=reason), response=response)
 
 
 async def consume(server: TaskQueueServer) -> None:

@@ -278,7 +278,7 @@ class MemoryQueue(Acts):
             old = index.until(at - kept, left)
             surplus = min(len(index) - count, left)
             for task_id in index.first(surplus) if surplus > len(old) else old:
-                if "files" in self.logs.get(task_id, TaskLog()).fields:
+                if not {"files", "response_file"}.isdisjoint(self.logs.get(task_id, TaskLog()).fields):
                     with_files.append(task_id)
                 self._forget(self.states[task_id])
                 left -= 1

@@ -15,7 +15,9 @@ local function trim(index, old)
       -- Its id is still in a line, and must not be taken for somebody else's: it is looked at again later.
       gather(arriving, 'ZADD', index, at, id)
     else
-      if logged and redis.call('HEXISTS', logs[i], 'files') == 1 then table.insert(reply, id) end
+      if logged and redis.call('HEXISTS', logs[i], 'files') + redis.call('HEXISTS', logs[i], 'response_file') > 0 then
+        table.insert(reply, id)
+      end
       gather(leaving, 'ZREM', index, id)
       forget(id)
       if logged then redis.call('UNLINK', logs[i]) end

@@ -155,6 +155,7 @@ def test_what_is_chosen_reaches_the_server(monkeypatch: pytest.MonkeyPatch, tmp_
         "on_failed": json.dumps,
         "companions": (),
         "retention": Retention(),
+        "files": None,
         **seconds,
     }
 

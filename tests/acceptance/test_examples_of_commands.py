@@ -15,7 +15,8 @@ import pytest
 from taskqueue import watching
 from taskqueue.cli import app, run, server_app
 from taskqueue.keys import Keyring
-from taskqueue.seal import NONCE_BYTES, seal
+from taskqueue.seal import NONCE_BYTES, seal, seal_response
+from taskqueue.task import Response
 from tests.acceptance.test_cli import environment
 from tests.house.programs import commands
 from tests.laptop import LAPTOP, Laptop
@@ -71,7 +72,10 @@ def place(taskqueue: Any, store: Doing, tmp_path: Path, monkeypatch: pytest.Monk
 
     @store
     async def _(work: Work) -> None:
-        await work.fail(seal(Keyring([SECRET]), made, nonce=secrets.token_bytes(NONCE_BYTES)))
+        keyring, nonce = Keyring([SECRET]), secrets.token_bytes(NONCE_BYTES)
+        answer = Response(500, (("content-type", "text/html"),), b"<h1>It failed</h1>")
+        response = seal_response(keyring, made.queue, made.id, answer, nonce=secrets.token_bytes(NONCE_BYTES))
+        await work.fail(seal(keyring, made, nonce=nonce), response=response)
         await work.push(opaque(queue="mail"))
         await work.push(opaque("7d1e5b9c-3f0a-4c62-8e11-5a6b7c8d9e0f", due=-3_600_000))
 

@@ -209,6 +209,21 @@ async def test_of_an_answer_that_is_no_success_headers_and_beginning_are_kept(ki
             assert headers.get("location") == ("/login" if status == 302 else None)
 
 
+async def test_so_much_of_it_as_the_delivery_says_and_its_size(kind: str, seen: Seen) -> None:
+    async with replayer_of(kind, seen) as replayer:
+        for target, keep, most, size in (
+            ("/500", False, 60_000, 60_000),
+            ("/500", False, 10**6, 65_536),
+            ("/", False, 9, 0),
+        ):
+            outcome = await replayer.replay(replace(delivery(target), keep=keep, most=most))
+            assert isinstance(outcome, Answered)
+            assert (outcome.content, outcome.size) == (b"x" * size, 65_536)
+        outcome = await replayer.replay(replace(delivery("/long"), keep=True, most=10**6))
+        assert isinstance(outcome, Answered)
+        assert (len(outcome.content), outcome.size) == (10**6, 20 * 65_536)
+
+
 async def test_a_thread_past_its_deadline_keeps_its_slot_until_it_ends(seen: Seen) -> None:
     async with replayer_of("wsgi", seen) as replayer:
         job = asyncio.ensure_future(replayer.replay(delivery("/slow", timeout=0.05)))

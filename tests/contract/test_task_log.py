@@ -364,6 +364,22 @@ class TestNothingIsLeft:
         await broker.leave(lease, deadline=soon())
         assert store.everything() == {}
 
+    async def test_those_with_a_file_are_told(self, broker: Broker, lease: Lease) -> None:
+        await push(broker, [opaque(task_id) for task_id in ("saved", "answered", "both", "taken-back", "neither")])
+        held = await begun(broker, lease, 5)
+        for task_id, fields in (
+            ("saved", {"files": b"sealed"}),
+            ("answered", {"response_file": b"1"}),
+            ("both", {"files": b"sealed", "response_file": b"1"}),
+            ("taken-back", {"response_file": b"1"}),
+            ("taken-back", {"response_file": b""}),
+            ("neither", {"report": b"sealed"}),
+        ):
+            assert await note(broker, task_id, 1, **fields)
+        await settle(broker, lease, *(ended(item, FAIL) for item in held))
+        trimmed = await broker.trim("default", [("failed", 0, 0)], most=9, deadline=soon())
+        assert (trimmed.count, sorted(trimmed.with_files)) == (5, ["answered", "both", "saved"])
+
     async def test_after_the_queue_was_emptied(self, broker: Broker, store: Inspectable, lease: Lease) -> None:
         await self._lives(broker, lease)
         await push(broker, [opaque("queued"), opaque("ghost"), opaque("marked", priority=9)])

@@ -21,7 +21,7 @@ class Operating(Places):
                 if task and has(task, GHOST):
                     self.indexes[index][task_id] = self.now
                     continue
-                if b"files" in self.logs[task_id]:
+                if {b"files", b"response_file"} & set(self.logs[task_id]):
                     with_files.append(task_id)
                 del self.indexes[index][task_id]
                 self._forget(task_id)

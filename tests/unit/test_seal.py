@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from taskqueue.errors import RecordError
 from taskqueue.keys import Keyring
-from taskqueue.seal import NONCE_BYTES, seal, unseal
-from taskqueue.task import Task
+from taskqueue.seal import NONCE_BYTES, seal, seal_response, unseal, unseal_response
+from taskqueue.task import Response, Task
 
 OLD = "the-old-secret-0123456789-abcdefghijklmnop"
 NEW = "the-new-secret-0123456789-abcdefghijklmnop"
@@ -136,3 +136,21 @@ def test_a_secret_is_appended_put_first_and_the_old_one_dropped() -> None:
     assert opened(sealed_after, keyring=alone) == TASK
     assert reason(sealed_before, keyring=alone) == "key"
     assert reason(sealed_after, keyring=KEYRING) == "key"
+
+
+@pytest.mark.parametrize(
+    ("response", "kept", "size"),
+    [
+        (Response(200, (), b""), 0, 0),
+        (Response(500, (("x-a", "b"),), b"abc"), 3, 3),
+        (Response(500, (), b"abc", size=9), 3, 9),
+        (Response(500, (), b"abc", kept=5, size=9), 5, 9),
+        (Response(500, (), b"abc", kept=5), 5, 5),
+    ],
+)
+def test_a_response_says_how_much_of_it_is_kept(response: Response, kept: int, size: int) -> None:
+    found = unseal_response(
+        KEYRING, "default", "id-1", seal_response(KEYRING, "default", "id-1", response, nonce=NONCE)
+    )
+    assert found == response
+    assert (response.kept, response.size) == (kept, size)

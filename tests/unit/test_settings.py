@@ -75,6 +75,7 @@ def test_every_setting_can_come_from_a_variable_and_from_the_file(tmp_path: Path
         "on_event": "tracking:event",
         "keep": "all",
         "storage": "/srv/files",
+        "response_bytes": 100_000,
         "retain": "completed=2h,mail.failed=/5",
         "resolve": "orders:committed",
         "log_format": "JSON",

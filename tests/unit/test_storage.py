@@ -192,3 +192,51 @@ def test_without_the_setting_it_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
     tq = taskqueue.TaskQueue("redis://127.0.0.1:1", secret=SECRET)
     tq.storage.save("default", "id-1", "x", b"")
     assert (tmp_path / "here").is_dir()
+
+
+class TestResponse:
+    def test_it_is_found_beside_the_files_that_a_task_has_saved(self, storage: Storage, tmp_path: Path) -> None:
+        storage.save("default", "id-1", "x", b"mine")
+        storage.save_response("default", "id-1", b"answered" * 50_000, "text/html; charset=utf-8")
+        with storage.open_response("id-1") as file:
+            assert (file.content_type, file.read()) == ("text/html; charset=utf-8", b"answered" * 50_000)
+        assert storage.names("id-1") == ["x"]
+        assert storage.has_response("default", "id-1")
+        assert not any(b"answered" in path.read_bytes() for path in files(tmp_path))
+        assert storage.remove("default", ["id-1"]) == 1
+        assert files(tmp_path) == []
+
+    def test_no_task_can_save_or_open_one(self, storage: Storage) -> None:
+        storage.save_response("default", "id-1", b"answered", "text/html")
+        (path,) = Path(storage._directory).rglob(".*")
+        for call in (lambda: storage.save("default", "id-1", path.name, b""), lambda: storage.open("id-1", path.name)):
+            with pytest.raises(InvalidReport, match="name: "):
+                call()
+
+    @pytest.mark.parametrize("kind", ["", "text", "text/é", "a/" + "b" * 101, "a/b\n", "\r\n/x"])
+    def test_what_is_no_media_type_counts_as_any_bytes(self, storage: Storage, kind: str) -> None:
+        storage.save_response("default", "id-1", b"", kind)
+        with storage.open_response("id-1") as file:
+            assert file.content_type == "application/octet-stream"
+
+    def test_of_an_earlier_one_nothing_stays_even_if_the_next_cannot_be_saved(
+        self, storage: Storage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        storage.save_response("default", "id-1", b"first", "text/html")
+        storage.save_response("default", "id-1", b"second", "text/html")
+        with storage.open_response("id-1") as file:
+            assert file.read() == b"second"
+
+        def full(_descriptor: int) -> None:
+            raise OSError("no space left")
+
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="no space left"):
+            storage.save_response("default", "id-1", b"third", "text/html")
+        assert files(tmp_path) == []
+
+    def test_one_that_is_not_there(self, storage: Storage) -> None:
+        storage.remove_response("default", "id-1")
+        assert not storage.has_response("default", "id-1")
+        with pytest.raises(StorageError, match="task id-1: no response is kept as a file"):
+            storage.open_response("id-1")
