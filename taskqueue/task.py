@@ -211,6 +211,7 @@ def _refuse_extension(code: int, _data: bytes) -> object:
     raise ValueError(f"extension type {code}")
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class SealedTask:
     """A task as a broker stores it: the sealed record, and the few things that may be read without the secret.
