@@ -27,7 +27,7 @@ from .policy import Rules
 from .replay import Replayer
 from .response_files import ResponseFiles
 from .retention import Retention
-from .slots import Slots
+from .slots import BATCH_TASKS, Slots
 from .strategy import Strategy, Weighted
 from .task import Settlement
 
@@ -237,7 +237,7 @@ class TaskQueueServer:
         return shares
 
     async def _exchange(self, line: Line, want: int) -> None:
-        settlements = tuple(line.settlements)
+        settlements = tuple(line.settlements[:BATCH_TASKS])  # no script may block the broker for long
         room = min(BATCH_BYTES, self._slots.room)
         deadline = time.monotonic() + CALL_DEADLINE
         try:
@@ -265,6 +265,8 @@ class TaskQueueServer:
     def _answered(self, line: Line, want: int, settlements: Sequence[Settlement], result: Exchange) -> None:
         """Go on with what the broker has said."""
         line.settlements, line.unsure = line.settlements[len(settlements) :], False
+        if line.settlements:
+            self._wake.set()
         line.token = secrets.token_hex(8)
         if want:
             line.promising = bool(result.reservations)

@@ -518,6 +518,26 @@ class TestLimit:
             await target.finished(250)
         assert target.most_running == 250
 
+    async def test_of_many_that_end_at_once_the_broker_is_told_bit_by_bit(
+        self, tq: TaskQueue, target: Target, any_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        target.handler = target.gated
+        ids = await push(tq, *(f"/{number}" for number in range(250)))
+        server = consumer(any_server.url, target, concurrent_limit=0, poll_max=3600)
+        exchange, told = server._broker.exchange, list[int]()
+
+        async def counted(lease: Any, settlements: Sequence[Any], **options: Any) -> Any:
+            told.append(len(settlements))
+            return await exchange(lease, settlements, **options)
+
+        monkeypatch.setattr(server._broker, "exchange", counted)
+        async with running(server):
+            await target.started(250)
+            target.gate.set()
+            for task_id in ids:
+                await reached(tq, task_id, "completed")
+        assert (sum(told), max(told) <= 100) == (250, True)
+
     async def test_the_records_in_flight_are_bounded_also_without_a_limit(
         self, tq: TaskQueue, target: Target, any_server: RedisServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -344,7 +344,7 @@ class TestHelpfulness:
     @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
     async def test_no_answer_is_inflated(self, coding: str) -> None:
         head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nContent-Length: 4\r\n\r\nnone"
-        assert await outcome_of(says(head.encode())) == Answered(status=200, receipted=False)
+        assert await outcome_of(says(head.encode())) == Answered(status=200, receipted=False, size=4)
 
 
 async def _none_open(replayer: HttpReplayer) -> bool:
@@ -373,6 +373,7 @@ class TestOutcomes:
                 ("Content-Length", "5"),
             ),
             content=b"later",
+            size=5,
         )
 
     @pytest.mark.parametrize("logged_in", [True, False])
@@ -405,7 +406,8 @@ class TestOutcomes:
 
         async with raw_target(long) as target, HttpReplayer(target.url, KEYRING) as replayer:
             for _ in range(2):
-                assert await replayer.replay(delivery(task("/"))) == Answered(status=200, receipted=False)
+                answer = await replayer.replay(delivery(task("/")))
+                assert answer == Answered(status=200, receipted=False, size=len(body))
         assert drained == [len(body)] * 2
         assert target.connections == 1, "read to the end, so it could be used again"
 
