@@ -7,8 +7,10 @@ soon is given back.
 
 import math
 from collections import deque
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
+from .delivery import Prepared
 from .line import Line
 from .task import Reservation
 
@@ -22,18 +24,29 @@ LOOK: Final = 0.002
 STALE: Final = 0.25
 
 
+class Held(NamedTuple):
+    """A delivery that can start, its line, the size of its record, and since when it has been held."""
+
+    line: Line
+    prepared: Prepared
+    size: int
+    since: float
+
+
 class Prefetch:
     """What is held, in the order it was reserved; ``bytes`` of records are theirs. Times as ``time.monotonic()``."""
 
-    def __init__(self) -> None:
-        """Begin with nothing held, and no pace."""
-        self._held: deque[tuple[Line, Reservation, float]] = deque()
+    def __init__(self, prepare: Callable[[Reservation], Prepared]) -> None:
+        """Begin with nothing held, and no pace; take what does for a delivery all that needs no waiting."""
+        self._prepare = prepare
+        self._fresh: deque[tuple[Line, Reservation, float]] = deque()
+        self._ready: deque[Held] = deque()
         self._looked = self._pace = 0.0
         self._ended = self.bytes = 0
 
     def __len__(self) -> int:
         """Return how many are held."""
-        return len(self._held)
+        return len(self._fresh) + len(self._ready)
 
     def ended(self) -> None:
         """Note that a delivery has ended."""
@@ -51,26 +64,36 @@ class Prefetch:
     def is_plenty(self) -> bool:
         """Whether more than half of what is to be held is; where nothing is, what is held waits for nobody."""
         depth = int(self._pace * AHEAD)
-        return 0 < depth < 2 * len(self._held)
+        return 0 < depth < 2 * len(self)
 
     def hold(self, line: Line, reservation: Reservation, now: float) -> None:
         """Hold one more."""
-        self._held.append((line, reservation, now))
+        self._fresh.append((line, reservation, now))
         self.bytes += len(reservation.record)
 
-    def pop(self) -> tuple[Line, Reservation]:
-        """Return the one that was reserved first, to be started now."""
-        line, reservation, _ = self._held.popleft()
-        self.bytes -= len(reservation.record)
-        return line, reservation
+    def make_ready(self) -> None:
+        """Prepare what has come; what is done in a row takes half the time."""
+        for line, reservation, now in self._fresh:
+            self._ready.append(Held(line, self._prepare(reservation), len(reservation.record), now))
+        self._fresh.clear()
+
+    def pop(self) -> Held:
+        """Return the one that was reserved first, to be started now; it must have been made ready."""
+        held = self._ready.popleft()
+        self.bytes -= held.size
+        return held
 
     @property
     def stale_at(self) -> float:
         """From when on the first one is not to be started any more; infinite if none is held."""
-        return self._held[0][2] + STALE if self._held else math.inf
+        since = self._ready[0].since if self._ready else self._fresh[0][2] if self._fresh else math.inf
+        return since + STALE
 
     def clear(self) -> list[tuple[Line, Reservation]]:
         """Return all that are held, which are held no more; there is no pace then."""
-        held, self._held = [(line, reservation) for line, reservation, _ in self._held], deque()
+        ready = [(held.line, held.prepared.reservation) for held in self._ready]
+        fresh = [(line, reservation) for line, reservation, _ in self._fresh]
+        self._ready.clear()
+        self._fresh.clear()
         self.bytes, self._pace = 0, 0.0
-        return held
+        return ready + fresh

@@ -10,7 +10,7 @@ from .delivery import SUSPECT_AFTER, Courier
 from .intake import Intake
 from .jobs import Jobs, given_back
 from .line import Line
-from .prefetch import Prefetch
+from .prefetch import Held, Prefetch
 from .task import Reservation, Settlement, Verdict
 
 BATCH_TASKS: Final = 100
@@ -41,7 +41,7 @@ class Slots:
     ) -> None:
         """Begin with all free."""
         self._courier, self._intake, self._limit, self._untold, self._wake = courier, intake, limit, untold, wake
-        self._prefetch = Prefetch()
+        self._prefetch = Prefetch(courier.prepare)
         self._open, self._one_by_one = True, False
         self.jobs: Final = Jobs()
         self.group: Final = asyncio.TaskGroup()
@@ -119,21 +119,21 @@ class Slots:
 
     def fill(self) -> None:
         """Start what is held, as far as there are slots."""
+        self._prefetch.make_ready()
         running = len(self.jobs)
         for _ in range(min(len(self._prefetch), self._most() - running, self._intake.left(running))):
             if time.monotonic() >= self._prefetch.stale_at:
                 self.give_back_held()
                 return
-            self._start(*self._prefetch.pop())
+            self._start(self._prefetch.pop())
 
-    def _start(self, line: Line, reservation: Reservation) -> None:
-        prepared = self._courier.prepare(reservation)
+    def _start(self, held: Held) -> None:
         self.jobs.start(
             self.group,
-            prepared.reservation,
-            self._courier.deliver(prepared),
-            size=len(reservation.record),
-            ended=functools.partial(self._end, line),
+            held.prepared.reservation,
+            self._courier.deliver(held.prepared),
+            size=held.size,
+            ended=functools.partial(self._end, held.line),
         )
 
     def _end(self, line: Line, settlement: Settlement) -> None:

@@ -22,13 +22,13 @@ from taskqueue.broker import connect
 from taskqueue.errors import BrokerUnavailable, ConfigError, Fenced
 from taskqueue.line import Line
 from taskqueue.policy import Rules
-from taskqueue.prefetch import Prefetch
+from taskqueue.prefetch import Held, Prefetch
 from taskqueue.producer import TaskQueue
 from taskqueue.replay import HttpReplayer
 from taskqueue.server import TaskQueueServer
 from taskqueue.slots import Slots
 from taskqueue.strategy import Strict, Weighted
-from taskqueue.task import Reservation, TaskState
+from taskqueue.task import TaskState
 from tests.invariants import Queue, assert_invariants
 from tests.servers import RedisServer
 from tests.target import Target, listening
@@ -780,8 +780,8 @@ class TestStopping:
         server = consumer(any_server.url, target)
         start = Slots._start
 
-        def stopped_right_after(slots: Slots, line: Line, reservation: Reservation) -> None:
-            start(slots, line, reservation)
+        def stopped_right_after(slots: Slots, held: Held) -> None:
+            start(slots, held)
             server.stop(now=True)
 
         async def no_trim(*_arguments: object) -> None:
