@@ -103,10 +103,7 @@ class Courier:
         return self._rules.receipt_required and self._door_begins()
 
     def prepare(self, reservation: Reservation) -> Prepared:
-        """Open the record, and do for its delivery what needs no waiting.
-
-        Whoever starts several prepares all of them first: what is done in a row takes half the time.
-        """
+        """Open the record, and do for its delivery what needs no waiting."""
         known = Reservation(
             reservation.id, reservation.queue, b"", reservation.delivery, reservation.attempt, reservation.crashes
         )
