@@ -21,7 +21,7 @@ MOST: Final = 100
 LOOK: Final = 0.002
 # What was held for so many seconds is not started: something has come between, perhaps a process that was stopped for
 # so long that the task is somebody else's by now.
-STALE: Final = 0.25
+STALE: Final = 0.5
 
 
 class Held(NamedTuple):
