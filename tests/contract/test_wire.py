@@ -8,15 +8,10 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +19,7 @@ from taskqueue import httpclient
 from taskqueue.httpclient import HttpClient
 from taskqueue.policy import BROKEN, DNS, REFUSED, TIMEOUT, TLS, Broken, NotSent
 from taskqueue.wire import PIECE_BYTES, Connection, Received, request_head
+from tests.certificate import self_signed
 from tests.servers import free_port
 from tests.waiting import until
 
@@ -740,8 +736,8 @@ class TestConnecting:
             assert asked == ["many.example"]
 
     def test_over_tls(self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        server = trusted(tmp_path)
-        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "pem"))
+        server = self_signed(tmp_path)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate"))
 
         async def main() -> None:
             body = bytes(range(256)) * 4096
@@ -777,32 +773,6 @@ class TestConnecting:
                 assert await get(client) == NotSent(TLS)
 
         run(main())
-
-
-def trusted(folder: Path) -> ssl.SSLContext:
-    """Return the TLS side of a server that is localhost, for who trusts ``pem`` in this folder."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (folder / "pem").write_bytes(certificate.public_bytes(pem))
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "key").write_bytes(private)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "pem", folder / "key")
-    return context
 
 
 class TestHead:
