@@ -15,7 +15,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from aiohttp import StreamReader, web
-from aiohttp.base_protocol import BaseProtocol
 from aiohttp.typedefs import Handler
 
 from ..admission import OURS, Admission
@@ -27,6 +26,7 @@ from ..producer import TaskQueue, current_task
 from ..request import Body
 from ..tee import Tee
 from ..transaction import Transaction, bound
+from ..wire import OwnFlow
 
 if TYPE_CHECKING:
     from ..webconsumer import WebConsumer
@@ -284,16 +284,6 @@ class _Visit:
         return None
 
 
-class _OwnFlow(BaseProtocol):
-    """What a stream without a connection of its own slows down: nothing."""
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 - aiohttp's signature
-        pass
-
-
 class _TeedStream(StreamReader):
     """The request's body as the application reads it: each piece is taken from the connection when it is needed.
 
@@ -302,7 +292,7 @@ class _TeedStream(StreamReader):
 
     def __init__(self, source: StreamReader, *, declared: int | None, chunked: bool, limit: int) -> None:
         loop = asyncio.get_running_loop()
-        super().__init__(_OwnFlow(loop), source.get_read_buffer_limits()[0], loop=loop)
+        super().__init__(OwnFlow(loop), source.get_read_buffer_limits()[0], loop=loop)
         if chunked:
             self.begin_http_chunk_receiving()
         self._source = source
@@ -390,7 +380,7 @@ async def _read(request: web.Request, limit: int, *, keep: bool) -> bytes | Answ
 
 def _stream_of(body: bytes, like: StreamReader) -> StreamReader:
     loop = asyncio.get_running_loop()
-    stream = StreamReader(_OwnFlow(loop), like.get_read_buffer_limits()[0], loop=loop)
+    stream = StreamReader(OwnFlow(loop), like.get_read_buffer_limits()[0], loop=loop)
     stream.feed_data(body)
     stream.feed_eof()
     return stream

@@ -99,7 +99,7 @@ class TaskQueue:
         tq = self._tq or producer.TaskQueue(**of_queue)
         app.extensions["taskqueue"] = tq
         user_id = _with_request(app, self._user_id or authenticated_user)
-        app.wsgi_app = _Door(app, tq, self._load_user, user_id, of_door)  # type: ignore[method-assign]  # as Flask says
+        app.wsgi_app = _Door(app, tq, self._load_user, user_id, of_door)  # type: ignore[method-assign]  # Flask's way
         for kind in UNCAUGHT:
             app.register_error_handler(kind, _uncaught)
 
@@ -214,7 +214,7 @@ def _with_request(app: flask.Flask, user_id: UserId[flask.Request]) -> UserId[WS
                 "user_id: here the request's context is gone, so nobody knows the user; give user_id=, or in a stream"
                 " use flask.stream_with_context"
             )
-        return user_id(flask.request._get_current_object())  # type: ignore[attr-defined]  # of the proxy
+        return user_id(flask.request._get_current_object())  # type: ignore[attr-defined]  # typed as what it stands for
 
     return ask
 

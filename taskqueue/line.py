@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from .broker import CALL_DEADLINE, Broker, Exchange, Lease
-from .errors import BrokerUnavailable
+from .errors import BrokerUnavailable, ConfigError
 from .retention import Retention
 from .task import Settlement
 
@@ -118,6 +118,8 @@ class Line:
                 await asyncio.to_thread(self.retention.forgotten, self.lease.queue, trimmed.with_files)
         except BrokerUnavailable as error:
             log.debug("not trimmed: %s", error)
+        except ConfigError as error:
+            log.warning("queue %s: what was kept long enough stays: %s", self.lease.queue, error)
         finally:
             self.trimming = False
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning  # noqa: A004 - Django's own name
+from django.core import checks
+from django.core.checks import CheckMessage, Error
 from django.db import connections
 from django.utils.module_loading import import_string
 
@@ -47,7 +48,7 @@ def check_database(*, databases: Sequence[str] | None = None, **_: Any) -> Seque
     ]
     text = "TASKQUEUE: OUTBOX: the database {!r} has no table {}, so adding a task in a transaction fails."
     return [
-        Warning(text.format(alias, OUTBOX_TABLE), hint="Run manage.py migrate.", id="taskqueue.W003")
+        checks.Warning(text.format(alias, OUTBOX_TABLE), hint="Run manage.py migrate.", id="taskqueue.W003")
         for alias in missing
     ]
 
@@ -90,7 +91,7 @@ def _middleware() -> Iterator[CheckMessage]:
         yield Error(text, hint=_ROOM, id="taskqueue.E006")
     elif before:
         text = f"MIDDLEWARE: what {', '.join(before)} answers to a delivery has no receipt, and completes no task."
-        yield Warning(text, hint=_ROOM, id="taskqueue.W001")
+        yield checks.Warning(text, hint=_ROOM, id="taskqueue.W001")
 
 
 def _is_ours(name: str) -> bool:
@@ -106,11 +107,11 @@ def _redirect() -> Iterator[CheckMessage]:
     if settings.SECURE_SSL_REDIRECT and not getattr(settings, "TASKQUEUE", {}).get("PUBLIC_URL"):
         text = "SECURE_SSL_REDIRECT: tasks that are added outside a request would be redirected, and fail."
         hint = "Set TASKQUEUE['PUBLIC_URL'] = 'https://...'."
-        yield Warning(text, hint=hint, id="taskqueue.W002")
+        yield checks.Warning(text, hint=hint, id="taskqueue.W002")
 
 
 def _cache() -> Iterator[CheckMessage]:
     """Tell that what a cache keeps is an answer, to a task as to anybody."""
     if "django.middleware.cache.FetchFromCacheMiddleware" in settings.MIDDLEWARE:
         text = "MIDDLEWARE: GET tasks may be answered from the cache, and complete without their view."
-        yield Warning(text, hint="Add them with method='POST'.", id="taskqueue.W003")
+        yield checks.Warning(text, hint="Add them with method='POST'.", id="taskqueue.W003")

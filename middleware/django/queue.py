@@ -183,7 +183,7 @@ class _Push:
         except Exception as error:
             may_run = "may run" if isinstance(error, CommitUncertain) else "will not run"
             text = "the database has committed, but %d task(s) %s: %s: %s"
-            log.error(text, len(ids), may_run, error, ", ".join(ids), extra={"task_ids": ids})  # noqa: TRY400 - raised
+            log.error(text, len(ids), may_run, error, ", ".join(ids), extra={"task_ids": ids})  # noqa: TRY400 - who gets it has its traceback
             raise
 
     def _next(self) -> "Sequence[_Push]":

@@ -1,11 +1,13 @@
 """One queue of a consumer: when it is looked at because somebody has pushed."""
 
 import asyncio
+from typing import Any, cast
 
 import pytest
 
 from taskqueue import line as lines
 from taskqueue.broker import Lease
+from taskqueue.errors import BrokerUnavailable, ConfigError
 from taskqueue.line import Line
 
 
@@ -45,6 +47,21 @@ async def test_of_several_the_quickest_looks(line: Line) -> None:
     line.hear(taken=False, others=3, wake=woken.set)
     await woken.wait()
     assert (line.promising, line.look_for_due, line.look_later) == (True, 0.0, None)
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable("away"), ConfigError("no right to trim")])
+async def test_who_cannot_trim_goes_on_and_tries_again(
+    line: Line, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Refusing:
+        async def trim(self, *_arguments: object, **_options: object) -> None:
+            raise error
+
+    assert line.is_trim_due(0)
+    assert not line.is_trim_due(lines.TRIM_EVERY), "that is under way"
+    await line.trim(cast("Any", Refusing()))
+    assert line.is_trim_due(lines.TRIM_EVERY)
+    assert ("no right to trim" in caplog.text) == isinstance(error, ConfigError)
 
 
 async def test_what_is_taken_changes_nothing_for_who_waits_for_nothing(line: Line) -> None:
