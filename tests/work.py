@@ -7,10 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from taskqueue import TaskQueue
 from taskqueue.broker import Lease
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.server import TaskQueueServer
 from taskqueue.task import Reservation, SealedTask, Settlement, Verdict
+from tests.servers import RedisServer
+from tests.tasks import SECRET
 
 FAIL: Final = Verdict("fail", "exhausted", 500)
 Doing: TypeAlias = Callable[[Callable[["Work"], Awaitable[None]]], None]
@@ -64,6 +67,11 @@ class Work:
     async def fail(self, *tasks: SealedTask, reason: str = "exhausted", response: bytes = b"") -> None:
         await self.push(*tasks)
         await self.end(await self.take(len(tasks)), replace(FAIL, reason=reason), response=response)
+
+
+def queue_at(server: RedisServer) -> TaskQueue:
+    """Return the queues of a server that the tests of the consumer use."""
+    return TaskQueue(server.url, secret=SECRET, queues=["default", "mail", "mailhost"], namespace="taskqueue")
 
 
 async def consume(server: TaskQueueServer) -> None:

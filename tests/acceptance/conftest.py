@@ -1,18 +1,21 @@
-"""A command and a store for it, and an application with a way to it."""
+"""A command and a store for it, what a consumer works with, and an application with a way to it."""
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from taskqueue import TaskQueue
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.cli import app, run
 from taskqueue.replay import Replayer
+from tests.invariants import assert_invariants
 from tests.servers import RedisServer
 from tests.shop import Shop
-from tests.work import Doing, Ran, Work
+from tests.target import Target, listening
+from tests.work import Doing, Ran, Work, queue_at
 
 
 @pytest.fixture
@@ -48,6 +51,22 @@ def store(any_server: RedisServer) -> "Doing":
         asyncio.run(all_of_it())
 
     return work
+
+
+@pytest.fixture
+async def target() -> AsyncIterator[Target]:
+    """An application without a door, that answers as told."""
+    async with listening() as target:
+        yield target
+
+
+@pytest.fixture
+async def tq(any_server: RedisServer) -> AsyncIterator[TaskQueue]:
+    """The queues of the store; what is in it when the test has ended must be sound."""
+    tq = queue_at(any_server)
+    yield tq
+    await tq.aclose()
+    assert_invariants(any_server.client())
 
 
 @pytest.fixture

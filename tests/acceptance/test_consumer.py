@@ -34,7 +34,7 @@ from tests.servers import RedisServer
 from tests.target import Target, listening
 from tests.tasks import KEYRING, SECRET
 from tests.waiting import until
-from tests.work import consume
+from tests.work import consume, queue_at
 
 # No door in these applications, and nobody waits for a second try.
 RULES: Final = Rules(receipt_required=False, backoff_min=0.01, backoff_max=0.01)
@@ -42,26 +42,8 @@ BASE: Final = "taskqueue:{default}"
 
 
 @pytest.fixture
-async def target() -> AsyncIterator[Target]:
-    async with listening() as target:
-        yield target
-
-
-@pytest.fixture
-async def tq(any_server: RedisServer) -> AsyncIterator[TaskQueue]:
-    tq = queue_at(any_server)
-    yield tq
-    await tq.aclose()
-    assert_invariants(any_server.client())
-
-
-@pytest.fixture
 def client(any_server: RedisServer) -> Any:
     return any_server.client()
-
-
-def queue_at(server: RedisServer) -> TaskQueue:
-    return TaskQueue(server.url, secret=SECRET, queues=["default", "mail", "mailhost"], namespace="taskqueue")
 
 
 @pytest.fixture

@@ -24,13 +24,13 @@ from taskqueue.intake import Intake
 from taskqueue.server import TaskQueueServer
 from taskqueue.signs import Signs
 from tests.acceptance.test_cli import NAMED
-from tests.acceptance.test_consumer import consumer, queue_at, running, state_of
+from tests.acceptance.test_consumer import consumer, running, state_of
 from tests.servers import RedisServer, free_port
 from tests.target import Target
 from tests.target import listening as serving
 from tests.tasks import SECRET
 from tests.waiting import until
-from tests.work import consume
+from tests.work import consume, queue_at
 
 POLL = 0.1
 

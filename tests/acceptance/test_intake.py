@@ -5,7 +5,6 @@ import importlib
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +17,12 @@ from taskqueue.cli import run, server_app
 from taskqueue.intake import Intake
 from taskqueue.server import TaskQueueServer
 from tests.acceptance.test_cli import NAMED, ended
-from tests.acceptance.test_consumer import BASE, consumer, push, queue_at, queue_of, running, state_of
+from tests.acceptance.test_consumer import BASE, consumer, push, queue_of, running, state_of
 from tests.servers import RedisServer
-from tests.target import Target, listening
+from tests.target import Target
 from tests.tasks import SECRET
 from tests.waiting import until
 from tests.work import consume
-
-
-@pytest.fixture
-async def target() -> AsyncIterator[Target]:
-    async with listening() as target:
-        yield target
-
-
-@pytest.fixture
-async def tq(any_server: RedisServer) -> AsyncIterator[TaskQueue]:
-    tq = queue_at(any_server)
-    yield tq
-    await tq.aclose()
 
 
 def sent(tq: TaskQueue, target: Target, *, limit: int | None = None, burst: bool = False, **options: Any) -> Any:

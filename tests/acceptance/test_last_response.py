@@ -8,11 +8,11 @@ from typing import Any, Final
 import pytest
 from aiohttp import web
 
-from tests.acceptance.test_consumer import consumer, push, queue_at, reached, running
+from tests.acceptance.test_consumer import consumer, push, reached, running
 from tests.servers import RedisServer
 from tests.target import Target, listening
 from tests.tasks import SECRET
-from tests.work import Ran
+from tests.work import Ran, queue_at
 
 CANARY: Final = "canary-9f3b"
 LOG: Final = "taskqueue:{default}:log:"

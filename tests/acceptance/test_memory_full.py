@@ -14,12 +14,12 @@ from taskqueue.brokers.redis import RedisBroker
 from taskqueue.errors import BrokerUnavailable, CommitUncertain
 from taskqueue.producer import TaskQueue
 from taskqueue.task import Settlement, Verdict
-from tests.acceptance.test_consumer import consumer, push, queue_at, queue_of, reached, running
+from tests.acceptance.test_consumer import consumer, push, queue_of, reached, running
 from tests.invariants import assert_invariants
 from tests.servers import RedisServer
-from tests.target import Target, listening
+from tests.target import Target
 from tests.tasks import opaque, opaque_tasks
-from tests.work import soon
+from tests.work import queue_at, soon
 
 BASE: Final = "taskqueue:{default}"
 RESPONSE: Final = b"sealed response" * 1000
@@ -45,12 +45,6 @@ async def tq(redis_server: RedisServer) -> AsyncIterator[TaskQueue]:
     tq = queue_at(redis_server)
     yield tq
     await tq.aclose()
-
-
-@pytest.fixture
-async def target() -> AsyncIterator[Target]:
-    async with listening() as target:
-        yield target
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
@@ -15,29 +15,14 @@ from taskqueue import slots
 from taskqueue.brokers import redis as redis_broker
 from taskqueue.producer import TaskQueue
 from taskqueue.retention import USUAL
-from tests.acceptance.test_consumer import consumer, push, queue_at, queue_of, reached, running, state_of
-from tests.invariants import assert_invariants
+from tests.acceptance.test_consumer import consumer, push, queue_of, reached, running, state_of
 from tests.servers import RedisServer
-from tests.target import Target, listening
+from tests.target import Target
 from tests.tasks import SECRET
 from tests.waiting import until
-from tests.work import Doing, Ran, Work
+from tests.work import Doing, Ran, Work, queue_at
 
 CONTROL: Final = "taskqueue:{default}:control"
-
-
-@pytest.fixture
-async def target() -> AsyncIterator[Target]:
-    async with listening() as target:
-        yield target
-
-
-@pytest.fixture
-async def tq(any_server: RedisServer) -> AsyncIterator[TaskQueue]:
-    tq = queue_at(any_server)
-    yield tq
-    await tq.aclose()
-    assert_invariants(any_server.client())
 
 
 class TestStore:

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -10,27 +9,17 @@ from taskqueue import TaskQueue, prefetch
 from taskqueue.errors import Fenced
 from taskqueue.intake import Intake
 from taskqueue.prefetch import Prefetch
-from tests.acceptance.test_consumer import consumer, push, queue_at, queue_of, reached, running, state_of
-from tests.invariants import assert_invariants
+from tests.acceptance.test_consumer import consumer, push, queue_of, reached, running, state_of
 from tests.servers import RedisServer
-from tests.target import Target, listening
+from tests.target import Target
 from tests.waiting import until
 from tests.work import consume
 
 
 @pytest.fixture
-async def target() -> AsyncIterator[Target]:
-    async with listening() as target:
-        target.handler = target.gated
-        yield target
-
-
-@pytest.fixture
-async def tq(any_server: RedisServer) -> AsyncIterator[TaskQueue]:
-    tq = queue_at(any_server)
-    yield tq
-    await tq.aclose()
-    assert_invariants(any_server.client())
+def target(target: Target) -> Target:
+    target.handler = target.gated
+    return target
 
 
 @pytest.fixture(autouse=True)

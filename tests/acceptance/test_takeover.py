@@ -2,7 +2,6 @@
 
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -12,28 +11,14 @@ from aiohttp import web
 
 from taskqueue.producer import TaskQueue
 from tests.acceptance import test_cli
-from tests.acceptance.test_consumer import Process, consumer, push, queue_at, reached, running
+from tests.acceptance.test_consumer import Process, consumer, push, reached, running
 from tests.invariants import assert_invariants
 from tests.servers import RedisServer
-from tests.target import Target, listening
+from tests.target import Target
 from tests.tasks import SECRET
 from tests.waiting import until
 
 NEVER: Final = "--lease=3600"
-
-
-@pytest.fixture
-async def target() -> AsyncIterator[Target]:
-    async with listening() as target:
-        yield target
-
-
-@pytest.fixture
-async def tq(any_server: RedisServer) -> AsyncIterator[TaskQueue]:
-    tq = queue_at(any_server)
-    yield tq
-    await tq.aclose()
-    assert_invariants(any_server.client())
 
 
 class TestTakeOver:

@@ -12,12 +12,12 @@ from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import SCRIPTS
 from taskqueue.producer import TaskQueue
 from taskqueue.task import CHILD, Settlement, Verdict
-from tests.acceptance.test_consumer import consumer, push, queue_at, queue_of, reached, running
+from tests.acceptance.test_consumer import consumer, push, queue_of, reached, running
 from tests.proxy import Fault, Proxy, proxied
 from tests.servers import RedisServer
 from tests.target import listening
 from tests.tasks import SECRET, opaque, opaque_tasks
-from tests.work import Work, soon
+from tests.work import Work, queue_at, soon
 
 FAULTS: Final = pytest.mark.parametrize("fault", ["cut before", "cut after", "cut within", "delay", "split"])
 TIMES: Final = 3
