@@ -25,6 +25,7 @@ from taskqueue.target import Limits, target_of
 from taskqueue.task import Task
 from tests.certificate import self_signed
 from tests.servers import free_port
+from tests.sockets import Conversations, talking
 from tests.tasks import KEYRING, SECRET, task
 from tests.waiting import until
 
@@ -65,38 +66,20 @@ class RawTarget:
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
     port: int = 0
-    _jobs: set["asyncio.Task[Any]"] = field(default_factory=set)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        number = self.connections
-        job = asyncio.current_task()
-        assert job is not None
-        self._jobs.add(job)
-        try:
-            going = True
-            while going:
-                head = await reader.readuntil(b"\r\n\r\n")
-                request = Request(head, b"", number)
-                request.body = await reader.readexactly(int((request.all("Content-Length") or ["0"])[0]))
-                self.requests.append(request)
-                going = await self.answer(request, writer)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass  # The client has closed, or the test is over.
-        finally:
-            self._jobs.discard(job)
-            writer.close()
-
-    async def close(self) -> None:
-        jobs = tuple(self._jobs)
-        for job in jobs:
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+    async def talk(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections, going = number, True
+        while going:
+            head = await reader.readuntil(b"\r\n\r\n")
+            request = Request(head, b"", number)
+            request.body = await reader.readexactly(int((request.all("Content-Length") or ["0"])[0]))
+            self.requests.append(request)
+            going = await self.answer(request, writer)
+            await writer.drain()
 
 
 def says(*answers: bytes, then: str = "keep") -> Answer:
@@ -116,13 +99,9 @@ def says(*answers: bytes, then: str = "keep") -> Answer:
 @asynccontextmanager
 async def raw_target(answer: Answer, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawTarget]:
     target = RawTarget(answer)
-    server = await asyncio.start_server(target.serve, "127.0.0.1", 0, ssl=tls, limit=1 << 20)
-    target.port = server.sockets[0].getsockname()[1]
-    async with server:
-        try:
-            yield target
-        finally:
-            await target.close()
+    async with talking(target.talk, tls=tls) as conversations:
+        target.port = conversations.port
+        yield target
 
 
 @pytest.fixture
@@ -532,9 +511,10 @@ class TestNothingSent:
         path = str(tmp_path / "app")
         assert await self._outcome("http://app.example", unix_socket=path) == NotSent(REFUSED)
         target = RawTarget(says(OK))
-        async with await asyncio.start_unix_server(target.serve, path):
+        conversations = Conversations(target.talk)
+        async with await asyncio.start_unix_server(conversations.serve, path):
             outcome = await self._outcome("http://app.example", unix_socket=path)
-            await target.close()
+            await conversations.close()
         assert outcome == Answered(status=200, receipted=False)
         assert target.requests[0].all("Host") == ["app.example"]
 

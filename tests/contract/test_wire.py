@@ -7,7 +7,7 @@ import ssl
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -21,6 +21,7 @@ from taskqueue.policy import BROKEN, DNS, REFUSED, TIMEOUT, TLS, Broken, NotSent
 from taskqueue.wire import PIECE_BYTES, Connection, Received, request_head
 from tests.certificate import self_signed
 from tests.servers import free_port
+from tests.sockets import Conversations, talking
 from tests.waiting import until
 
 OK: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -63,44 +64,9 @@ class Line:
         return True
 
 
-class Target:
+def target(handler: Handler, *, tls: ssl.SSLContext | None = None) -> AbstractAsyncContextManager[Conversations]:
     """A socket that does what ``handler`` does on each connection, and closes it then."""
-
-    def __init__(self, handler: Handler) -> None:
-        self.port = self.connections = 0
-        self._handler = handler
-        self._jobs: set[asyncio.Task[None]] = set()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        job = asyncio.current_task()
-        assert job is not None
-        self._jobs.add(job)
-        try:
-            await self._handler(Line(self.connections, reader, writer))
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass  # The client has closed, or the test is over.
-        finally:
-            self._jobs.discard(job)
-            writer.close()
-
-    async def close(self) -> None:
-        jobs = tuple(self._jobs)
-        for job in jobs:
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
-
-
-@asynccontextmanager
-async def target(handler: Handler, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Target]:
-    made = Target(handler)
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0, ssl=tls, limit=1 << 20)
-    made.port = server.sockets[0].getsockname()[1]
-    try:
-        yield made
-    finally:
-        server.close()
-        await made.close()
+    return talking(lambda *connection: handler(Line(*connection)), tls=tls)
 
 
 @asynccontextmanager
