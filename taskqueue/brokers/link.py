@@ -41,8 +41,8 @@ MOST_TRIPS: Final = 4
 TROUBLE_SECONDS: Final = 1.0
 # Redis's clock may be set while we are connected.
 CLOCK_AGE: Final = 5.0
-# A line on which nothing was said for so long may have been closed, and the loop not have noticed.
-QUIET: Final = 0.001
+# Quiet for longer than a turn of many callers, a line may have been closed, and the loop not have noticed.
+QUIET: Final = 0.01
 # Redis stops waiting for its replicas this long before a caller does, so that the caller hears how many there are; it
 # looks at the time ten times a second.
 WAIT_MARGIN: Final = 0.2

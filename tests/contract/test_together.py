@@ -443,6 +443,21 @@ async def _hit(proxy: Proxy) -> bool:
     return proxy.hits > 0
 
 
+async def test_who_has_just_heard_need_not_wait_for_a_whole_turn_of_others(
+    redis_server: RedisServer, client: Any, broker: RedisBroker
+) -> None:
+    # Each of them works for a while before it commits: as long as it takes to prepare a few dozen tasks.
+    async def request() -> None:
+        for _ in range(3):
+            sum(range(5000))
+            await broker.push("default", [opaque(record=bytes(KIB))], deadline=within(10))
+
+    before = scripts_called(client)
+    await asyncio.gather(*(request() for _ in range(2 * link.SHARE)))
+    # The first time nobody has heard anything, and all gather; then they go by shares.
+    assert scripts_called(client) - before >= 1 + 2 * 2
+
+
 async def test_each_commit_stands_in_line_whole_and_in_the_order_of_its_adds(redis_server: RedisServer) -> None:
     tq = taskqueue.TaskQueue(redis_server.url, secret=SECRET, namespace="taskqueue", commit_deadline=20)
 
