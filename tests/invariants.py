@@ -48,6 +48,7 @@ class Queue:
     by: dict[bytes, dict[bytes, float]] = field(default_factory=dict)
     marks: set[bytes] = field(default_factory=set)
     ghosts: int = 0
+    idle: set[str] = field(default_factory=set)
 
     def ghost_ids(self) -> set[bytes]:
         """Return those that were withdrawn while in a line, where their ids still are."""
@@ -92,6 +93,8 @@ def _read(client: Any, key: bytes, queue: Queue, kind: str, name: str | None) ->
         queue.weighed, queue.ghosts = (int(value or 0) for value in client.hmget(key, "bytes", "ghosts"))
     elif kind == "marks":
         queue.marks = set(client.hkeys(key))
+    elif kind == "idle":
+        queue.idle = {name.decode() for name in client.zrange(key, 0, -1)}
     elif kind == "consumers":
         queue.consumers = {member.decode() for member in client.smembers(key)}
     else:
@@ -145,6 +148,7 @@ def _check_places(queue: Queue) -> None:
     assert queue.logs <= set(seen), "a log of no task"
     assert queue.consumers <= queue.leases, "a consumer without a lease"  # a dead one keeps its epoch for a day
     assert set(queue.reserved) <= queue.consumers, "a reservation of no consumer"
+    assert queue.idle <= queue.consumers, "somebody waits who is no consumer"
     for place, ids in places.items():
         kind, _, name = place.partition(":")
         allowed = {"line": {"queued"}, "reserved": {"reserved", "running"}, **PLACES}[kind]

@@ -6,9 +6,9 @@ lines of other priorities, ``:p0`` to ``:p9`` (LISTs); ``:records`` (HASH id -> 
 ``:failed``, ``:cancelled``, ``:archived`` (ZSETs id -> ms), ``:by:owner:<index>``, ``:by:label:<label>``,
 ``:by:route:<route>`` (ZSETs id -> ms when added), ``:control`` (HASH), ``:marks`` (HASH id -> what a task under way is
 to end as), ``:log:<id>`` (HASH: deliveries that ended, what was done to it, what it said of itself),
-``:consumer:<name>`` (HASH: the lease), ``:consumers`` (SET of names), and the channel ``ns:{q}``. While a reset removes
-logs there is also ``:emptied``, the former ``:state``. Beside all queues stands ``ns:routes`` (HASH pattern -> packed
-rule).
+``:consumer:<name>`` (HASH: the lease), ``:consumers`` (SET of names), ``:idle`` (ZSET name -> ms: who waits for what
+comes), and the channels ``ns:{q}`` and ``ns:{q}:to:<consumer>``. While a reset removes logs there is also ``:emptied``,
+the former ``:state``. Beside all queues stands ``ns:routes`` (HASH pattern -> packed rule).
 Every move is one script of ``taskqueue/lua``; this module only turns values into arguments and replies into values.
 """
 
@@ -23,7 +23,7 @@ import msgpack
 from redis import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from ..broker import IN_DOUBT_AFTER_MS, UNLIMITED, Capacity, Exchange, Lease, Owner, Seen, Taken, Trimmed
+from ..broker import IN_DOUBT_AFTER_MS, UNLIMITED, Capacity, Exchange, Handed, Lease, Owner, Seen, Taken, Trimmed
 from ..commit import Outcome
 from ..durability import Durability
 from ..errors import ConfigError
@@ -205,11 +205,12 @@ class RedisBroker(Acts):
         want: int,
         room: int,
         keep: bool = False,
+        waits: bool = False,
         deadline: float,
     ) -> Exchange:
         """See Broker."""
         slow = max((round(item.verdict.slow * 1000) for item in settlements), default=0)
-        told: list[str | bytes | int] = [lease.consumer, lease.epoch, token, want, room, slow, int(keep)]
+        told: list[str | bytes | int] = [lease.consumer, lease.epoch, token, want, room, slow, int(keep), int(waits)]
         for item in settlements:
             verdict = item.verdict
             delay = round(verdict.delay * 1000)
@@ -218,11 +219,7 @@ class RedisBroker(Acts):
         answer, *said = await self.script("exchange", lease.queue, lambda: told, deadline=deadline)
         require_lease(answer, lease)
         stale, *given = said
-        reservations = [
-            Reservation(task_id.decode(errors="replace"), lease.queue, record, delivery, attempt, crashes)
-            for task_id, record, delivery, attempt, crashes in given
-        ]
-        return Exchange(reservations, [task_id.decode() for task_id in stale])
+        return Exchange([_reservation(lease.queue, *one) for one in given], [task_id.decode() for task_id in stale])
 
     async def due(self, queue: str, *, deadline: float) -> float | None:
         """See Broker."""
@@ -263,14 +260,16 @@ class RedisBroker(Acts):
         await self.command(change[0], f"{self._namespace}:routes", pattern, *change[1:], deadline=deadline)
 
     @asynccontextmanager
-    async def hints(self, queues: Sequence[str]) -> AsyncIterator[AsyncIterator[str]]:
+    async def hints(self, queues: Sequence[str], consumer: str) -> AsyncIterator[AsyncIterator[str]]:
         """See Broker. The stream ends with BrokerUnavailable when the connection does."""
         channels = {self.key(queue).encode(): queue for queue in queues}
+        late = {f"{self.key(queue)}:to:{consumer}".encode(): queue for queue in queues}
         with line_errors():
             connection = await connected(self._pool)
             try:
-                await connection.send_command("SUBSCRIBE", *channels, check_health=False)
-                yield _listen(connection, channels)
+                # Once the queue's own channel is heard of, what is handed over is heard too.
+                await connection.send_command("SUBSCRIBE", *late, *channels, check_health=False)
+                yield _listen(connection, channels, late)
             finally:
                 await connection.disconnect(nowait=True)
 
@@ -312,7 +311,18 @@ async def _all(calls: Sequence[Any]) -> list[Any]:
     return results
 
 
-async def _listen(connection: AbstractConnection, channels: dict[bytes, str]) -> AsyncIterator[str]:
+def _reservation(queue: str, task_id: bytes, record: bytes, *counts: int) -> Reservation:
+    return Reservation(task_id.decode(errors="replace"), queue, record, *counts)
+
+
+def _handed(queue: str, packed: bytes) -> Handed:
+    token, *given = msgpack.unpackb(packed, raw=True)
+    return Handed(queue, token.decode(), _reservation(queue, *given))
+
+
+async def _listen(
+    connection: AbstractConnection, channels: Mapping[bytes, str], late: Mapping[bytes, str]
+) -> AsyncIterator[str]:
     unanswered = False
     while True:
         try:
@@ -327,5 +337,7 @@ async def _listen(connection: AbstractConnection, channels: dict[bytes, str]) ->
             continue
         unanswered = False
         # A subscription that was just made counts too: what was published before it has been missed.
-        if kind in (b"message", b"subscribe"):
+        if kind == b"message" and channel in late:
+            yield _handed(late[channel], words[0])
+        elif kind in (b"message", b"subscribe") and channel in channels:
             yield Taken(channels[channel]) if words[0] == b"taken" else channels[channel]

@@ -5,6 +5,37 @@ local function give(id, task, record)
   reply[count + 2] = {id, record, task[DELIVERY], task[ATTEMPT], task[CRASHES]}
 end
 
+-- Returns the lines that are not empty, of the highest priority first: mostly it is one look for nine of them.
+local function lines_in_use()
+  if redis.call('EXISTS', unpack(others)) == 0 then return {base} end
+  local all = {unpack(others)}
+  table.insert(all, 6, base)
+  return all
+end
+
+-- Who has just heard that something waits need not come: this consumer has taken all there was.
+local function tell_others(count)
+  if count == 0 or redis.call('SCARD', base .. ':consumers') < 2 then return end
+  if redis.call('EXISTS', base, unpack(others)) == 0 then redis.call('PUBLISH', base, 'taken') end
+end
+
+-- A ghost is at rest now; any other task that is rightly somewhere else stays there.
+local function pass_over(id, task)
+  if task and is(task, GHOST) then
+    lay(task)
+    put(id, task)
+  elseif not task or task[STATE] == 'queued' then
+    set_aside(id, task)
+  end
+end
+
+-- Gives again what was handed to this consumer while it waited, and what it may not have heard of.
+local function give_handed(id)
+  local task, record = load(id), redis.call('HGET', RECORDS, id)
+  local held = task and task[HOLDER] == ARGV[1] and (task[STATE] == 'reserved' or task[STATE] == 'running')
+  if held and record then give(id, task, record) end
+end
+
 -- Returns ids and records of the first of these tasks, the front of a line: as many as may be given, and one more.
 local function fetch(ids)
   local first, sum = {}, bytes
@@ -27,7 +58,7 @@ local function serve(from, ids)
     more = spoilt < 100 and not (sound and count > 0 and bytes + #record > tonumber(ARGV[5]))
     if not more then break end
     if sound then
-      hand_over(id, task)
+      hand_over(id, task, ARGV[1])
       give(id, task, record)
     else
       pass_over(id, task)

@@ -20,6 +20,7 @@ if random ~= ARGV[2] then
   redis.call('HSET', me, 'epoch', epoch, 'host', ARGV[3], 'pid', ARGV[4], 'boot', ARGV[5], 'start', ARGV[6],
     'begins', ARGV[7], 'claimed', at, 'beat', 0, 'token', '', 'count', 0)
   redis.call('PERSIST', me)
+  wait_no_more(ARGV[1])
   redis.call('SADD', base .. ':consumers', ARGV[1])
 end
 local returned, left = give_back(ARGV[1], ARGV[7])

@@ -9,6 +9,7 @@ local number, random = string.match(owner[1] or '', '^(%d+)-(.*)$')
 if random ~= ARGV[2] then
   if owner[1] ~= ARGV[3] or (owner[2] or '') ~= ARGV[4] then return {0, 0} end
   redis.call('HSET', me, 'epoch', (number or 0) + 1 .. '-' .. ARGV[2], 'token', '', 'count', 0)
+  wait_no_more(ARGV[1])
 end
 local returned, left = give_back(ARGV[1], owner[3])
 if left == 0 then

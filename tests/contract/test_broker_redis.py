@@ -91,7 +91,7 @@ class TestFenced:
         (held,) = await reserve(broker, lease, token="t")
         await claimed(broker)
         before = everything(client)
-        arguments = ("one", lease.epoch, "t", 1, ROOM, 1000, 0)
+        arguments = ("one", lease.epoch, "t", 1, ROOM, 1000, 0, 0)
         assert call(client, "exchange", *arguments) == [b"FENCED"]
         ending = (held.id, 1, "complete", 0, 200, "", "", "", "")
         assert call(client, "exchange", *arguments, *ending) == [b"FENCED"]
@@ -298,7 +298,7 @@ class TestHints:
         broker = RedisBroker(private_server.url, namespace="taskqueue")
 
         async def listen() -> None:
-            async with broker.hints(["default"]) as hints:
+            async with broker.hints(["default"], "one") as hints:
                 assert await anext(hints) == "default"
                 if fault == "frozen":
                     private_server.pause()
@@ -313,7 +313,7 @@ class TestHints:
         self, broker: RedisBroker, client: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(redis_broker, "HINT_PING", 0.02)
-        async with broker.hints(["default"]) as hints:
+        async with broker.hints(["default"], "one") as hints:
             await anext(hints)
             before = _pings(client)
 
@@ -340,7 +340,7 @@ async def test_who_takes_all_there_was_tells_the_others(any_server: RedisServer)
         taken = await broker.exchange(lease, (), token=token, want=want, room=2**20, deadline=soon())
         return len(taken.reservations)
 
-    async with broker.hints(["default"]) as hints:
+    async with broker.hints(["default"], "one") as hints:
         assert await anext(hints) == "default"
         await broker.push("default", opaque_tasks(1), deadline=soon())
         assert await take(one, 1) == 1  # alone, so nobody has to know

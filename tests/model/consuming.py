@@ -1,6 +1,6 @@
 """The scripts that a consumer calls, and those who find one dead."""
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from tests.model.places import GHOST, HELD, MASTER, NORMAL, Places
 from tests.model.values import Task, Value, grouped, has, next_epoch, random_part
@@ -8,10 +8,17 @@ from tests.model.values import Task, Value, grouped, has, next_epoch, random_par
 GIVEN_BACK_AT_ONCE: Final = 200
 MOVED_AT_ONCE: Final = 100
 SPOILT_AT_ONCE: Final = 100
+LARGEST: Final = 65536
+CONSUMERS: Final = (b"one", b"two", b"three")
+# One that has left without a word: it may wait, and hears nothing.
+DEAF: Final = b"three"
 
 
 class Consuming(Places):
     """One method a script, with the same arguments and the same reply."""
+
+    may_wait: ClassVar[bool] = True
+    """Whether a consumer that finds nothing may be handed what comes later."""
 
     def _refusal(self, consumer: bytes, epoch: bytes) -> list[Any] | None:
         mine = self.leases.get(consumer, {}).get(b"epoch")
@@ -42,6 +49,7 @@ class Consuming(Places):
             names = (b"epoch", b"host", b"pid", b"boot", b"start", b"begins", b"claimed", b"beat", b"token", b"count")
             fields = (epoch, host, b"%d" % pid, boot, start, b"%d" % begins, b"%d" % self.now, b"0", b"", b"0")
             lease |= zip(names, fields, strict=True)
+            self._wait_no_more(consumer)
             self.expiring.discard(consumer)
             self.consumers.add(consumer)
         return [epoch, *self._return(consumer, begins=begins == 1)]
@@ -55,6 +63,7 @@ class Consuming(Places):
             if (epoch, lease.get(b"beat", b"")) != (epoch_found, beat_found):
                 return [0, 0]
             lease |= {b"epoch": next_epoch(epoch, random), b"token": b"", b"count": b"0"}
+            self._wait_no_more(consumer)
         returned, left = self._return(consumer, begins=lease.get(b"begins") == b"1")
         if not left:
             self.expiring.add(consumer)
@@ -99,6 +108,7 @@ class Consuming(Places):
     def leave(self, consumer: bytes, epoch: bytes) -> list[bytes]:
         if refusal := self._refusal(consumer, epoch):
             return refusal
+        self._wait_no_more(consumer)
         if not self.reserved[consumer]:
             del self.leases[consumer]
             self.consumers.discard(consumer)
@@ -126,25 +136,48 @@ class Consuming(Places):
     # ---- from the line to the consumer
 
     def exchange(  # as the script is called
-        self, consumer: bytes, epoch: bytes, token: bytes, count: int, room: int, slow: int, keep: int, *endings: Any
+        self,
+        consumer: bytes,
+        epoch: bytes,
+        token: bytes,
+        count: int,
+        room: int,
+        slow: int,
+        keep: int,
+        waits: int,
+        *endings: Any,
     ) -> list[Any]:
         if refusal := self._refusal(consumer, epoch):
             return refusal
         stale = self._settle(consumer, slow, keep, *endings)
-        return [b"OK", stale, *self._reserve(consumer, token, count, room)]
+        return [b"OK", stale, *self._reserve(consumer, token, count, room, waits=waits == 1)]
 
-    def _reserve(self, consumer: bytes, token: bytes, count: int, room: int) -> list[Any]:
+    def _reserve(self, consumer: bytes, token: bytes, count: int, room: int, *, waits: bool) -> list[Any]:
         lease, held = self.leases[consumer], self.reserved[consumer]
         known = lease.get(b"count", b"")
         repeated = int(known) if lease.get(b"token") == token and known.isdigit() else 0
         if repeated:
             given = [task_id for task_id in held[-repeated:] if self._load(task_id) and task_id in self.records]
         else:
-            given = self._take(consumer, self._allowed(count), room)
+            given = self._take(consumer, allowed := self._allowed(count), room, self._handed(consumer))
             lease |= {b"token": token, b"count": b"%d" % len(given)}
+            self._wait_no_more(consumer)
+            if self.may_wait and waits and not given and allowed > 0:
+                self.idle[consumer], lease[b"handed"] = self.now, b""
         if given and len(self.consumers) > 1 and not any(self.lines.values()):
             self._hints.append(b"taken")
         return [self._given(task_id) for task_id in given]
+
+    def _handed(self, consumer: bytes) -> list[bytes]:
+        """Return what was handed to a consumer while it waited, if it still has it."""
+        task_id = self.leases[consumer].get(b"handed", b"")
+        task = self._load(task_id)
+        mine = task and task.holder == consumer and task.state in HELD and task_id in self.records
+        return [task_id] if mine else []
+
+    def _wait_no_more(self, consumer: bytes) -> None:
+        self.idle.pop(consumer, None)
+        self.leases[consumer].pop(b"handed", None)
 
     def _allowed(self, count: int) -> int:
         if self.now < self.control.get(b"slowed", 0) or {b"paused", b"disabled"} & set(self.control):
@@ -156,9 +189,9 @@ class Consuming(Places):
         others = any(line for priority, line in self.lines.items() if priority != NORMAL)
         return [self.lines[priority] for priority in (range(9, -1, -1) if others else (NORMAL,))]
 
-    def _take(self, consumer: bytes, count: int, room: int) -> list[bytes]:
-        given: list[bytes] = []
-        spoilt = size = 0
+    def _take(self, consumer: bytes, count: int, room: int, handed: list[bytes]) -> list[bytes]:
+        given = handed
+        spoilt, size = 0, sum(len(self.records[task_id]) for task_id in handed)
         for line in self._lines_in_use():
             while line:
                 if len(given) >= count or spoilt >= SPOILT_AT_ONCE:

@@ -34,7 +34,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
     "a reset when nothing waits": [
         push(TASK),
         claim(b"one"),
-        Step(AT, "exchange", (b"one", b"1-c-one", b"token", 1, 100, 0, 0)),
+        Step(AT, "exchange", (b"one", b"1-c-one", b"token", 1, 100, 0, 0, 0)),
         Step(AT, "reset"),
         Step(AT, "forget"),
     ],
@@ -46,10 +46,10 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
     "a completed task whose record has gone": [
         push(TASK),
         claim(b"one"),
-        Step(AT, "exchange", (b"one", b"1-c-one", b"token", 1, 100, 0, 0)),
+        Step(AT, "exchange", (b"one", b"1-c-one", b"token", 1, 100, 0, 0, 0)),
         write(b"HDEL", b":records", b"id"),
         write(b"HSET", b":control", b"bytes", -5),
-        Step(AT, "exchange", (b"one", b"1-c-one", b"ending", 0, 0, 0, 0, b"id", 1, b"complete", 0, 200, *[b""] * 4)),
+        Step(AT, "exchange", (b"one", b"1-c-one", b"ending", 0, 0, 0, 0, 0, b"id", 1, b"complete", 0, 200, *[b""] * 4)),
     ],
     "a repeat when record or state have gone": [
         push(*(task(b"%d" % number) for number in range(3))),
@@ -92,7 +92,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
     "more to give back than one call does": [
         Step(AT, "push", commit(AT, 0, 0, *tasks(201))),
         claim(b"one"),
-        Step(AT, "exchange", (b"one", b"1-c-one", b"token", 201, 10**6, 0, 0)),
+        Step(AT, "exchange", (b"one", b"1-c-one", b"token", 201, 10**6, 0, 0, 0)),
         again(),
         again(),
     ],
@@ -100,20 +100,20 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
         Step(AT, "push", commit(AT, 0, 0, *tasks(5))),
         *(spoil(b"id-%d" % number, priority=priority) for number, priority in enumerate((-1, 10, 1.5, b"4", 9))),
         claim(b"one"),
-        Step(AT, "exchange", (b"one", b"1-c-one", b"token", 9, 1000, 0, 0)),
+        Step(AT, "exchange", (b"one", b"1-c-one", b"token", 9, 1000, 0, 0, 0)),
     ],
     "a limit over all consumers": [
         Step(AT, "push", commit(AT, 0, 0, *tasks(5))),
         claim(b"one"),
         claim(b"two"),
         Step(AT, "control", (b"limit", b"3")),
-        Step(AT, "exchange", (b"one", b"1-c-one", b"t1", 2, 100, 0, 0)),
-        Step(AT, "exchange", (b"two", b"1-c-two", b"t2", 5, 100, 0, 0)),
-        Step(AT, "exchange", (b"one", b"1-c-one", b"t3", 5, 100, 0, 0)),
-        Step(AT, "exchange", (b"two", b"1-c-two", b"ending", 0, 0, 0, 0, b"id-2", 1, b"complete", 0, 200, *[b""] * 4)),
-        Step(AT, "exchange", (b"two", b"1-c-two", b"t4", 5, 100, 0, 0)),
+        Step(AT, "exchange", (b"one", b"1-c-one", b"t1", 2, 100, 0, 0, 0)),
+        Step(AT, "exchange", (b"two", b"1-c-two", b"t2", 5, 100, 0, 0, 0)),
+        Step(AT, "exchange", (b"one", b"1-c-one", b"t3", 5, 100, 0, 0, 0)),
+        Step(AT, "exchange", (b"two", b"1-c-two", b"ending", 0, 0, 0, 0, 0, b"id-2", 1, b"complete", 0, 200, *[b""] * 4)),
+        Step(AT, "exchange", (b"two", b"1-c-two", b"t4", 5, 100, 0, 0, 0)),
         Step(AT, "control", (b"limit", b"")),
-        Step(AT, "exchange", (b"two", b"1-c-two", b"t5", 5, 100, 0, 0)),
+        Step(AT, "exchange", (b"two", b"1-c-two", b"t5", 5, 100, 0, 0, 0)),
     ],
     "a queue that is paused, then disabled, then closed": [
         push(TASK),
@@ -123,7 +123,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
             for word in (b"paused", b"disabled", b"closed")
             for step in (
                 Step(AT, "control", (word, b"1")),
-                Step(AT, "exchange", (b"one", b"1-c-one", b"t-" + word, 0 if word == b"closed" else 1, 100, 0, 0)),
+                Step(AT, "exchange", (b"one", b"1-c-one", b"t-" + word, 0 if word == b"closed" else 1, 100, 0, 0, 0)),
                 Step(AT, "push", commit(AT, 0, 0, b"new", *TASK[1:])),
                 claim(b"two"),
                 Step(AT, "control", (word, b"")),
@@ -156,11 +156,11 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
     "a promotion of what has failed for another reason": [
         push(TASK),
         claim(b"one"),
-        Step(AT, "exchange", (b"one", b"1-c-one", b"token", 1, 100, 0, 0)),
+        Step(AT, "exchange", (b"one", b"1-c-one", b"token", 1, 100, 0, 0, 0)),
         Step(
             AT,
             "exchange",
-            (b"one", b"1-c-one", b"ending", 0, 0, 0, 0, b"id", 1, b"fail", 0, 500, b"status", *[b""] * 3),
+            (b"one", b"1-c-one", b"ending", 0, 0, 0, 0, 0, b"id", 1, b"fail", 0, 500, b"status", *[b""] * 3),
         ),
         Step(AT, "promote", (b"id",)),
     ],
@@ -221,7 +221,7 @@ SEQUENCES: Final[dict[str, list[Step]]] = LOG_SEQUENCES | {
             AT,
             "exchange",
             (
-                *(b"one", b"1-c-one", b"t2", 0, 0, 0, 0),
+                *(b"one", b"1-c-one", b"t2", 0, 0, 0, 0, 0),
                 *(b"1", 1, b"release", 0, 500, b"status", b"", b"", b""),
                 *(b"2", 1, b"complete", 0, 200, b"status", b"", packed(b"4"), b""),
             ),
