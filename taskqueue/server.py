@@ -230,10 +230,12 @@ class TaskQueueServer:
         """
         free, now, self._kept = self._slots.free(), time.monotonic(), False
         promising = [line.lease.queue for line in self._lines if line.promising or now >= line.look_for_due]
-        if not (free and promising):
+        # Who has something to tell asks as well: it costs nothing, and a consumer waits only if it has asked.
+        asked = promising or [line.lease.queue for line in self._lines if line.settlements]
+        if not (free and asked):
             return {}
-        shares = {promising[0]: free} if len(promising) == 1 else self._strategy.share(free, promising)
-        self._kept = not any(shares.get(queue, 0) > 0 for queue in promising)
+        shares = {asked[0]: free} if len(asked) == 1 else self._strategy.share(free, asked)
+        self._kept = bool(promising) and not any(shares.get(queue, 0) > 0 for queue in promising)
         return shares
 
     async def _exchange(self, line: Line, want: int) -> None:

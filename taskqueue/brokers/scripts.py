@@ -21,7 +21,7 @@ _NEW: Final = (*_ALL, "_store")
 _OUT: Final = (*_ALL, "_drain")
 _END: Final = (*_NEW, "_drain", "_ends")
 PARTS: Final[dict[str, tuple[str, ...]]] = {
-    "push": (*_NEW, "_admit", "_together", "_idle", "_allowed", "_offer"),
+    "push": (*_NEW, "_admit", "_together", "_idle", "_lines", "_offer"),
     "prepare": (*_NEW, "_admit", "_together"),
     "retry": (*_NEW, "_acts"),
     "restart": (*_END, "_held", "_acts"),
@@ -38,7 +38,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "purge": _END,
     "withdraw": (*_END, "_acts"),
     "hasten": (*_OUT, "_acts"),
-    "exchange": (*_END, "_held", "_lease", "_idle", "_outcomes", "_letting", "_settle", "_allowed", "_serve"),
+    "exchange": (*_END, "_held", "_lease", "_idle", "_outcomes", "_letting", "_settle", "_lines", "_allowed", "_serve"),
     "beat": (*_OUT, "_lease"),
     "leave": (*_OUT, "_lease", "_idle"),
 }

@@ -30,10 +30,11 @@ local function pass_over(id, task)
 end
 
 -- Gives again what was handed to this consumer while it waited, and what it may not have heard of.
-local function give_handed(id)
-  local task, record = load(id), redis.call('HGET', RECORDS, id)
+local function give_again(id)
+  local task = load(id)
   local held = task and task[HOLDER] == ARGV[1] and (task[STATE] == 'reserved' or task[STATE] == 'running')
-  if held and record then give(id, task, record) end
+  local record = held and redis.call('HGET', RECORDS, id)
+  if record then give(id, task, record) end
 end
 
 -- Returns ids and records of the first of these tasks, the front of a line: as many as may be given, and one more.
@@ -59,6 +60,7 @@ local function serve(from, ids)
     if not more then break end
     if sound then
       hand_over(id, task, ARGV[1])
+      gather(arriving, 'LPUSH', reserved, id)
       give(id, task, record)
     else
       pass_over(id, task)

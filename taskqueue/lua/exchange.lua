@@ -10,13 +10,14 @@
 -- A repeat with the same token, after a lost reply, gives the same tasks again, and so does whatever comes after a task
 -- was handed over: its holder knows which it has. What cannot be run is set aside.
 local repeated = lease[2] == ARGV[3] and tonumber(lease[3]) or 0
+local handed = lease[4] and wait_no_more(ARGV[1], lease[2])
 reply[2] = settle(9, ARGV[6])
 for i = repeated - 1, 0, -1 do
   local id = redis.call('LINDEX', reserved, i)
   local task, record = id and load(id), id and redis.call('HGET', RECORDS, id)
   if task and record then give(id, task, record) end
 end
-if repeated == 0 and lease[4] then give_handed(lease[4]) end
+if handed then give_again(handed) end
 local room = repeated == 0 and allowed(tonumber(ARGV[4])) or 0
 for _, from in ipairs(lines_in_use()) do
   local more = count < room
@@ -30,10 +31,8 @@ end
 if repeated == 0 then
   redis.call('HSET', me, 'token', ARGV[3], 'count', count)
   if ARGV[8] == '1' and count == 0 and room > 0 then
-    redis.call('HSET', me, 'handed', '')
-    redis.call('ZADD', IDLE, at, ARGV[1])
-  elseif lease[4] then
-    wait_no_more(ARGV[1])
+    redis.call('HSET', me, 'waits', '1')
+    redis.call('ZADD', IDLE, at, ARGV[1] .. ':' .. ARGV[3])
   end
 end
 tell_others(count)

@@ -9,8 +9,7 @@ import msgpack
 import pytest
 
 from taskqueue.broker import Lease, Taken
-from taskqueue.brokers import redis as redis_broker
-from taskqueue.brokers import storing
+from taskqueue.brokers import hearing, storing
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import SCRIPTS
 from taskqueue.errors import BrokerUnavailable, ConfigError
@@ -294,7 +293,7 @@ class TestHints:
     async def test_hints_end_with_their_connection(
         self, private_server: RedisServer, monkeypatch: pytest.MonkeyPatch, fault: str
     ) -> None:
-        monkeypatch.setattr(redis_broker, "HINT_PING", 0.05 if fault == "frozen" else 60)
+        monkeypatch.setattr(hearing, "HINT_PING", 0.05 if fault == "frozen" else 60)
         broker = RedisBroker(private_server.url, namespace="taskqueue")
 
         async def listen() -> None:
@@ -312,7 +311,7 @@ class TestHints:
     async def test_silence_is_no_dead_line(
         self, broker: RedisBroker, client: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(redis_broker, "HINT_PING", 0.02)
+        monkeypatch.setattr(hearing, "HINT_PING", 0.02)
         async with broker.hints(["default"], "one") as hints:
             await anext(hints)
             before = _pings(client)

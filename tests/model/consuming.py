@@ -48,8 +48,8 @@ class Consuming(Places):
             epoch = next_epoch(epoch, random)
             names = (b"epoch", b"host", b"pid", b"boot", b"start", b"begins", b"claimed", b"beat", b"token", b"count")
             fields = (epoch, host, b"%d" % pid, boot, start, b"%d" % begins, b"%d" % self.now, b"0", b"", b"0")
-            lease |= zip(names, fields, strict=True)
             self._wait_no_more(consumer)
+            lease |= zip(names, fields, strict=True)
             self.expiring.discard(consumer)
             self.consumers.add(consumer)
         return [epoch, *self._return(consumer, begins=begins == 1)]
@@ -62,8 +62,8 @@ class Consuming(Places):
         if random_part(epoch) != random:
             if (epoch, lease.get(b"beat", b"")) != (epoch_found, beat_found):
                 return [0, 0]
-            lease |= {b"epoch": next_epoch(epoch, random), b"token": b"", b"count": b"0"}
             self._wait_no_more(consumer)
+            lease |= {b"epoch": next_epoch(epoch, random), b"token": b"", b"count": b"0"}
         returned, left = self._return(consumer, begins=lease.get(b"begins") == b"1")
         if not left:
             self.expiring.add(consumer)
@@ -149,40 +149,48 @@ class Consuming(Places):
     ) -> list[Any]:
         if refusal := self._refusal(consumer, epoch):
             return refusal
+        lease = self.leases[consumer]
+        known, told = lease.get(b"count", b""), lease.get(b"token")
+        handed = self._wait_no_more(consumer) if b"waits" in lease else None
         stale = self._settle(consumer, slow, keep, *endings)
-        return [b"OK", stale, *self._reserve(consumer, token, count, room, waits=waits == 1)]
+        again = [handed] if handed is not None and self._still_held(consumer, handed) else []
+        repeated = int(known) if told == token and known.isdigit() else 0
+        return [b"OK", stale, *self._reserve(consumer, token, count, room, again, repeated, waits=waits == 1)]
 
-    def _reserve(self, consumer: bytes, token: bytes, count: int, room: int, *, waits: bool) -> list[Any]:
+    def _reserve(
+        self, consumer: bytes, token: bytes, count: int, room: int, again: list[bytes], repeated: int, *, waits: bool
+    ) -> list[Any]:
         lease, held = self.leases[consumer], self.reserved[consumer]
-        known = lease.get(b"count", b"")
-        repeated = int(known) if lease.get(b"token") == token and known.isdigit() else 0
         if repeated:
-            given = [task_id for task_id in held[-repeated:] if self._load(task_id) and task_id in self.records]
+            given = [task_id for task_id in held[-repeated:] if self._load(task_id) and task_id in self.records] + again
         else:
-            given = self._take(consumer, allowed := self._allowed(count), room, self._handed(consumer))
+            given = self._take(consumer, allowed := self._allowed(count), room, again)
             lease |= {b"token": token, b"count": b"%d" % len(given)}
-            self._wait_no_more(consumer)
             if self.may_wait and waits and not given and allowed > 0:
-                self.idle[consumer], lease[b"handed"] = self.now, b""
+                self.idle[b"%s:%s" % (consumer, token)], lease[b"waits"] = self.now, b"1"
         if given and len(self.consumers) > 1 and not any(self.lines.values()):
             self._hints.append(b"taken")
         return [self._given(task_id) for task_id in given]
 
-    def _handed(self, consumer: bytes) -> list[bytes]:
-        """Return what was handed to a consumer while it waited, if it still has it."""
-        task_id = self.leases[consumer].get(b"handed", b"")
-        task = self._load(task_id)
-        mine = task and task.holder == consumer and task.state in HELD and task_id in self.records
-        return [task_id] if mine else []
+    def _wait_no_more(self, consumer: bytes) -> bytes | None:
+        """Return what was handed to a consumer while it waited, which is now among what it has reserved."""
+        lease = self.leases[consumer]
+        lease.pop(b"waits", None)
+        self.idle.pop(b"%s:%s" % (consumer, lease.get(b"token", b"")), None)
+        task_id = self.handed.pop(consumer, None)
+        if task_id is not None:
+            self.reserved[consumer].append(task_id)
+        return task_id
 
-    def _wait_no_more(self, consumer: bytes) -> None:
-        self.idle.pop(consumer, None)
-        self.leases[consumer].pop(b"handed", None)
+    def _still_held(self, consumer: bytes, task_id: bytes | None) -> bool:
+        task = self._load(task_id or b"")
+        mine = task and task.holder == consumer and task.state in HELD
+        return bool(mine) and task_id in self.records
 
     def _allowed(self, count: int) -> int:
         if self.now < self.control.get(b"slowed", 0) or {b"paused", b"disabled"} & set(self.control):
             return 0
-        held = sum(len(self.reserved[name]) for name in self.consumers)
+        held = len(self.handed) + sum(len(self.reserved[name]) for name in self.consumers)
         return min(count, self.control[b"limit"] - held) if b"limit" in self.control else count
 
     def _lines_in_use(self) -> list[list[bytes]]:
@@ -211,9 +219,12 @@ class Consuming(Places):
         return given
 
     def _hand_over(self, task_id: bytes, task: Task, consumer: bytes) -> None:
+        self._give_out(task_id, task, consumer)
+        self.reserved[consumer].append(task_id)
+
+    def _give_out(self, task_id: bytes, task: Task, consumer: bytes) -> None:
         task = task._replace(delivery=task.delivery + 1, attempt=task.attempt + 1, reserved=self.now, begun=0)
         self._save(task_id, task._replace(holder=consumer, token=b""), b"reserved")
-        self.reserved[consumer].append(task_id)
 
     def _pass_over(self, task_id: bytes, task: Task | None) -> None:
         if task and has(task, GHOST):

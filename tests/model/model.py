@@ -35,12 +35,12 @@ class Model(Consuming, Operating):
             alone = len(whole) == 1 and len(whole[0][3]) == 1
             if alone and (name := self._taker(task, self.records[task_id])):
                 handed.append(name)
-                self._hand_over(task_id, task, name)
+                self._give_out(task_id, task, name.rpartition(b":")[0])
             else:
                 self._enqueue(task_id, task)
 
         answers = [self._admit(placed, *commit) for commit in whole]
-        if b"OK" in answers and not (handed and self._told(*handed, whole[0][3][0][0])):
+        if b"OK" in answers and not (handed and self._told(handed[0], whole[0][3][0][0])):
             self._hint()
         return answers
 
@@ -71,25 +71,26 @@ class Model(Consuming, Operating):
         return b"OK"
 
     def _taker(self, task: Task, record: bytes) -> bytes | None:
-        """Return who may have this task at once, having waited longest."""
+        """Return who may have this task at once, having waited longest, with the token of its question."""
         if task.due > self.now or len(record) > LARGEST or not self.idle or any(self.lines.values()):
             return None
-        name = min(self.idle, key=lambda one: (self.idle[one], one))
-        return name if self._allowed(1) > 0 and b"token" in self.leases[name] else None
+        if b"limit" in self.control or self._allowed(1) < 1:
+            return None
+        return min(self.idle, key=lambda one: (self.idle[one], one))
 
-    def _told(self, name: bytes, task_id: bytes) -> bool:
+    def _told(self, waiting: bytes, task_id: bytes) -> bool:
         """Tell a consumer of the task that it was given; nobody listens to the name of who is deaf."""
-        lease, task = self.leases[name], self._load(task_id)
+        name, _, token = waiting.rpartition(b":")
+        task = self._load(task_id)
         assert task
-        del self.idle[name]
-        lease[b"handed"] = task_id
-        if name != DEAF:
-            self._hints.append((name, [lease[b"token"], *self._given(task_id)]))
-            return True
-        del lease[b"handed"]
-        self.reserved[name].remove(task_id)
-        self._enqueue(task_id, task._replace(attempt=0))
-        return False
+        del self.idle[waiting]
+        if name == DEAF:
+            self._enqueue(task_id, task._replace(attempt=0))
+            self.handed.pop(name, None)
+            return False
+        self.handed[name] = task_id
+        self._hints.append((name, [token, *self._given(task_id)]))
+        return True
 
     def promote(self, *ids: bytes) -> int:
         unknown = sum(self._load(task_id) is None for task_id in ids)
@@ -145,8 +146,8 @@ class Model(Consuming, Operating):
             self._write_lease(command, name, values)
         elif kind == b"reserved":
             self.reserved[name] = []
-        elif kind == b"marks":
-            self.marks[values[0]] = values[1]
+        elif kind in (b"marks", b"handed"):
+            getattr(self, kind.decode())[values[0]] = values[1]
         elif command == b"HDEL":
             (self.states if kind == b"state" else self.records).pop(values[0], None)
         else:

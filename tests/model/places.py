@@ -52,6 +52,7 @@ class Places:
         self.expiring: set[bytes] = set()
         self.consumers: set[bytes] = set()
         self.idle: dict[bytes, float] = {}
+        self.handed: dict[bytes, bytes] = {}
         self.control: dict[bytes, int] = {}
         self.emptied: dict[bytes, Task | bytes] = {}
 
@@ -64,6 +65,7 @@ class Places:
             b":marks": self.marks.copy(),
             b":consumers": self.consumers.copy(),
             b":idle": self.idle.copy(),
+            b":handed": self.handed.copy(),
             b":emptied": self.emptied.copy(),
             b":control": {name: b"%d" % value for name, value in self.control.items()},
         }

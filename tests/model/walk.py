@@ -298,8 +298,9 @@ class Walk:
         name, epoch = self._lease(*(name for name in CONSUMERS if ends and self._model.reserved.get(name)))
         room = self._one(0, 1, 3, 10, 11, 20, 22, 40, 10**6, 10**6, 10**6)
         waits = self._one(1, 1, 0)
-        endings = (self._one(*[0] * 14, 1, 1000), self._one(0, 1), waits, *self._endings(name)) if ends else (0, 0, waits)
-        return (name, epoch, self._token(name), self._size() if takes else 0, room, *endings)
+        slow, keep = (self._one(*[0] * 14, 1, 1000), self._one(0, 1)) if ends else (0, 0)
+        endings = self._endings(name) if ends else []
+        return (name, epoch, self._token(name), self._size() if takes else 0, room, slow, keep, waits, *endings)
 
     def _token(self, name: bytes) -> bytes:
         if self._random.random() < 0.7:
