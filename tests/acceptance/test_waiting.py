@@ -1,4 +1,4 @@
-"""A consumer that has found nothing is handed what comes: a message brings the task, one exchange tells how it ended."""
+"""A consumer that has found nothing is handed what comes: a message brings it, one exchange tells how it ended."""
 
 import asyncio
 import itertools
