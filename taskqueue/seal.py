@@ -27,7 +27,7 @@ def _cipher(keys: SubKeys, context: bytes) -> AESGCM:
 
 def _context(queue: str, task_id: str) -> bytes:
     # Neither a queue's name nor an id may hold a NUL, so two pairs cannot give one context.
-    return b"%s\0%s" % (queue.encode(), task_id.encode())
+    return f"{queue}\0{task_id}".encode()
 
 
 def seal(keyring: Keyring, task: Task, *, nonce: bytes) -> SealedTask:
@@ -43,8 +43,10 @@ def seal(keyring: Keyring, task: Task, *, nonce: bytes) -> SealedTask:
     record = b"".join((_VERSION, bytes.fromhex(keys.key_id), nonce, sealed))
     owner = "" if task.user_id is None else owner_index(keys, task.user_id)
     flags = (CHILD if task.child else 0) + (MASTER if task.master_status else 0) + (task.chosen << CHOSEN_SHIFT)
-    shown = (task.method, task.path, task.label, task.priority, owner, task.route, task.parent, flags)
-    return SealedTask(task.id, task.queue, record, task.due, *shown)
+    return SealedTask(
+        task.id, task.queue, record, task.due, task.method, task.path, task.label, task.priority, owner, task.route,
+        task.parent, flags,
+    )  # fmt: skip
 
 
 def seal_note(keyring: Keyring, queue: str, task_id: str, field: str, raw: bytes, *, nonce: bytes) -> bytes:
