@@ -36,12 +36,13 @@ def fast_init(frozen: type[T]) -> type[T]:
 
 
 def by_place(frozen: type[T], *names: str) -> Callable[..., T]:
-    """Return a function that makes instances of such a class from these fields, given in this order.
+    """Return a function that makes instances of such a class from these fields, or all of them, given in this order.
 
     Those that have defaults come last, and may be left out; all other fields have theirs. A call of the class that
     names some twenty fields takes three times as long. Raises TypeError if a field would be left without a value.
     """
     taken = {one.name: one for one in _taken(frozen)}
+    names = names or tuple(taken)
     if any(one.default is MISSING and one.name not in names for one in taken.values()):
         raise TypeError(f"{frozen.__name__}: every field without a default is needed")
     written = {name: name if name in names else f"_{name}" for name in taken}

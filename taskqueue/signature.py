@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 
 from .components import DIGEST, PREFIX, HeaderPairs, layout, refused
 from .errors import InvalidTask, SignatureError
-from .fast_init import fast_init
+from .fast_init import by_place, fast_init
 from .keys import Keyring, SubKeys, mac_sha256
 from .stamp import read, stamp
 
@@ -75,6 +75,9 @@ class Proof:
     content_digest: str | None
     manual: bool = False
     parent: str | None = None
+
+
+_proof_of: Final = by_place(Proof)
 
 
 def sign(
@@ -271,7 +274,7 @@ def _proof(
     # Only proved values get here; a value that cannot be read comes from a sender of another version.
     user_id, parent = index.get("x-task-user-id"), index.get("x-task-parent-id")
     try:
-        return Proof(
+        return _proof_of(
             values[index["x-task-id"]],
             values[index["x-task-queue"]],
             None if user_id is None else _decode_user(values[user_id]),

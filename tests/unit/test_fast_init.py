@@ -99,7 +99,7 @@ def test_a_function_makes_it_of_the_fields_by_place() -> None:
     made = by_place(Plain, "first", "third")
     assert made(1, (4,)) == Plain(1, third=(4,))
     assert made(1) == Plain(1)
-    assert by_place(Named, "first", "second")(1, "b") == Named(first=1, second="b")
+    assert by_place(Named)(1, "b") == Named(first=1, second="b")
     assert type(made(1)) is Plain
     with pytest.raises(FrozenInstanceError):
         made(1).first = 2  # type: ignore[misc]
