@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, TypedDict, Unpack
 
 from .defaults import NOTHING, Defaults, DefaultsByPath, check_priority, check_retries, check_timeout
 from .errors import BodyUnavailable, InvalidTask, UnknownQueue
-from .headers import caller_headers, check_size, copied_headers, merge_headers
+from .headers import caller_headers, check_size, copied_headers, merge_headers, with_one_cookie
 from .request import CURRENT, UNSET, Current, CurrentRequest, CurrentTask, Unset
 from .routes import NO_ROUTES, Routes, choose
 from .target import Limits, check_body, check_label, check_method, check_user_id, json_body, target_of
@@ -201,10 +201,10 @@ def _without_host(own: list[tuple[str, str]], host: str) -> tuple[list[tuple[str
 
 
 def _all_headers(
-    frame: Frame, own: Sequence[tuple[str, str]], *, content: bool, same_user: bool
+    frame: Frame, own: list[tuple[str, str]], *, content: bool, same_user: bool
 ) -> tuple[tuple[str, str], ...]:
     if frame.request is None:
-        return merge_headers((), own)
+        return tuple(with_one_cookie(own))
     # A task for somebody else must not carry this user's session.
     credentials = frame.request.credentials and same_user
     headers = merge_headers(copied_headers(frame.request.headers, content=content, credentials=credentials), own)
