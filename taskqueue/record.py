@@ -5,12 +5,13 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple, TypedDict, Unpack
 
-from .defaults import NOTHING, Defaults, DefaultsByPath, check_priority, check_retries, check_timeout
+from .defaults import NO_DEFAULTS, NOTHING, Defaults, DefaultsByPath, check_priority, check_retries, check_timeout
 from .errors import BodyUnavailable, InvalidTask, UnknownQueue
+from .fast_init import fast_init
 from .headers import caller_headers, check_size, copied_headers, merge_headers, with_one_cookie
 from .request import CURRENT, UNSET, Current, CurrentRequest, CurrentTask, Unset
 from .routes import NO_ROUTES, Routes, choose
@@ -49,6 +50,7 @@ class Options(TypedDict, total=False):
 _OPTIONS: Final = Options.__annotations__.keys()
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class Frame:
     """What a task takes from where it is added: the TaskQueue's rules, and the running request if there is one."""
@@ -57,7 +59,7 @@ class Frame:
     limits: Limits
     public: tuple[str, str]
     request: CurrentRequest | None
-    defaults: DefaultsByPath = field(default_factory=DefaultsByPath)
+    defaults: DefaultsByPath = NO_DEFAULTS
     routes: Routes = NO_ROUTES
 
 
