@@ -134,11 +134,10 @@ def copied_headers(headers: Iterable[tuple[str, str]], *, content: bool, credent
 
 def merge_headers(copied: Sequence[tuple[str, str]], own: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Return both lists as one, names in lower case; a copied header gives way to the caller's own of that name."""
-    if not copied:
-        return tuple(with_one_cookie([(name.lower(), value) for name, value in own]))
-    replaced = {name.lower() for name, _ in own}
-    kept = [(name.lower(), value) for name, value in copied if name.lower() not in replaced]
-    return tuple(with_one_cookie(kept + [(name.lower(), value) for name, value in own]))
+    mine = [(name.lower(), value) for name, value in own]
+    replaced = {name for name, _ in mine}
+    kept = [(lower, value) for name, value in copied if (lower := name.lower()) not in replaced]
+    return tuple(with_one_cookie(kept + mine))
 
 
 def check_size(headers: Iterable[tuple[str, str]], limits: Limits) -> None:
