@@ -9,7 +9,7 @@ from .delivery import SUSPECT_AFTER, Courier
 from .intake import Intake
 from .jobs import Jobs, given_back
 from .line import Line
-from .prefetch import Prefetch
+from .prefetch import Held, Prefetch
 from .task import Reservation, Settlement, Verdict
 
 BATCH_TASKS: Final = 100
@@ -125,8 +125,10 @@ class Slots:
             if time.monotonic() >= prefetch.stale_at:
                 self.give_back_held()
                 return
-            held = prefetch.pop()
-            self.jobs.start(self.group, held, self._courier.deliver(held.prepared))
+            self._start(prefetch.pop())
+
+    def _start(self, held: Held) -> None:
+        self.jobs.start(self.group, held, self._courier.deliver(held.prepared))
 
     def _end(self, line: Line, settlement: Settlement) -> None:
         """Note how a delivery ended."""
