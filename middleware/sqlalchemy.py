@@ -25,7 +25,7 @@ from ..middleware.sqlalchemy_outbox import metadata, outbox
 from ..producer import TaskQueue, captures
 from ..relay import Outbox, from_now
 from ..task import Task
-from ..transaction import Transaction, innermost, outermost
+from ..transaction import Ending, Transaction, innermost, outermost
 
 __all__ = ["bind", "metadata", "outbox"]
 
@@ -177,7 +177,7 @@ class _InOutbox(_OfSession):
             tasks = tq.finished_sync(entries, self.request)
             finished.extend(tasks if captures else tq.routed_without_sync(tasks))
 
-        with self._ending("vote", "voted") as entries:
+        with Ending(self, "vote", "voted") as entries:
             if not entries:
                 return
             self.wait(finish, finish_sync)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import Final, TypeAlias
 
 from .errors import SignatureError
@@ -37,6 +38,7 @@ _ONCE: Final = _ALWAYS.union(_WHEN_SENT, _OWN, ("x-task-user-id", "host"))
 _TASK_HEADER: Final = re.compile(r"x-task-[a-z0-9-]*[a-z0-9]")
 # A list of more than so many is a stranger's, and not remembered.
 MANY: Final = 64
+_NAME: Final = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +46,20 @@ class Layout:
     """What follows from a list of header names, for a signature.
 
     ``own``: the places of the headers that signing adds, by their names; ``missing``: what every delivery has, and is
-    not among these; ``components``: the names of all that is covered, in the profile's order, and ``listed``, the same
-    serialised; ``places``: where the headers of those stand that come after Content-Digest, in this order, and
+    not among these; ``listed``: the names of all that is covered, in the profile's order, serialised, and ``base``: see
+    ``base_of``; ``places``: where the headers of those stand, in this order, Content-Digest first if it is there, and
     ``index``: which of these each name is.
     """
 
     own: Mapping[str, int]
     missing: frozenset[str]
-    components: tuple[str, ...]
     listed: str
+    base: tuple[str, ...]
     places: tuple[int, ...]
     index: Mapping[str, int]
 
     def values(self, headers: HeaderPairs) -> list[str]:
-        """Return the values of the components that come after Content-Digest."""
+        """Return the values of the components that are headers."""
         return [headers[place][1].strip(" \t") for place in self.places]
 
     def added(self, headers: HeaderPairs, name: str) -> str:
@@ -71,7 +73,7 @@ def layout(headers: HeaderPairs) -> Layout:
 
     Raises SignatureError.
     """
-    names = tuple([name for name, _ in headers])
+    names = tuple(map(_NAME, headers))
     return _layout(names) if len(names) <= MANY else _layout.__wrapped__(names)
 
 
@@ -79,18 +81,24 @@ def layout(headers: HeaderPairs) -> Layout:
 def _layout(names: tuple[str, ...]) -> Layout:
     known = _known(names)
     task = sorted(name for name in known if name.startswith(PREFIX))
-    sent = (name for name in _WHEN_SENT if name in known)
-    said = tuple(name for name in (*task, "idempotency-key", *sent) if name in known)
+    said = tuple(name for name in (*task, "idempotency-key", *_WHEN_SENT) if name in known)
+    sent = (DIGEST, *said) if DIGEST in known else said
     components = (*_DERIVED, DIGEST, *said)
     listed = '" "'.join(components)
     return Layout(
         own={name: known[name] for name in _OWN if name in known},
         missing=_ALWAYS.difference(known),
-        components=components,
         listed=f'("{listed}")',
-        places=tuple(known[name] for name in said),
-        index={name: index for index, name in enumerate(said)},
+        base=base_of(components),
+        places=tuple(known[name] for name in sent),
+        index={name: index for index, name in enumerate(sent)},
     )
+
+
+def base_of(components: Sequence[str]) -> tuple[str, ...]:
+    """Return a signature base without its values: what stands before each of them, and after each an empty place."""
+    lines = (f'"{name}": ' for name in (*components, "@signature-params"))
+    return tuple(piece for number, line in enumerate(lines) for piece in ("\n" * (number > 0) + line, ""))
 
 
 def _known(names: tuple[str, ...]) -> Mapping[str, int]:

@@ -73,6 +73,9 @@ class DefaultsByPath:
         return self._table.of(target)
 
 
+NO_DEFAULTS: Final = DefaultsByPath()
+
+
 def _itself(view: View) -> View:
     return view
 

@@ -150,8 +150,12 @@ class Courier:
         self._tell(task, reservation, outcome, verdict, seconds, waited)
         if verdict.kind == "fail":
             self._failed(failed_task(reservation, task, verdict))
-        await self._keep_report(reservation, report_of(outcome, self._rules))
-        response = await self._kept_response(reservation, verdict, outcome)
+        report = report_of(outcome, self._rules)
+        if report is not None:
+            await self._keep_report(reservation, report)
+        response = b""
+        if verdict.kind != "complete" or self._keep or self._files:  # of most answers nothing is kept
+            response = await self._kept_response(reservation, verdict, outcome)
         settlement = Settlement(reservation.id, reservation.delivery, verdict, response)
         return self._followed(settlement, task) if task.on_success or task.on_failure else settlement
 
@@ -180,10 +184,8 @@ class Courier:
         nonce = os.urandom(NONCE_BYTES)
         return seal_response(self._keyring, reservation.queue, reservation.id, response, nonce=nonce)
 
-    async def _keep_report(self, reservation: Reservation, report: Report | None) -> None:
-        """Keep in the task's log what its answer reports, if it does, while the delivery is still under way."""
-        if report is None:
-            return
+    async def _keep_report(self, reservation: Reservation, report: Report) -> None:
+        """Keep in the task's log what its answer reports, while the delivery is still under way."""
         queue, task_id, nonce = reservation.queue, reservation.id, os.urandom(NONCE_BYTES)
         fields = {"report": seal_note(self._keyring, queue, task_id, "report", report.encode(), nonce=nonce)}
         deadline = time.monotonic() + CALL_DEADLINE
@@ -231,9 +233,11 @@ class Courier:
     def _note(
         self, reservation: Reservation, task: Task | None, verdict: Verdict, waited: float | None, ran: float | None
     ) -> None:
-        first = reservation.attempt == 1
-        shown = (task.method, task.path, task.label, task.route) if task else ("", "", "", "")
-        ended = EndedTask(reservation.id, *shown, verdict.status, reservation.attempt)
+        first, attempt, status = reservation.attempt == 1, reservation.attempt, verdict.status
+        if task is None:
+            ended = EndedTask(reservation.id, "", "", "", "", status, attempt)
+        else:
+            ended = EndedTask(reservation.id, task.method, task.path, task.label, task.route, status, attempt)
         self.on_ended(Ending(reservation.queue, verdict.kind, verdict.reason, first, waited, ran, ended))
 
     def _decide(self, outcome: Outcome, reservation: Reservation, task: Task | None) -> Verdict:

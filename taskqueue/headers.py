@@ -46,6 +46,45 @@ def caller_headers(
     """
     if headers is None:
         return []
+    pairs = _plain_pairs(headers, limits) if type(headers) is dict else None
+    return _checked_pairs(headers, limits) if pairs is None else pairs
+
+
+def _plain_pairs(headers: dict[str, str], limits: Limits) -> list[tuple[str, str]] | None:
+    """Return the headers of a dict as most are, checked all at once; None if they need to be looked at one by one."""
+    names = _plain_names(tuple(headers))
+    if names is None:
+        return None
+    values = list(headers.values())
+    if {*map(type, values)} != {str}:
+        return None
+    # Where two spaces meet, one has begun or ended a value, or a value is empty, or it has two itself.
+    text = " ".join(("", *values, ""))
+    if "  " in text or not (text.isascii() and text.isprintable()):
+        return None
+    lower, size = names
+    if len(text) + size > limits.headers:
+        raise _too_large(len(text) + size, limits)
+    return list(zip(lower, values, strict=True))
+
+
+@lru_cache(maxsize=256)
+def _plain_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], int] | None:
+    """Return the names of a dict in lower case, and the size of its headers less that of its values joined by spaces.
+
+    None if there is something to be said of one of them, or if more than its characters matters of a value.
+    """
+    try:
+        lower = tuple([_checked_name(name) for name in names if isinstance(name, str)])
+    except InvalidTask:
+        return None
+    if len({*lower}) < len(names) or "host" in lower:
+        return None
+    return lower, sum(map(len, names)) + 4 * len(names) - (len(names) + 1)
+
+
+def _checked_pairs(headers: Mapping[str, str] | Iterable[tuple[str, str]], limits: Limits) -> list[tuple[str, str]]:
+    """Check these headers one by one, and return them."""
     spellings: dict[str, str] = {}
     pairs: list[tuple[str, str]] = []
     size = 0
@@ -90,16 +129,15 @@ def copied_headers(headers: Iterable[tuple[str, str]], *, content: bool, credent
         and (credentials or name not in _CREDENTIALS)
         and (value.isprintable() or not _UNSENDABLE.search(value))
     ]
-    return _with_one_cookie(kept)
+    return with_one_cookie(kept)
 
 
 def merge_headers(copied: Sequence[tuple[str, str]], own: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Return both lists as one, names in lower case; a copied header gives way to the caller's own of that name."""
-    if not copied:
-        return tuple(_with_one_cookie([(name.lower(), value) for name, value in own]))
-    replaced = {name.lower() for name, _ in own}
-    kept = [(name.lower(), value) for name, value in copied if name.lower() not in replaced]
-    return tuple(_with_one_cookie(kept + [(name.lower(), value) for name, value in own]))
+    mine = [(name.lower(), value) for name, value in own]
+    replaced = {name for name, _ in mine}
+    kept = [(lower, value) for name, value in copied if (lower := name.lower()) not in replaced]
+    return tuple(with_one_cookie(kept + mine))
 
 
 def check_size(headers: Iterable[tuple[str, str]], limits: Limits) -> None:
@@ -183,7 +221,7 @@ def _known_name(name: str) -> tuple[str, bool]:
     return lower, not of_this_exchange and not lower.startswith((*_OURS, "if-", "signature"))
 
 
-def _with_one_cookie(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def with_one_cookie(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return the headers with all cookies in the first cookie line: HTTP/2 splits them, HTTP/1.1 allows one line."""
     cookies = [value for name, value in headers if name == "cookie" and value]
     if len(cookies) < 2:

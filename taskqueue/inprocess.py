@@ -8,6 +8,7 @@ application is served on a private unix socket, because it cannot be called with
 import asyncio
 import functools
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -26,6 +27,7 @@ from .policy import TIMEOUT, Answered, Broken, Outcome
 from .replay import Delivery, HttpReplayer, Replay, request_headers
 from .request import HANDOVER, Handover
 from .signature import Proof
+from .timeouts import Timeouts
 
 if TYPE_CHECKING:
     from a2wsgi.wsgi_typing import WSGIApp
@@ -64,6 +66,7 @@ class AsgiReplayer:
         waited for, then a time-out.
         """
         self._app, self._started, self._cancellable = app, started, cancellable
+        self._timeouts = Timeouts()
         self._lifespan = Lifespan(app)
         self._state = self._lifespan.state if state is None else state
 
@@ -89,17 +92,17 @@ class AsgiReplayer:
         call = _Call(self._app, self._scope(delivery, handover), delivery)
         started = time.monotonic()
         raised = False
-        limit = asyncio.timeout(delivery.timeout if self._cancellable else None)
+        limit = self._timeouts.after(delivery.timeout if self._cancellable else math.inf)
         try:
-            async with limit:
+            with limit:
                 await call.run()
         except Exception:
             raised = True
-            if not limit.expired():
+            if not limit.expired:
                 # A server would log it, and here is none.
                 log.exception("task %s: the application raised", delivery.task.id)
         # A thread cannot be stopped: as long as it works its slot is taken, and only then it is a time-out.
-        if limit.expired() or (not self._cancellable and time.monotonic() - started > delivery.timeout):
+        if limit.expired or (not self._cancellable and time.monotonic() - started > delivery.timeout):
             return Broken(TIMEOUT)
         return Answered(
             status=500 if raised else call.status,

@@ -12,7 +12,7 @@ burn the queue; the consumer leaves that target alone for a while.
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from .fast_init import fast_init
 from .reporting import Report
@@ -54,6 +54,8 @@ VERSION: Final = "version"  # the record is of a newer version
 
 _BUSY_STATUSES: Final = frozenset((408, 409, 423, 425, 429))
 _PROXY_STATUSES: Final = frozenset((502, 503, 504))
+# One for each status: nearly every delivery ends as one of these.
+_SUCCESSES: Final = {status: Verdict("complete", status=status) for status in range(200, 300)}
 _LARGEST_DOUBLING: Final = 64  # beyond it the ceiling is reached whatever the setting; keeps the float finite
 
 
@@ -152,9 +154,7 @@ def decide(
             return unproved or _judge_answer(outcome, retrying, anonymous=anonymous)
 
 
-@fast_init
-@dataclass(frozen=True, slots=True)
-class _Retrying:
+class _Retrying(NamedTuple):
     """Whether and when this attempt may be followed by another."""
 
     attempt: int
@@ -214,8 +214,8 @@ def report_of(outcome: Outcome | None, rules: Rules) -> Report | None:
 
 def _judge_status(answer: Answered, retrying: _Retrying, *, anonymous: bool) -> Verdict:
     status = answer.status
-    if 200 <= status <= 299:
-        return Verdict("complete", status=status)
+    if status in _SUCCESSES:
+        return _SUCCESSES[status]
     if status in (302, 303) and (anonymous or answer.logged_in):
         # A form that succeeds answers like this; without its user it would be the way to the login page.
         return Verdict("complete", REDIRECTED, status)

@@ -5,13 +5,14 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple, TypedDict, Unpack
 
-from .defaults import NOTHING, Defaults, DefaultsByPath, check_priority, check_retries, check_timeout
+from .defaults import NO_DEFAULTS, NOTHING, Defaults, DefaultsByPath, check_priority, check_retries, check_timeout
 from .errors import BodyUnavailable, InvalidTask, UnknownQueue
-from .headers import caller_headers, check_size, copied_headers, merge_headers
+from .fast_init import fast_init
+from .headers import caller_headers, check_size, copied_headers, merge_headers, with_one_cookie
 from .request import CURRENT, UNSET, Current, CurrentRequest, CurrentTask, Unset
 from .routes import NO_ROUTES, Routes, choose
 from .target import Limits, check_body, check_label, check_method, check_user_id, json_body, target_of
@@ -49,6 +50,7 @@ class Options(TypedDict, total=False):
 _OPTIONS: Final = Options.__annotations__.keys()
 
 
+@fast_init
 @dataclass(frozen=True, slots=True)
 class Frame:
     """What a task takes from where it is added: the TaskQueue's rules, and the running request if there is one."""
@@ -57,7 +59,7 @@ class Frame:
     limits: Limits
     public: tuple[str, str]
     request: CurrentRequest | None
-    defaults: DefaultsByPath = field(default_factory=DefaultsByPath)
+    defaults: DefaultsByPath = NO_DEFAULTS
     routes: Routes = NO_ROUTES
 
 
@@ -201,10 +203,10 @@ def _without_host(own: list[tuple[str, str]], host: str) -> tuple[list[tuple[str
 
 
 def _all_headers(
-    frame: Frame, own: Sequence[tuple[str, str]], *, content: bool, same_user: bool
+    frame: Frame, own: list[tuple[str, str]], *, content: bool, same_user: bool
 ) -> tuple[tuple[str, str], ...]:
     if frame.request is None:
-        return merge_headers((), own)
+        return tuple(with_one_cookie(own))
     # A task for somebody else must not carry this user's session.
     credentials = frame.request.credentials and same_user
     headers = merge_headers(copied_headers(frame.request.headers, content=content, credentials=credentials), own)

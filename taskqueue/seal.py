@@ -12,6 +12,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from .errors import RecordError
+from .fast_init import by_place
 from .keys import Keyring, SubKeys, mac_sha256, owner_index
 from .task import CHILD, CHOSEN_SHIFT, MASTER, Response, SealedTask, Task
 
@@ -19,6 +20,7 @@ VERSION: Final = 1
 NONCE_BYTES: Final = 12
 _HEAD: Final = 1 + 4 + NONCE_BYTES
 _VERSION: Final = bytes((VERSION,))
+_sealed: Final = by_place(SealedTask)
 
 
 def _cipher(keys: SubKeys, context: bytes) -> AESGCM:
@@ -27,7 +29,7 @@ def _cipher(keys: SubKeys, context: bytes) -> AESGCM:
 
 def _context(queue: str, task_id: str) -> bytes:
     # Neither a queue's name nor an id may hold a NUL, so two pairs cannot give one context.
-    return b"%s\0%s" % (queue.encode(), task_id.encode())
+    return f"{queue}\0{task_id}".encode()
 
 
 def seal(keyring: Keyring, task: Task, *, nonce: bytes) -> SealedTask:
@@ -43,8 +45,10 @@ def seal(keyring: Keyring, task: Task, *, nonce: bytes) -> SealedTask:
     record = b"".join((_VERSION, bytes.fromhex(keys.key_id), nonce, sealed))
     owner = "" if task.user_id is None else owner_index(keys, task.user_id)
     flags = (CHILD if task.child else 0) + (MASTER if task.master_status else 0) + (task.chosen << CHOSEN_SHIFT)
-    shown = (task.method, task.path, task.label, task.priority, owner, task.route, task.parent, flags)
-    return SealedTask(task.id, task.queue, record, task.due, *shown)
+    return _sealed(
+        task.id, task.queue, record, task.due, task.method, task.path, task.label, task.priority, owner, task.route,
+        task.parent, flags,
+    )  # fmt: skip
 
 
 def seal_note(keyring: Keyring, queue: str, task_id: str, field: str, raw: bytes, *, nonce: bytes) -> bytes:

@@ -19,13 +19,12 @@ from binascii import b2a_base64
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 from urllib.parse import quote, unquote
 
 from .components import DIGEST, PREFIX, HeaderPairs, layout, refused
 from .errors import InvalidTask, SignatureError
-from .fast_init import fast_init
+from .fast_init import by_place, fast_init
 from .keys import Keyring, SubKeys, mac_sha256
 from .stamp import read, stamp
 
@@ -78,6 +77,9 @@ class Proof:
     parent: str | None = None
 
 
+_proof_of: Final = by_place(Proof)
+
+
 def sign(
     keys: SubKeys,
     *,
@@ -111,7 +113,7 @@ def sign(
         f';keyid="{keys.key_id}";alg="hmac-sha256";tag="{MANUAL_TAG if manual else TAG}"'
     )
     values = (*_derived(method, authority, target), digest, *shape.values(headers))
-    signature = _signature(keys.sign, signature_base(shape.components, values, params)).decode()
+    signature = _signature(keys.sign, signature_base(shape.base, values, params)).decode()
     return [("Content-Digest", digest), ("Signature-Input", f"{LABEL}={params}"), ("Signature", signature)]
 
 
@@ -148,9 +150,9 @@ def verify(
     created, expires, nonce, key_id, tag = match.groups()
     keys = keyring.find(key_id)
     secret, raw = keys.sign if keys else _NO_KEY, given.encode("ascii", "backslashreplace")
-    digest, values, params = shape.added(headers, DIGEST), shape.values(headers), given_input[len(LABEL) + 1 :]
+    values, params = shape.values(headers), given_input[len(LABEL) + 1 :]
     for target in targets:
-        base = signature_base(shape.components, (*_derived(method, authority, target), digest, *values), params)
+        base = signature_base(shape.base, (*_derived(method, authority, target), *values), params)
         if hmac.compare_digest(_signature(secret, base), raw) and keys and _is_canonical(target):
             break
     else:
@@ -159,7 +161,7 @@ def verify(
     manual = tag == MANUAL_TAG
     if manual and not allow_manual:
         raise SignatureError("manual", "a delivery made by hand; only a door with allow_manual=True lets those in")
-    return _proof(shape.index, values, key_id, nonce, target, digest, manual=manual)
+    return _proof(shape.index, values, key_id, nonce, target, manual=manual)
 
 
 def check_body(proof: Proof, body: bytes) -> None:
@@ -202,14 +204,14 @@ def delivery_headers(
     """
     return [
         ("X-Task-Id", task_id),
-        *([] if user_id is None else [("X-Task-User-Id", _encode_user(user_id))]),
+        *(() if user_id is None else (("X-Task-User-Id", _encode_user(user_id)),)),
         ("X-Task-Queue", queue),
         ("X-Task-Attempt", str(attempt)),
         ("X-Task-Delivery", str(delivery)),
         ("X-Task-Max-Attempts", str(max_attempts)),
         ("X-Task-Enqueued-At", stamp(enqueued_at)),
         ("X-Task-Deadline", stamp(deadline)),
-        *([("X-Task-Parent-Id", parent)] if parent else []),
+        *((("X-Task-Parent-Id", parent),) if parent else ()),
         ("Idempotency-Key", task_id),
     ]
 
@@ -219,28 +221,21 @@ def content_digest(body: bytes) -> str:
     return f"sha-256=:{b2a_base64(hashlib.sha256(body).digest(), newline=False).decode()}:"
 
 
-def signature_base(names: tuple[str, ...], values: Iterable[str], params: str) -> bytes:
-    """Return the bytes that are signed (RFC 9421, 2.5): these components with their values, and serialised parameters.
+def signature_base(base: Sequence[str], values: Iterable[str], params: str) -> bytes:
+    """Return the bytes that are signed (RFC 9421, 2.5): a base (see ``base_of``) with values and serialised parameters.
 
     Raises SignatureError if a value has a line break, which could pass for another component, or cannot be encoded.
     """
+    said = (*values, params)
+    pieces = list(base)
+    pieces[1::2] = said
     try:
-        pieces = list(_between(names))
-        pieces[1::2] = *values, params
-        base = "".join(pieces).encode("utf-8", "surrogateescape")
+        filled = "".join(pieces).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise refused("a covered value has a lone surrogate") from None
-    if base.count(b"\n") != len(names):
+    if "\n" in "".join(said):
         raise refused("a covered value has a line break")
-    return base
-
-
-# The same few lists come again and again; a stranger's are no longer than the server lets headers be.
-@lru_cache(maxsize=64)
-def _between(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what stands before each of the values, and after each an empty place for it."""
-    lines = (f'"{name}": ' for name in (*names, "@signature-params"))
-    return tuple(piece for number, line in enumerate(lines) for piece in ("\n" * (number > 0) + line, ""))
+    return filled
 
 
 def _signature(key: bytes, base: bytes) -> bytes:
@@ -274,19 +269,12 @@ def _check_clock(created: int, expires: int, now: float) -> None:
 
 
 def _proof(
-    index: Mapping[str, int],
-    values: Sequence[str],
-    key_id: str,
-    nonce: str,
-    target: str,
-    digest: str,
-    *,
-    manual: bool,
+    index: Mapping[str, int], values: Sequence[str], key_id: str, nonce: str, target: str, *, manual: bool
 ) -> Proof:
     # Only proved values get here; a value that cannot be read comes from a sender of another version.
     user_id, parent = index.get("x-task-user-id"), index.get("x-task-parent-id")
     try:
-        return Proof(
+        return _proof_of(
             values[index["x-task-id"]],
             values[index["x-task-queue"]],
             None if user_id is None else _decode_user(values[user_id]),
@@ -298,7 +286,7 @@ def _proof(
             key_id,
             nonce,
             target,
-            digest,
+            values[index[DIGEST]],
             manual,
             None if parent is None else values[parent],
         )

@@ -1,7 +1,6 @@
 """The slots of a consumer: what runs, what is held until one is free, and how much more may be taken."""
 
 import asyncio
-import functools
 import time
 from collections.abc import Callable, Collection
 from typing import Final
@@ -43,7 +42,7 @@ class Slots:
         self._courier, self._intake, self._limit, self._untold, self._wake = courier, intake, limit, untold, wake
         self._prefetch = Prefetch(courier.prepare)
         self._open, self._one_by_one = True, False
-        self.jobs: Final = Jobs()
+        self.jobs: Final = Jobs(self._end)
         self.group: Final = asyncio.TaskGroup()
         """In which the deliveries run."""
         self.shut_until = 0.0
@@ -119,22 +118,17 @@ class Slots:
 
     def fill(self) -> None:
         """Start what is held, as far as there are slots."""
-        self._prefetch.make_ready()
+        prefetch = self._prefetch
+        prefetch.make_ready()
         running = len(self.jobs)
-        for _ in range(min(len(self._prefetch), self._most() - running, self._intake.left(running))):
-            if time.monotonic() >= self._prefetch.stale_at:
+        for _ in range(min(len(prefetch), self._most() - running, self._intake.left(running))):
+            if time.monotonic() >= prefetch.stale_at:
                 self.give_back_held()
                 return
-            self._start(self._prefetch.pop())
+            self._start(prefetch.pop())
 
     def _start(self, held: Held) -> None:
-        self.jobs.start(
-            self.group,
-            held.prepared.reservation,
-            self._courier.deliver(held.prepared),
-            size=held.size,
-            ended=functools.partial(self._end, held.line),
-        )
+        self.jobs.start(self.group, held, self._courier.deliver(held.prepared))
 
     def _end(self, line: Line, settlement: Settlement) -> None:
         """Note how a delivery ended."""

@@ -22,8 +22,8 @@ METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _PATH_SAFE: Final = "/:@!$&'()*+,;="
 _FOREIGN_IN_PATH: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~/:@!$&'()*+,;=%]")
 _FOREIGN_IN_QUERY: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~/:@!$&'()*+,;=%?]")
-# Most paths: one letter and digit after the other, no dot segment. Nothing of it is written in another way.
-_PLAIN_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9\-._~:@!$&'()*+,;=]*)+")
+# Most paths: one letter and digit after the other. Without "/." none of it is written in another way.
+_PLAIN_PATH: Final = re.compile(r"(?!//)/[A-Za-z0-9\-._~/:@!$&'()*+,;=]*")
 _SCHEME: Final = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]*:")
 _UNSENDABLE: Final = re.compile(r"[\x00\ud800-\udfff]")  # NUL ends strings elsewhere; a lone surrogate is no text
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -56,6 +56,21 @@ def target_of(url: object, params: Mapping[str, object] | None, limits: Limits) 
     The result is ASCII: RFC 3986 characters only, no dot segment, no fragment, no lone ``?``; in the path each byte is
     written in one way only, so that it can be rebuilt from the decoded path. Raises InvalidTask.
     """
+    target = url if params is None and type(url) is str and _is_plain(url) else _canonical(url, params)
+    if len(target) > limits.target:
+        raise InvalidTask(
+            f"url: the target has {len(target)} bytes with its query, over the limit of {limits.target};"
+            " send the data as payload= or json= instead"
+        )
+    return target
+
+
+def _is_plain(path: str) -> bool:
+    """Tell whether nothing is to be said of a path, and it is its own canonical form; one with "/." may be too."""
+    return _PLAIN_PATH.fullmatch(path) is not None and "/." not in path
+
+
+def _canonical(url: object, params: Mapping[str, object] | None) -> str:
     path, query = _path_and_query(url)
     path = _canonical_path(path)
     flaw = _FOREIGN_IN_QUERY.search(query) if query else None
@@ -65,13 +80,7 @@ def target_of(url: object, params: Mapping[str, object] | None, limits: Limits) 
         raise InvalidTask(f"url: {_described(flaw)} is not allowed in a query (counted after the '?'); {remedy}")
     added = _encoded_params(params)
     query = f"{query}&{added}" if query and added else query or added
-    target = f"{path}?{query}" if query else path
-    if len(target) > limits.target:
-        raise InvalidTask(
-            f"url: the target has {len(target)} bytes with its query, over the limit of {limits.target};"
-            " send the data as payload= or json= instead"
-        )
-    return target
+    return f"{path}?{query}" if query else path
 
 
 def quote_path(decoded: bytes) -> str:
@@ -126,7 +135,7 @@ def _not_a_path(path: str, query: str) -> str:
 
 
 def _canonical_path(path: str) -> str:
-    if _PLAIN_PATH.fullmatch(path):
+    if _is_plain(path):
         return path
     flaw = _FOREIGN_IN_PATH.search(path)
     if flaw:
@@ -215,7 +224,9 @@ def check_method(method: str | None, has_body: bool) -> str:  # noqa: FBT001 - r
 
 def check_body(payload: object, limits: Limits) -> bytes:
     """Take bytes, bytearray, memoryview or str (sent as UTF-8) and return bytes. Raises InvalidTask for all else."""
-    if isinstance(payload, str):
+    if type(payload) is bytes:  # as most are
+        body = payload
+    elif isinstance(payload, str):
         body = _utf8("payload", payload)
     elif isinstance(payload, bytes | bytearray | memoryview):
         body = bytes(payload)

@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias
 import msgpack
 
 from .errors import RecordError
-from .fast_init import fast_init
+from .fast_init import by_place, fast_init
 
 StateName: TypeAlias = Literal[
     "prepared", "scheduled", "queued", "reserved", "running", "waiting", "completed", "failed", "cancelled", "archived"
@@ -134,10 +134,11 @@ class Task:
             self.on_success,
             self.on_failure,
         )
-        return bytes(msgpack.packb(fields))
+        packed: bytes = msgpack.Packer().pack(fields)
+        return packed
 
-    @classmethod
-    def decode(cls, task_id: str, queue: str, raw: bytes) -> "Task":
+    @staticmethod
+    def decode(task_id: str, queue: str, raw: bytes) -> "Task":
         """Take what ``encode`` made and return the task; raise RecordError (``format``) for anything else.
 
         Limits: 64 MiB in all, 16384 headers; no maps, no extension types, no trailing bytes, exactly the fields
@@ -152,30 +153,13 @@ class Task:
         except ValueError as error:
             kind = type(error).__name__
             raise RecordError("format", f"task {task_id}: the record is not msgpack ({kind})") from error
-        if not (isinstance(fields, tuple) and len(fields) in (_FIELDS_ONCE, len(_FIELD_TYPES))):
-            raise RecordError("format", f"task {task_id}: the record has not the fields of a task")
         # msgpack makes values of exactly these types; so a bool is no number here.
-        if tuple(map(type, fields)) not in _SHAPES:
-            name, value = next(
-                (name, value)
-                for (name, kinds), value in zip(_FIELD_TYPES.items(), fields, strict=False)
-                if type(value) not in kinds
-            )
-            raise RecordError("format", f"task {task_id}: {name} in the record is a {type(value).__name__}")
+        if not isinstance(fields, tuple) or tuple(map(type, fields)) not in _SHAPES:
+            raise RecordError("format", f"task {task_id}: {_misfit(fields)}")
         for pair in fields[4]:
             if not (type(pair) is tuple and len(pair) == 2 and type(pair[0]) is type(pair[1]) is str):
                 raise RecordError("format", f"task {task_id}: headers in the record are not pairs of text")
-        (
-            method, target, host, scheme, headers, body, user_id, created, expires, label, timeout, retry_max_count,
-            parent, route, child, master_status, on_success, on_failure,
-        ) = fields + _LATER_FIELDS[len(fields) - _FIELDS_ONCE :]  # fmt: skip
-        # By name, one by one: through a dict of them it takes twice as long.
-        return cls(
-            id=task_id, queue=queue, method=method, target=target, host=host, scheme=scheme, headers=headers, body=body,
-            user_id=user_id, created=created, expires=expires, label=label, timeout=timeout,
-            retry_max_count=retry_max_count, parent=parent, route=route, child=child, master_status=master_status,
-            on_success=on_success, on_failure=on_failure,
-        )  # fmt: skip
+        return _decoded(task_id, queue, *fields)
 
 
 _FIELD_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
@@ -198,13 +182,22 @@ _FIELD_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "on_success": (str,),
     "on_failure": (str,),
 }
-# Records of before there were parents and routes.
+# Records of before there were parents and routes, which have their defaults then.
 _FIELDS_ONCE: Final = 12
-_LATER_FIELDS: Final = ("", "", False, False, "", "")
 # The types that the fields of a record may have together: looked up at once.
 _SHAPES: Final = frozenset(
     shape[:count] for shape in product(*_FIELD_TYPES.values()) for count in (_FIELDS_ONCE, len(_FIELD_TYPES))
 )
+_decoded: Final = by_place(Task, "id", "queue", *_FIELD_TYPES)
+
+
+def _misfit(fields: object) -> str:
+    """Return what is wrong with fields of no known shape."""
+    if isinstance(fields, tuple) and len(fields) in (_FIELDS_ONCE, len(_FIELD_TYPES)):
+        for (name, kinds), value in zip(_FIELD_TYPES.items(), fields, strict=False):
+            if type(value) not in kinds:
+                return f"{name} in the record is a {type(value).__name__}"
+    return "the record has not the fields of a task"
 
 
 def _refuse_extension(code: int, _data: bytes) -> object:

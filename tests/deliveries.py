@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from taskqueue.components import HeaderPairs
+from taskqueue.components import HeaderPairs, base_of
 from taskqueue.errors import SignatureError
 from taskqueue.keys import Keyring, SubKeys, mac_sha256
 from taskqueue.signature import (
@@ -115,5 +115,5 @@ def forged_with(request: WireRequest, change: Callable[[str], str], key: bytes =
     path, _, query = request.target.partition("?")
     fields |= {"@method": request.method, "@authority": HOST, "@path": path, "@query": f"?{query}"}
     names = tuple(name.strip('"') for name in params[1 : params.index(")")].split(" "))
-    mac = mac_sha256(key, signature_base(names, [fields[name] for name in names], params))
+    mac = mac_sha256(key, signature_base(base_of(names), [fields[name] for name in names], params))
     return with_value(request, "Signature", lambda _: f"tq=:{b64encode(mac).decode()}:")

@@ -43,7 +43,7 @@ class Load(NamedTuple):
     bytes: int
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)  # without slots, so that what is as it mostly is need not be written
 class Call:
     """One script call (or plain command) under way.
 

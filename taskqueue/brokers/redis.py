@@ -68,7 +68,9 @@ class RedisBroker(Acts):
 
     @property
     def _link(self) -> Link:
-        loop = asyncio.get_running_loop()
+        return self._link_of(asyncio.get_running_loop())
+
+    def _link_of(self, loop: asyncio.AbstractEventLoop) -> Link:
         link = self._links.get(loop)
         if link is None:
             link = self._links[loop] = Link(self._pool, self._health, moves=self.moves)
@@ -91,13 +93,21 @@ class RedisBroker(Acts):
             return await self._link.call(SCRIPTS[name], [self.key(queue)], arguments, deadline=deadline, copies=copies)
 
     def _store(self, name: str, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> Outcome:
-        link, replicas = self._link, self._replicas
+        loop, replicas = asyncio.get_running_loop(), self._replicas
+        link, outcome = self._link_of(loop), Outcome(loop=loop)
         copies = Copies(replicas, b"OK") if replicas else None
         store = Store(
-            name, self.key(queue), tasks, deadline=deadline, capacity=self._capacity, copies=copies, clock=link
+            name,
+            self.key(queue),
+            tasks,
+            outcome=outcome,
+            deadline=deadline,
+            capacity=self._capacity,
+            copies=copies,
+            clock=link,
         )
         link.begin(store)
-        return store.outcome
+        return outcome
 
     def push(self, queue: str, tasks: Sequence[SealedTask], *, deadline: float) -> Outcome:
         """See Broker. What is pushed at once travels together."""

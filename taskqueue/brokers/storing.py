@@ -33,23 +33,22 @@ class Clock(Protocol):
 class Store(Call):
     """The tasks of one commit, to be pushed or prepared, all or none."""
 
-    __slots__ = ("_capacity", "_clock", "_tasks", "outcome")
-
     def __init__(
         self,
         name: str,
         key: str,
         tasks: Sequence[SealedTask],
         *,
+        outcome: Outcome,
         deadline: float,
         capacity: Capacity,
         copies: Copies | None,
         clock: Clock,
     ) -> None:
         """Take ``push`` or ``prepare``, the key of the queue, the tasks of one commit, and what it may hold then."""
-        load = Load(len(tasks), total_bytes(tasks))
-        self.outcome = Outcome()
-        super().__init__(SCRIPTS[name], (key,), deadline, self.outcome, tuple, copies, load)
+        self.command, self.keys, self.deadline = SCRIPTS[name], (key,), deadline
+        self.reply, self.copies = outcome, copies
+        self.load = Load(len(tasks), total_bytes(tasks))
         self._tasks, self._capacity, self._clock = tasks, capacity, clock
 
     def arguments(self) -> Arguments:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from taskqueue.fast_init import fast_init
+from taskqueue.fast_init import by_place, fast_init
 
 
 @fast_init
@@ -95,6 +95,24 @@ def test_a_subclass_may_have_more_room() -> None:
         made.first = 2  # type: ignore[misc]
 
 
+def test_a_function_makes_it_of_the_fields_by_place() -> None:
+    made = by_place(Plain, "first", "third")
+    assert made(1, (4,)) == Plain(1, third=(4,))
+    assert made(1) == Plain(1)
+    assert by_place(Named)(1, "b") == Named(first=1, second="b")
+    assert type(made(1)) is Plain
+    with pytest.raises(FrozenInstanceError):
+        made(1).first = 2  # type: ignore[misc]
+    for wrong in ((), (1, (4,), "b")):
+        with pytest.raises(TypeError, match="Plain"):
+            made(*wrong)
+
+
+def test_no_field_is_left_without_a_value() -> None:
+    with pytest.raises(TypeError, match="Plain: every field without a default is needed"):
+        by_place(Plain, "second")
+
+
 def test_what_does_more_than_to_take_its_fields_is_refused() -> None:
     @dataclass(frozen=True, slots=True)
     class Factory:
@@ -118,3 +136,5 @@ def test_what_does_more_than_to_take_its_fields_is_refused() -> None:
     for cls in (Factory, Counted, Checked, Roomy):
         with pytest.raises(TypeError, match=cls.__name__):
             fast_init(cls)
+        with pytest.raises(TypeError, match=cls.__name__):
+            by_place(cls, "first")

@@ -1,10 +1,12 @@
 """Which headers travel with a task, which do not, and who wins."""
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, MultiDict
 
@@ -79,6 +81,39 @@ def test_a_name_is_a_token_without_underscore(name: str) -> None:
     assert f"headers: {name!r} is no header name" in message
     assert ("write '-'" in message) == ("_" in name)
     assert "s3cret" not in message
+
+
+def outcome(headers: Mapping[Any, Any], limits: Limits) -> tuple[Any, Any]:
+    """Return what becomes of these headers, types included, or why they are refused."""
+    try:
+        pairs = caller_headers(headers, limits)
+    except InvalidTask as error:
+        return "refused", str(error)
+    return pairs, [(type(name), type(value)) for name, value in pairs]
+
+
+class Text(str):
+    """Text of a kind of its own, as members of an enumeration are."""
+
+    __slots__ = ()
+
+
+names_given = st.sampled_from(
+    ["X-A", "x-a", "Accept", "accept", "Host", "Cookie", "X_A", "TE", "Content-Type", Text("X-B"), "", "X A", 7, None]
+)
+values_given = (
+    st.sampled_from(["", "a", "a b", "a  b", " a", "a ", " ", "a\tb", "\t", "a\n", "ä", "\ud800", b"a", 7, None])
+    | st.text(alphabet=" \tab~", max_size=6)
+    | st.text(alphabet="ab", max_size=3).map(Text)
+)
+
+
+@given(st.dictionaries(names_given, values_given, max_size=4), st.integers(0, 40))
+@example({"Host": "a b"}, 0)
+@example({"X-A": "ä"}, 0)
+def test_a_dict_is_checked_all_at_once_with_the_outcome_of_any_other_mapping(headers: Any, limit: int) -> None:
+    for limits in (LIMITS, Limits(headers=limit)):
+        assert outcome(headers, limits) == outcome(MappingProxyType(headers), limits)
 
 
 REFUSED_NAMES = [

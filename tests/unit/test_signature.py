@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskqueue.components import HeaderPairs
+from taskqueue.components import HeaderPairs, base_of
 from taskqueue.errors import SignatureError
 from taskqueue.keys import mac_sha256
 from taskqueue.signature import Proof, content_digest, sign, signature_base
@@ -34,7 +34,7 @@ def test_the_example_of_the_rfc() -> None:
     key = b64decode("uzvJfB4u3N0Jy4T7NZ75MDVcr8zSTInedJtkgcu46YW4XByzNJjxBdtjUkdJPBtbmHhIDi6pcl8jsasjlTMtDQ==")
     params = '("date" "@authority" "content-type");created=1618884473;keyid="test-shared-secret"'
     base = signature_base(
-        ("date", "@authority", "content-type"),
+        base_of(("date", "@authority", "content-type")),
         ("Tue, 20 Apr 2021 02:07:55 GMT", "example.com", "application/json"),
         params,
     )

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from taskqueue import signature
+from taskqueue.components import base_of
 from taskqueue.errors import SignatureError
 from taskqueue.keys import Keyring, mac_sha256
 from taskqueue.signature import signature_base
@@ -181,9 +182,9 @@ def test_what_is_refused(request_altered: WireRequest, expected: str) -> None:
 def test_a_line_break_cannot_pass_for_another_component() -> None:
     """One value with a line break would be the base of two components: refused on both sides."""
     params = '("a" "b")'
-    assert signature_base(("a", "b"), ("1", "2"), params).count(b"\n") == 2
+    assert signature_base(base_of(("a", "b")), ("1", "2"), params).count(b"\n") == 2
     with pytest.raises(SignatureError, match="line break"):
-        signature_base(("a",), ('1\n"b": 2',), params)
+        signature_base(base_of(("a",)), ('1\n"b": 2',), params)
     with pytest.raises(SignatureError, match="line break"):
         signed(headers=(("Cookie", 'a\n"authorization": root'),))
 
