@@ -384,10 +384,14 @@ class TaskQueueServer:
     def _take_late(self, line: Line) -> None:
         """Start what was handed to this consumer while it waited."""
         reservation = line.take_late()
-        if reservation is not None:
-            self._poll = POLL_MIN
+        if reservation is None:
+            return
+        self._poll = POLL_MIN
+        if self._slots.free():
             self._slots.take(line, reservation, alone=self._slots.is_alone(1))
             self._slots.fill()
+        else:  # The slot that was kept for it has gone meanwhile.
+            self._slots.give_back(line, reservation)
 
 
 async def _awaited(awaitable: Awaitable[None]) -> None:

@@ -1,9 +1,4 @@
--- Stands before exchange: gives tasks to a consumer.
-local count, bytes, spoilt, reply = 0, 0, 0, {'OK'}
-local function give(id, task, record)
-  count, bytes = count + 1, bytes + #record
-  reply[count + 2] = {id, record, task[DELIVERY], task[ATTEMPT], task[CRASHES]}
-end
+-- Stands before exchange: gives tasks to a consumer, from the front of the lines.
 
 -- Returns the lines that are not empty, of the highest priority first: mostly it is one look for nine of them.
 local function lines_in_use()
@@ -11,30 +6,6 @@ local function lines_in_use()
   local all = {unpack(others)}
   table.insert(all, 6, base)
   return all
-end
-
--- Who has just heard that something waits need not come: this consumer has taken all there was.
-local function tell_others(count)
-  if count == 0 or redis.call('SCARD', base .. ':consumers') < 2 then return end
-  if redis.call('EXISTS', base, unpack(others)) == 0 then redis.call('PUBLISH', base, 'taken') end
-end
-
--- A ghost is at rest now; any other task that is rightly somewhere else stays there.
-local function pass_over(id, task)
-  if task and is(task, GHOST) then
-    lay(task)
-    put(id, task)
-  elseif not task or task[STATE] == 'queued' then
-    set_aside(id, task)
-  end
-end
-
--- Gives again what was handed to this consumer while it waited, and what it may not have heard of.
-local function give_again(id)
-  local task = load(id)
-  local held = task and task[HOLDER] == ARGV[1] and (task[STATE] == 'reserved' or task[STATE] == 'running')
-  local record = held and redis.call('HGET', RECORDS, id)
-  if record then give(id, task, record) end
 end
 
 -- Returns ids and records of the first of these tasks, the front of a line: as many as may be given, and one more.
