@@ -18,6 +18,8 @@ USER: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # Every connection: which database, whether it is alive, whether its server is the primary, and how late it is there.
 CONNECTION: Final = ("select", "ping", "role", "time")
 SCRIPTS: Final = ("evalsha", "eval")
+# Beside a queue's own: see Link, and how a consumer that waits is answered.
+CHANNELS: Final = ("", ":copied", ":to:*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ _STORING: Final = ("push", "prepare", *_DECIDING)
 _CONSUMING: Final = ("claim", "reclaim", "exchange", "beat", "leave", "due", "trim", *_DECIDING)
 _STORED: Final = (
     *("", ":p?", ":records", ":state", ":scheduled", ":prepared", ":failed", ":control", ":by:*", ":log:*"),
+    *(":idle", ":handed"),
 )
 # Whoever discards a child may thereby end its parent; and what is marked does not begin.
 _RUN: Final = (*_STORED, ":waiting", ":finished", ":marks")
@@ -85,6 +88,6 @@ def set_user(role: Role, user: str, password: str, *, namespace: str, queues: Se
     bases = [f"{namespace}:{{{queue}}}" for queue in queues or ["*"]]
     keys = [f"~{base}{ending}" for base in bases for ending in (role.keys or ("", ":*"))]
     keys.append(f"~{namespace}:routes")
-    channels = [f"&{base}{ending}" for base in bases for ending in ("", ":copied")] if role.channels else []
+    channels = [f"&{base}{ending}" for base in bases for ending in CHANNELS] if role.channels else []
     rights = [f"+{command}" for command in role.rights()]
     return " ".join(["ACL SETUSER", user, "reset", "on", f">{password}", *keys, *channels, *rights])

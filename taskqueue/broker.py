@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from .durability import Durability
@@ -92,6 +92,21 @@ class Taken(str):
     """A hint that somebody has taken all that waited in this queue."""
 
     __slots__ = ()
+
+
+class Handed(str):
+    """A hint that brings a task: the late answer to the exchange with this token, which had found nothing."""
+
+    __slots__ = ("reservation", "token")
+
+    def __new__(cls, queue: str, token: str, reservation: Reservation) -> Self:
+        """Take the queue, the token of the exchange, and what is reserved."""
+        made = super().__new__(cls, queue)
+        made.token, made.reservation = token, reservation
+        return made
+
+    token: str
+    reservation: Reservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +207,15 @@ class Broker(Protocol):
         want: int,
         room: int,
         keep: bool = False,
+        waits: bool = False,
         deadline: float,
     ) -> Exchange:
         """Settle these deliveries and reserve up to ``want`` tasks (``room`` bytes, one task at least if want > 0).
 
         The same ``token`` brings the same reservations again. ``keep``: the requests of tasks that complete stay in
-        their logs. Raises Fenced if the name was taken over.
+        their logs. ``waits``: if nothing is found, one task that comes later may be reserved for this consumer until
+        its next exchange, and it hears of that by a hint (``Handed``); the next exchange brings it again. A broker need
+        not do so. Raises Fenced if the name was taken over.
         """
         ...
 
@@ -212,10 +230,11 @@ class Broker(Protocol):
         """Forget what was kept long enough: at most ``most`` tasks, by (index, ms kept, number kept)."""
         ...
 
-    def hints(self, queues: Sequence[str]) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+    def hints(self, queues: Sequence[str], consumer: str) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         """Return a stream of queues in which something may be waiting. A hint may be missing; none is a promise.
 
-        One that is ``Taken`` says that what earlier hints spoke of has found its consumer.
+        One that is ``Taken`` says that what earlier hints spoke of has found its consumer; one that is ``Handed``
+        brings a task for this one (see ``exchange``).
         """
         ...
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from .broker import CALL_DEADLINE, Broker, Exchange, Lease
+from .broker import CALL_DEADLINE, Broker, Exchange, Handed, Lease
 from .errors import BrokerUnavailable, ConfigError
 from .retention import Retention
-from .task import Settlement
+from .task import Reservation, Settlement
 
 log = logging.getLogger("taskqueue.server")
 
@@ -34,7 +34,9 @@ class Line:
 
     ``promising``: something may wait there. ``unsure``: a reply was lost, so tasks may be reserved that nobody here
     knows of; the same token brings them. ``slowed``: the application wants to be left alone, and the broker has not
-    been told yet. ``look_later``: when it will be looked at because something was heard.
+    been told yet. ``look_later``: when it will be looked at because something was heard. ``waits``: the token of the
+    exchange that was answered last, if that found nothing and a task that comes later may be handed to this consumer as
+    a late answer; ``late``: such an answer; ``handed``: id and delivery of the one that was taken since.
     """
 
     lease: Lease
@@ -43,6 +45,9 @@ class Line:
     settlements: list[Settlement] = field(default_factory=list)
     promising: bool = True
     unsure: bool = False
+    waits: str = ""
+    late: Handed | None = None
+    handed: tuple[str, int] | None = None
     slowed: bool = False
     look_later: asyncio.TimerHandle | None = None
     look_for_due: float = 0.0
@@ -57,16 +62,19 @@ class Line:
         *,
         want: int,
         room: int,
+        waits: bool,
         deadline: float,
         poll_max: float,
     ) -> Exchange:
         """Tell the broker these and ask it for tasks; before, if it is time to look, have what is due queued.
 
+        ``waits``: whether this consumer may be handed what comes if there is nothing now.
+
         Raises BrokerUnavailable or Fenced.
         """
-        keep = self.retention.everything
+        self.waits, self.late, keep = "", None, self.retention.everything
         exchange = broker.exchange(
-            self.lease, settlements, token=self.token, want=want, room=room, keep=keep, deadline=deadline
+            self.lease, settlements, token=self.token, want=want, room=room, keep=keep, waits=waits, deadline=deadline
         )
         now = time.monotonic()
         if now < self.look_for_due:
@@ -80,6 +88,28 @@ class Line:
             raise wait
         self.look_for_due = now + (poll_max if wait is None else min(wait, poll_max))
         return taken
+
+    def answered(self, taken: Exchange, *, waits: bool) -> Sequence[Reservation]:
+        """Return what an exchange has brought that is not here yet; the next one has a token of its own.
+
+        ``waits``: whether this consumer waits now if it has brought nothing.
+        """
+        known, self.handed = self.handed, None
+        self.waits = self.token if waits and not taken.reservations else ""
+        self.token = secrets.token_hex(8)
+        return [one for one in taken.reservations if (one.id, one.delivery) != known]
+
+    def take_late(self) -> Reservation | None:
+        """Return the task in a late answer, if one has come to what this consumer waits for.
+
+        One to something else is left: it may have overtaken the answer to its own exchange. What is asked after a task
+        was handed over brings it in any case.
+        """
+        if self.late is None or self.late.token != self.waits:
+            return None
+        reservation, self.waits, self.late = self.late.reservation, "", None
+        self.handed = reservation.id, reservation.delivery
+        return reservation
 
     def hear(self, *, taken: bool, others: int, wake: Callable[[], None]) -> None:
         """Have this queue looked at, now; or, where other consumers have heard the same, a little later.

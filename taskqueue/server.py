@@ -9,13 +9,12 @@ name.
 import asyncio
 import logging
 import random
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from .absence import Absence
-from .broker import CALL_DEADLINE, Broker, Exchange, Lease, Taken
+from .broker import CALL_DEADLINE, Broker, Exchange, Handed, Lease, Taken
 from .delivery import Courier
 from .errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError
 from .hooks import FailedTask, OnFailed, tell
@@ -29,7 +28,7 @@ from .response_files import ResponseFiles
 from .retention import Retention
 from .slots import BATCH_TASKS, Slots
 from .strategy import Strategy, Weighted
-from .task import Settlement
+from .task import Reservation, Settlement
 
 log = logging.getLogger("taskqueue.server")
 
@@ -105,7 +104,7 @@ class TaskQueueServer:
         )  # fmt: skip
         self._signs.beats = self._membership.beats
         self._lines: list[Line] = []
-        self._paused = self._released = self._kept = False
+        self._paused = self._released = self._kept = self._listening = False
         self._poll = POLL_MIN
         self._stop_at: float | None = None
 
@@ -184,7 +183,7 @@ class TaskQueueServer:
     def _finished(self) -> bool:
         if self._stop_at is None or self._slots.jobs:
             return False
-        if not self._untold():
+        if not (self._untold() or any(line.waits for line in self._lines)):
             return True
         if time.monotonic() <= self._stop_at + LAST_WORDS:
             return False
@@ -212,7 +211,8 @@ class TaskQueueServer:
         free, shares = self._slots.free(), self._shares()
         for line in tuple(self._lines):
             want = max(0, min(shares.get(line.lease.queue, 0), self._slots.free()))
-            if want or line.settlements or line.unsure:
+            # A consumer that has no slot any more is not to be handed anything.
+            if want or line.settlements or line.unsure or (line.waits and not self._slots.free()):
                 await self._exchange(line, want)
             elif not free:
                 self._signs.progressed(time.monotonic())
@@ -230,19 +230,29 @@ class TaskQueueServer:
         """
         free, now, self._kept = self._slots.free(), time.monotonic(), False
         promising = [line.lease.queue for line in self._lines if line.promising or now >= line.look_for_due]
-        if not (free and promising):
+        # Who has something to tell asks as well: it costs nothing, and a consumer waits only if it has asked.
+        asked = promising or [line.lease.queue for line in self._lines if line.settlements]
+        if not (free and asked):
             return {}
-        shares = {promising[0]: free} if len(promising) == 1 else self._strategy.share(free, promising)
-        self._kept = not any(shares.get(queue, 0) > 0 for queue in promising)
+        shares = {asked[0]: free} if len(asked) == 1 else self._strategy.share(free, asked)
+        self._kept = bool(promising) and not any(shares.get(queue, 0) > 0 for queue in promising)
         return shares
 
     async def _exchange(self, line: Line, want: int) -> None:
         settlements = tuple(line.settlements[:BATCH_TASKS])  # no script may block the broker for long
         room = min(BATCH_BYTES, self._slots.room)
+        # One that waits keeps a slot for what may come, in each of its queues.
+        waits = self._listening and want > 0 and self._slots.free() >= len(self._lines)
         deadline = time.monotonic() + CALL_DEADLINE
         try:
             result = await line.exchange(
-                self._broker, settlements, want=want, room=room, deadline=deadline, poll_max=self._poll_max
+                self._broker,
+                settlements,
+                want=want,
+                room=room,
+                waits=waits,
+                deadline=deadline,
+                poll_max=self._poll_max,
             )
         except BrokerUnavailable as error:
             self._signs.unanswered()
@@ -254,20 +264,22 @@ class TaskQueueServer:
                 raise
             log.warning("%s: taking the name again", error)
             self._slots.give_back_held()  # Before the settlements go: what is held of this line is no longer ours.
-            line.settlements, line.unsure = [], False
+            line.settlements, line.unsure, line.handed = [], False, None
             for lease in await self._join(line.lease.queue):
                 line.lease = lease
             return
         self._absence.end()
         self._signs.progressed(time.monotonic())
-        self._answered(line, want, settlements, result)
+        self._answered(line, want, settlements, result, line.answered(result, waits=waits))
+        self._take_late(line)
 
-    def _answered(self, line: Line, want: int, settlements: Sequence[Settlement], result: Exchange) -> None:
-        """Go on with what the broker has said."""
+    def _answered(
+        self, line: Line, want: int, settlements: Sequence[Settlement], result: Exchange, fresh: Sequence[Reservation]
+    ) -> None:
+        """Go on with what the broker has said; ``fresh``: the tasks that were not here yet."""
         line.settlements, line.unsure = line.settlements[len(settlements) :], False
         if line.settlements:
             self._wake.set()
-        line.token = secrets.token_hex(8)
         if want:
             line.promising = bool(result.reservations)
         line.slowed = any(item.verdict.slow for item in line.settlements)
@@ -275,8 +287,8 @@ class TaskQueueServer:
             line.look_for_due = 0.0
         for task_id in result.stale:
             log.warning("task %s: ended too late, the delivery was no longer this consumer's", task_id)
-        alone = self._slots.is_alone(len(result.reservations))
-        for reservation in result.reservations:
+        alone = self._slots.is_alone(len(fresh))
+        for reservation in fresh:
             self._slots.take(line, reservation, alone=alone)
         # Not before the next exchange is on its way: so Redis works on that while these are opened and signed.
         asyncio.get_running_loop().call_soon(self._slots.fill)
@@ -350,15 +362,36 @@ class TaskQueueServer:
         """Turn hints into turns. Correctness never depends on it: the loop polls too."""
         while True:
             try:
-                async with self._broker.hints(self.queues) as hints:
+                async with self._broker.hints(self.queues, self.name) as hints:
                     async for queue in hints:
+                        self._listening = True
                         for line in self._lines:
                             if line.lease.queue == queue:
-                                others = self._membership.others.get(queue, 0)
-                                line.hear(taken=isinstance(queue, Taken), others=others, wake=self._wake.set)
+                                self._hear(line, queue)
             except (BrokerUnavailable, ConfigError) as error:
                 log.debug("no hints: %s", error)
+            self._listening = False
             await asyncio.sleep(LISTEN_AGAIN)
+
+    def _hear(self, line: Line, hint: str) -> None:
+        if isinstance(hint, Handed):
+            line.late = hint
+            self._take_late(line)
+        else:
+            others = self._membership.others.get(line.lease.queue, 0)
+            line.hear(taken=isinstance(hint, Taken), others=others, wake=self._wake.set)
+
+    def _take_late(self, line: Line) -> None:
+        """Start what was handed to this consumer while it waited."""
+        reservation = line.take_late()
+        if reservation is None:
+            return
+        self._poll = POLL_MIN
+        if self._slots.free():
+            self._slots.take(line, reservation, alone=self._slots.is_alone(1))
+            self._slots.fill()
+        else:  # The slot that was kept for it has gone meanwhile.
+            self._slots.give_back(line, reservation)
 
 
 async def _awaited(awaitable: Awaitable[None]) -> None:

@@ -114,7 +114,7 @@ class Slots:
         if suspect and not self._one_by_one:
             self.give_back_held()
             self._one_by_one = True
-        self._give_back(line, reservation)
+        self.give_back(line, reservation)
 
     def fill(self) -> None:
         """Start what is held, as far as there are slots."""
@@ -146,7 +146,8 @@ class Slots:
         if self._prefetch:
             self.fill()
 
-    def _give_back(self, line: Line, reservation: Reservation) -> None:
+    def give_back(self, line: Line, reservation: Reservation) -> None:
+        """Give a task back to the front of its line, unspent."""
         line.settlements.append(given_back(reservation, UNSTARTED))
         line.promising = True
         self._wake()
@@ -154,7 +155,7 @@ class Slots:
     def give_back_held(self) -> None:
         """Give back what is held and has not been started, unspent."""
         for line, reservation in self._prefetch.clear():
-            self._give_back(line, reservation)
+            self.give_back(line, reservation)
 
     def cancel(self, ids: Collection[str]) -> None:
         """End these tasks, as an operator has said; what is held ends when it is given back."""

@@ -48,6 +48,8 @@ class Queue:
     by: dict[bytes, dict[bytes, float]] = field(default_factory=dict)
     marks: set[bytes] = field(default_factory=set)
     ghosts: int = 0
+    idle: set[str] = field(default_factory=set)
+    handed: dict[str, bytes] = field(default_factory=dict)
 
     def ghost_ids(self) -> set[bytes]:
         """Return those that were withdrawn while in a line, where their ids still are."""
@@ -57,7 +59,10 @@ class Queue:
         """Return every place with the ids in it, the front of a line last."""
         found = {name: list(ids) for name, ids in self.indexes.items()}
         found |= {f"line:{priority}": ids for priority, ids in {NORMAL: self.waiting, **self.lines}.items()}
-        return found | {f"reserved:{name}": ids for name, ids in self.reserved.items()}
+        for name in {*self.reserved, *self.handed}:
+            handed = [self.handed[name]] if name in self.handed else []
+            found[f"reserved:{name}"] = [*self.reserved.get(name, ()), *handed]
+        return found
 
 
 def read_queues(client: Any, namespace: str) -> dict[str, Queue]:
@@ -92,8 +97,17 @@ def _read(client: Any, key: bytes, queue: Queue, kind: str, name: str | None) ->
         queue.weighed, queue.ghosts = (int(value or 0) for value in client.hmget(key, "bytes", "ghosts"))
     elif kind == "marks":
         queue.marks = set(client.hkeys(key))
-    elif kind == "consumers":
+    else:
+        _read_of_consumers(client, key, queue, kind)
+
+
+def _read_of_consumers(client: Any, key: bytes, queue: Queue, kind: str) -> None:
+    if kind == "consumers":
         queue.consumers = {member.decode() for member in client.smembers(key)}
+    elif kind == "idle":
+        queue.idle = {name.decode().partition(":")[0] for name in client.zrange(key, 0, -1)}
+    elif kind == "handed":
+        queue.handed = {name.decode(): task_id for name, task_id in client.hgetall(key).items()}
     else:
         raise AssertionError(f"a key outside the schema: {key!r}")
 
@@ -144,7 +158,8 @@ def _check_places(queue: Queue) -> None:
     assert set(seen) == set(queue.states), "places and states do not name the same tasks"
     assert queue.logs <= set(seen), "a log of no task"
     assert queue.consumers <= queue.leases, "a consumer without a lease"  # a dead one keeps its epoch for a day
-    assert set(queue.reserved) <= queue.consumers, "a reservation of no consumer"
+    assert {*queue.reserved, *queue.handed} <= queue.consumers, "a reservation of no consumer"
+    assert queue.idle <= queue.consumers, "somebody waits who is no consumer"
     for place, ids in places.items():
         kind, _, name = place.partition(":")
         allowed = {"line": {"queued"}, "reserved": {"reserved", "running"}, **PLACES}[kind]

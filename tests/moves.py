@@ -38,9 +38,12 @@ async def exchange(
     want: int = 1,
     room: int = ROOM,
     keep: bool = False,
+    waits: bool = False,
 ) -> Exchange:
     token = token or f"{random.getrandbits(64):x}"
-    return await broker.exchange(lease, settlements, token=token, want=want, room=room, keep=keep, deadline=soon())
+    return await broker.exchange(
+        lease, settlements, token=token, want=want, room=room, keep=keep, waits=waits, deadline=soon()
+    )
 
 
 async def reserve(

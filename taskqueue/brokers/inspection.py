@@ -102,12 +102,14 @@ class RedisInspector:
         return max((now - task.changed for task in first), default=0)
 
     async def _consumer(self, key: str, name: str, *, deadline: float) -> ConsumerInfo:
-        fields, holds = await self._ask(
+        fields, holds, handed = await self._ask(
             ("HMGET", f"{key}:consumer:{name}", "host", "pid", "claimed", "beat"),
             ("LLEN", f"{key}:reserved:{name}"),
+            ("HGET", f"{key}:handed", name),
             deadline=deadline,
         )
         host, pid, claimed, beat = fields
+        holds += handed is not None
         return ConsumerInfo(name, (host or b"").decode(), int(pid or 0), int(claimed or 0), holds, int(beat or 0))
 
     async def tasks(
@@ -179,7 +181,8 @@ class RedisInspector:
         lists: list[tuple[str | int, ...]] = [
             ("LRANGE", f"{key}:reserved:{name.decode()}", 0, offset + limit - 1) for name in sorted(names)
         ]
-        held = [task_id for ids in await self._ask(*lists, deadline=deadline) for task_id in ids]
+        handed, *reserved = await self._ask(("HGETALL", f"{key}:handed"), *lists, deadline=deadline)
+        held = [*handed[1::2], *(task_id for ids in reserved for task_id in ids)]
         return held[offset : offset + limit]
 
     async def _waiting(self, key: str, *, limit: int, offset: int, deadline: float) -> list[Any]:

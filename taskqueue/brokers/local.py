@@ -149,6 +149,7 @@ class LocalBroker:
         want: int,
         room: int,
         keep: bool = False,
+        waits: bool = False,  # noqa: ARG002  nobody is handed anything: a hint is heard as soon
         deadline: float,
     ) -> Exchange:
         """See Broker."""
@@ -169,7 +170,7 @@ class LocalBroker:
         return await self._call(queue, deadline, lambda line, at: line.trim(limits, most=most, at=at))
 
     @asynccontextmanager
-    async def hints(self, queues: Sequence[str]) -> AsyncIterator[AsyncIterator[str]]:
+    async def hints(self, queues: Sequence[str], consumer: str) -> AsyncIterator[AsyncIterator[str]]:  # noqa: ARG002
         """See Broker. The stream never ends."""
         store, ear = self._way.store, Ear(queues)
         store.listen(ear)

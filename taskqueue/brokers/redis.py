@@ -6,9 +6,10 @@ lines of other priorities, ``:p0`` to ``:p9`` (LISTs); ``:records`` (HASH id -> 
 ``:failed``, ``:cancelled``, ``:archived`` (ZSETs id -> ms), ``:by:owner:<index>``, ``:by:label:<label>``,
 ``:by:route:<route>`` (ZSETs id -> ms when added), ``:control`` (HASH), ``:marks`` (HASH id -> what a task under way is
 to end as), ``:log:<id>`` (HASH: deliveries that ended, what was done to it, what it said of itself),
-``:consumer:<name>`` (HASH: the lease), ``:consumers`` (SET of names), and the channel ``ns:{q}``. While a reset removes
-logs there is also ``:emptied``, the former ``:state``. Beside all queues stands ``ns:routes`` (HASH pattern -> packed
-rule).
+``:consumer:<name>`` (HASH: the lease), ``:consumers`` (SET of names), ``:idle`` (ZSET name:token -> ms: who waits),
+``:handed`` (HASH name -> id: what came for whom), and the channels ``ns:{q}`` and ``ns:{q}:to:<consumer>``. While a
+reset removes logs there is also ``:emptied``, the former ``:state``. Beside all queues stands ``ns:routes`` (HASH
+pattern -> packed rule).
 Every move is one script of ``taskqueue/lua``; this module only turns values into arguments and replies into values.
 """
 
@@ -21,17 +22,17 @@ from weakref import WeakKeyDictionary
 
 import msgpack
 from redis import Redis
-from redis.asyncio.connection import AbstractConnection
 
-from ..broker import IN_DOUBT_AFTER_MS, UNLIMITED, Capacity, Exchange, Lease, Owner, Seen, Taken, Trimmed
+from ..broker import IN_DOUBT_AFTER_MS, UNLIMITED, Capacity, Exchange, Lease, Owner, Seen, Trimmed
 from ..commit import Outcome
 from ..durability import Durability
 from ..errors import ConfigError
 from ..identity import Identity, own
-from ..task import Reservation, SealedTask, Settlement, TaskState
+from ..task import SealedTask, Settlement, TaskState
 from .acts import Acts
 from .calls import Arguments, Copies, Load
-from .connections import client_options, connected, pool_of, read
+from .connections import client_options, connected, pool_of
+from .hearing import Hearing, reservation
 from .inspection import RedisInspector, info_lines, lines, state_of
 from .link import Health, Link
 from .pulse import RedisPulse, require_lease
@@ -39,8 +40,8 @@ from .reasons import disabled, removed, taken
 from .refusals import line_errors, translated
 from .scripts import SCRIPTS
 from .storing import Store
+from .wire import Wire
 
-HINT_PING: Final = 4.0
 _ONE_START: Final = Load(1, 0)
 
 
@@ -215,11 +216,12 @@ class RedisBroker(Acts):
         want: int,
         room: int,
         keep: bool = False,
+        waits: bool = False,
         deadline: float,
     ) -> Exchange:
         """See Broker."""
         slow = max((round(item.verdict.slow * 1000) for item in settlements), default=0)
-        told: list[str | bytes | int] = [lease.consumer, lease.epoch, token, want, room, slow, int(keep)]
+        told: list[str | bytes | int] = [lease.consumer, lease.epoch, token, want, room, slow, int(keep), int(waits)]
         for item in settlements:
             verdict = item.verdict
             delay = round(verdict.delay * 1000)
@@ -228,11 +230,7 @@ class RedisBroker(Acts):
         answer, *said = await self.script("exchange", lease.queue, lambda: told, deadline=deadline)
         require_lease(answer, lease)
         stale, *given = said
-        reservations = [
-            Reservation(task_id.decode(errors="replace"), lease.queue, record, delivery, attempt, crashes)
-            for task_id, record, delivery, attempt, crashes in given
-        ]
-        return Exchange(reservations, [task_id.decode() for task_id in stale])
+        return Exchange([reservation(lease.queue, *one) for one in given], [task_id.decode() for task_id in stale])
 
     async def due(self, queue: str, *, deadline: float) -> float | None:
         """See Broker."""
@@ -273,16 +271,17 @@ class RedisBroker(Acts):
         await self.command(change[0], f"{self._namespace}:routes", pattern, *change[1:], deadline=deadline)
 
     @asynccontextmanager
-    async def hints(self, queues: Sequence[str]) -> AsyncIterator[AsyncIterator[str]]:
+    async def hints(self, queues: Sequence[str], consumer: str) -> AsyncIterator[AsyncIterator[str]]:
         """See Broker. The stream ends with BrokerUnavailable when the connection does."""
         channels = {self.key(queue).encode(): queue for queue in queues}
+        late = {f"{self.key(queue)}:to:{consumer}".encode(): queue for queue in queues}
+        hearing = Hearing(channels, late)
         with line_errors():
-            connection = await connected(self._pool)
+            wire = Wire(await connected(self._pool), hearing.say, hearing.say)
             try:
-                await connection.send_command("SUBSCRIBE", *channels, check_health=False)
-                yield _listen(connection, channels)
+                yield hearing.listen(wire)
             finally:
-                await connection.disconnect(nowait=True)
+                await wire.close(nowait=True)
 
     @property
     def trouble(self) -> str | None:
@@ -320,22 +319,3 @@ async def _all(calls: Sequence[Any]) -> list[Any]:
         if isinstance(result, BaseException):
             raise result
     return results
-
-
-async def _listen(connection: AbstractConnection, channels: dict[bytes, str]) -> AsyncIterator[str]:
-    unanswered = False
-    while True:
-        try:
-            async with asyncio.timeout(HINT_PING):
-                kind, channel, *words = await read(connection)
-        except TimeoutError:
-            # Silence is normal; silence after a PING is a line that is open at this end only.
-            if unanswered:
-                raise
-            unanswered = True
-            await connection.send_command("PING", check_health=False)
-            continue
-        unanswered = False
-        # A subscription that was just made counts too: what was published before it has been missed.
-        if kind in (b"message", b"subscribe"):
-            yield Taken(channels[channel]) if words[0] == b"taken" else channels[channel]

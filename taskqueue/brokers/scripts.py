@@ -21,7 +21,7 @@ _NEW: Final = (*_ALL, "_store")
 _OUT: Final = (*_ALL, "_drain")
 _END: Final = (*_NEW, "_drain", "_ends")
 PARTS: Final[dict[str, tuple[str, ...]]] = {
-    "push": (*_NEW, "_admit", "_together"),
+    "push": (*_NEW, "_admit", "_together", "_idle", "_lines", "_offer"),
     "prepare": (*_NEW, "_admit", "_together"),
     "retry": (*_NEW, "_acts"),
     "restart": (*_END, "_held", "_acts"),
@@ -32,15 +32,27 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "due": _END,
     "trim": _OUT,
     "reset": _OUT,
-    "claim": (*_END, "_held", "_return"),
-    "reclaim": (*_END, "_held", "_return"),
+    "claim": (*_END, "_held", "_idle", "_return"),
+    "reclaim": (*_END, "_held", "_idle", "_return"),
     "control": _ALL,
     "purge": _END,
     "withdraw": (*_END, "_acts"),
     "hasten": (*_OUT, "_acts"),
-    "exchange": (*_END, "_held", "_lease", "_outcomes", "_letting", "_settle", "_allowed", "_serve"),
+    "exchange": (
+        *_END,
+        "_held",
+        "_lease",
+        "_idle",
+        "_outcomes",
+        "_letting",
+        "_settle",
+        "_lines",
+        "_allowed",
+        "_giving",
+        "_serve",
+    ),
     "beat": (*_OUT, "_lease"),
-    "leave": (*_OUT, "_lease"),
+    "leave": (*_OUT, "_lease", "_idle"),
 }
 
 

@@ -1,8 +1,11 @@
--- Stands before exchange: gives tasks to a consumer.
-local count, bytes, spoilt, reply = 0, 0, 0, {'OK'}
-local function give(id, task, record)
-  count, bytes = count + 1, bytes + #record
-  reply[count + 2] = {id, record, task[DELIVERY], task[ATTEMPT], task[CRASHES]}
+-- Stands before exchange: gives tasks to a consumer, from the front of the lines.
+
+-- Returns the lines that are not empty, of the highest priority first: mostly it is one look for nine of them.
+local function lines_in_use()
+  if redis.call('EXISTS', unpack(others)) == 0 then return {base} end
+  local all = {unpack(others)}
+  table.insert(all, 6, base)
+  return all
 end
 
 -- Returns ids and records of the first of these tasks, the front of a line: as many as may be given, and one more.
@@ -27,7 +30,8 @@ local function serve(from, ids)
     more = spoilt < 100 and not (sound and count > 0 and bytes + #record > tonumber(ARGV[5]))
     if not more then break end
     if sound then
-      hand_over(id, task)
+      hand_over(id, task, ARGV[1])
+      gather(arriving, 'LPUSH', reserved, id)
       give(id, task, record)
     else
       pass_over(id, task)

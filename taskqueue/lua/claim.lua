@@ -10,13 +10,14 @@
 -- its data and counts from one again.
 local me = base .. ':consumer:' .. ARGV[1]
 if redis.call('HEXISTS', CONTROL, 'disabled') == 1 then return {'DISABLED'} end
-local owner = redis.call('HMGET', me, 'epoch', 'beat')
+local owner = redis.call('HMGET', me, 'epoch', 'beat', 'token')
 local epoch = owner[1] or ''
 local number, random = string.match(epoch, '^(%d+)-(.*)$')
 if random ~= ARGV[2] then
   local found = epoch == ARGV[8] and (owner[2] or '') == ARGV[9]
   if ARGV[8] ~= '*' and not found then return {'TAKEN'} end
   epoch = (number or 0) + 1 .. '-' .. ARGV[2]
+  wait_no_more(ARGV[1], owner[3] or '')
   redis.call('HSET', me, 'epoch', epoch, 'host', ARGV[3], 'pid', ARGV[4], 'boot', ARGV[5], 'start', ARGV[6],
     'begins', ARGV[7], 'claimed', at, 'beat', 0, 'token', '', 'count', 0)
   redis.call('PERSIST', me)

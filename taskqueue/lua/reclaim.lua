@@ -4,10 +4,11 @@
 -- returns {how many were given back, how many are left}: repeat with the same arguments until none is left;
 --         {0, 0} if the consumer has shown that it lives, or somebody else was quicker.
 local me = base .. ':consumer:' .. ARGV[1]
-local owner = redis.call('HMGET', me, 'epoch', 'beat', 'begins')
+local owner = redis.call('HMGET', me, 'epoch', 'beat', 'begins', 'token')
 local number, random = string.match(owner[1] or '', '^(%d+)-(.*)$')
 if random ~= ARGV[2] then
   if owner[1] ~= ARGV[3] or (owner[2] or '') ~= ARGV[4] then return {0, 0} end
+  wait_no_more(ARGV[1], owner[4] or '')
   redis.call('HSET', me, 'epoch', (number or 0) + 1 .. '-' .. ARGV[2], 'token', '', 'count', 0)
 end
 local returned, left = give_back(ARGV[1], owner[3])

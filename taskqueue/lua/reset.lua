@@ -11,5 +11,5 @@ if redis.call('EXISTS', STATES) == 1 then redis.call('RENAME', STATES, base .. '
 redis.call('HDEL', CONTROL, 'bytes', 'ghosts')
 for priority = 0, 9 do redis.call('UNLINK', line(priority)) end
 for _, index in pairs(INDEX) do redis.call('UNLINK', base .. index) end
-redis.call('UNLINK', RECORDS, base .. ':marks')
+redis.call('UNLINK', RECORDS, base .. ':marks', base .. ':handed')
 return 'OK'

@@ -9,6 +9,7 @@ local function stuck(id, task)
   if task[STATE] == 'scheduled' then return not redis.call('ZSCORE', base .. ':scheduled', id) end
   if task[STATE] ~= 'reserved' and task[STATE] ~= 'running' then return false end
   local served = redis.call('SISMEMBER', base .. ':consumers', task[HOLDER]) == 1
+  if redis.call('HGET', base .. ':handed', task[HOLDER]) == id then return false end
   return not (served and redis.call('LPOS', base .. ':reserved:' .. task[HOLDER], id))
 end
 local function restart(id, task)

@@ -177,7 +177,7 @@ class TestWholeJobs:
             assert await consumer.reclaim("default", dead, deadline=within()) == 1
             other = await _claim(consumer, "two")
             await consumer.leave(other, deadline=within())
-            async with consumer.hints(["default"]) as hints:
+            async with consumer.hints(["default"], "one") as hints:
                 assert await anext(hints) == "default"
             pulse.close()
         assert users.refused() == []

@@ -536,7 +536,7 @@ class TestLooking:
         assert await broker.get("default", "unknown", deadline=soon()) is None
 
     async def test_a_hint_comes_with_the_subscription_and_with_each_push(self, broker: Broker) -> None:
-        async with broker.hints(["default", "mail"]) as hints:
+        async with broker.hints(["default", "mail"], "one") as hints:
             assert {await anext(hints), await anext(hints)} == {"default", "mail"}
             await push(broker, opaque_tasks(1, queue="mail"), queue="mail")
             assert await anext(hints) == "mail"

@@ -9,8 +9,7 @@ import msgpack
 import pytest
 
 from taskqueue.broker import Lease, Taken
-from taskqueue.brokers import redis as redis_broker
-from taskqueue.brokers import storing
+from taskqueue.brokers import hearing, storing
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import SCRIPTS
 from taskqueue.errors import BrokerUnavailable, ConfigError
@@ -91,7 +90,7 @@ class TestFenced:
         (held,) = await reserve(broker, lease, token="t")
         await claimed(broker)
         before = everything(client)
-        arguments = ("one", lease.epoch, "t", 1, ROOM, 1000, 0)
+        arguments = ("one", lease.epoch, "t", 1, ROOM, 1000, 0, 0)
         assert call(client, "exchange", *arguments) == [b"FENCED"]
         ending = (held.id, 1, "complete", 0, 200, "", "", "", "")
         assert call(client, "exchange", *arguments, *ending) == [b"FENCED"]
@@ -294,11 +293,11 @@ class TestHints:
     async def test_hints_end_with_their_connection(
         self, private_server: RedisServer, monkeypatch: pytest.MonkeyPatch, fault: str
     ) -> None:
-        monkeypatch.setattr(redis_broker, "HINT_PING", 0.05 if fault == "frozen" else 60)
+        monkeypatch.setattr(hearing, "HINT_PING", 0.05 if fault == "frozen" else 60)
         broker = RedisBroker(private_server.url, namespace="taskqueue")
 
         async def listen() -> None:
-            async with broker.hints(["default"]) as hints:
+            async with broker.hints(["default"], "one") as hints:
                 assert await anext(hints) == "default"
                 if fault == "frozen":
                     private_server.pause()
@@ -312,8 +311,8 @@ class TestHints:
     async def test_silence_is_no_dead_line(
         self, broker: RedisBroker, client: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(redis_broker, "HINT_PING", 0.02)
-        async with broker.hints(["default"]) as hints:
+        monkeypatch.setattr(hearing, "HINT_PING", 0.02)
+        async with broker.hints(["default"], "one") as hints:
             await anext(hints)
             before = _pings(client)
 
@@ -340,7 +339,7 @@ async def test_who_takes_all_there_was_tells_the_others(any_server: RedisServer)
         taken = await broker.exchange(lease, (), token=token, want=want, room=2**20, deadline=soon())
         return len(taken.reservations)
 
-    async with broker.hints(["default"]) as hints:
+    async with broker.hints(["default"], "one") as hints:
         assert await anext(hints) == "default"
         await broker.push("default", opaque_tasks(1), deadline=soon())
         assert await take(one, 1) == 1  # alone, so nobody has to know

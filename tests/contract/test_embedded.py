@@ -188,7 +188,7 @@ async def test_what_it_took_is_there_after_a_stop(url: str) -> None:
 async def test_hints_and_reservations_come_as_from_any_redis(url: str) -> None:
     broker = connect(url, namespace="taskqueue")
     lease, _ = await broker.claim("default", "one", begins=True, deadline=soon())
-    async with broker.hints(["default"]) as hints:
+    async with broker.hints(["default"], "one") as hints:
         assert await anext(hints) == "default"  # subscribed
         await push(broker, "a")
         assert await anext(hints) == "default"
@@ -514,7 +514,7 @@ async def refusal(url: str) -> str:
     with pytest.raises(ConfigError) as refused:
         await size(broker)
     with pytest.raises(ConfigError, match="url: "):
-        async with broker.hints(["default"]):
+        async with broker.hints(["default"], "one"):
             pass
     await broker.aclose()
     return str(refused.value)

@@ -367,7 +367,7 @@ class TestFollowing:
     async def test_consumers_are_told(self, broker: Broker, lease: Lease) -> None:
         await push(broker, [opaque("first")])
         (held,) = await begun(broker, lease)
-        async with broker.hints(["default"]) as hints:
+        async with broker.hints(["default"], "one") as hints:
             assert await anext(hints) == "default"
             await settle(broker, lease, ended(held, on_success=opaque("good")))
             assert await anext(hints) == "default"

@@ -312,7 +312,7 @@ class TestConnectionOptions:
         broker = broker_at(url)
         await broker.push("default", opaque_tasks(1), deadline=within(10))
         assert await broker.size("default", deadline=within(10)) == 1
-        async with broker.hints(["default"]) as hints:
+        async with broker.hints(["default"], "one") as hints:
             assert await anext(hints) == "default"
         await broker.reset("default", deadline=within(10))
         await broker.aclose()
@@ -377,7 +377,7 @@ class TestConnectionOptions:
         private_server.client().config_set("requirepass", "secret")
         broker = broker_at(private_server.url)
         with pytest.raises(ConfigError, match="password"):
-            async with broker.hints(["default"]) as hints:
+            async with broker.hints(["default"], "one") as hints:
                 await anext(hints)
 
     async def test_a_database_that_does_not_exist_is_refused_at_once(self, private_server: RedisServer) -> None:

@@ -88,14 +88,14 @@ class TestThreadsAndLoops:
             hear(ear, queue)
 
         monkeypatch.setattr(Ear, "_hear", noted)
-        async with broker.hints(["default"]) as hints:
+        async with broker.hints(["default"], "one") as hints:
             assert await anext(hints) == "default"
             await asyncio.to_thread(lambda: asyncio.run(push(store.open(), opaque_tasks(1))))
             assert await anext(hints) == "default"
         assert heard_in == [threading.get_ident()]
 
     async def test_a_listener_hears_of_its_own_queues_alone(self, broker: Broker) -> None:
-        async with broker.hints(["default"]) as hints:
+        async with broker.hints(["default"], "one") as hints:
             await anext(hints)
             await push(broker, opaque_tasks(1, queue="mail"), queue="mail")
             await push(broker, opaque_tasks(1))
@@ -105,7 +105,7 @@ class TestThreadsAndLoops:
         self, broker: Broker, store: LocalStore
     ) -> None:
         loop = asyncio.new_event_loop()
-        listening = store.open().hints(["default"])
+        listening = store.open().hints(["default"], "one")
         await asyncio.to_thread(loop.run_until_complete, listening.__aenter__())
         loop.close()
         (pushed,) = await push(broker, opaque_tasks(1))

@@ -9,8 +9,7 @@ import pytest
 
 from taskqueue import membership as membership_module
 from taskqueue.broker import Beat, Broker, Lease, Owner
-from taskqueue.brokers import link
-from taskqueue.brokers import redis as redis_broker
+from taskqueue.brokers import hearing, link
 from taskqueue.brokers.pulse import RedisPulse
 from taskqueue.brokers.redis import RedisBroker
 from taskqueue.brokers.scripts import SCRIPTS
@@ -155,7 +154,7 @@ async def test_a_line_that_is_open_at_this_end_only_is_given_up_within_ten_secon
         broker, "one", lease=lease, patience=lambda: 60.0, begins=lambda: True, wake=Woken(), on_marked=lambda _: None
     )
     assert beats[0] <= lease / 2, "another beat must come in time"
-    assert max(beats[0], link.READ_TIMEOUT, 2 * redis_broker.HINT_PING) < 10
+    assert max(beats[0], link.READ_TIMEOUT, 2 * hearing.HINT_PING) < 10
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ class TestControl:
         await claimed(broker, "two")
 
     async def test_consumers_hear_of_it_at_once(self, broker: Broker) -> None:
-        async with broker.hints(["default"]) as hints:
+        async with broker.hints(["default"], "one") as hints:
             assert await anext(hints) == "default"  # the subscription itself
             await broker.control("default", {"paused": None}, deadline=soon())
             assert await anext(hints) == "default"

@@ -105,7 +105,7 @@ class TestFinding:
         pulse = broker.pulse(timeout=5)
         assert await asyncio.to_thread(pulse.beat, lease) == Beat(())
         pulse.close()
-        async with broker.hints(["default"]) as hints:
+        async with broker.hints(["default"], "one") as hints:
             assert await anext(hints) == "default"
         assert service_up.servers[0].client().llen(BASE) == 2
 

@@ -320,7 +320,7 @@ class TestHastening:
 
     async def test_its_consumers_are_told(self, broker: Broker) -> None:
         await push(broker, [opaque("id", due=-60_000)])
-        async with broker.hints(["default"]) as hints:
+        async with broker.hints(["default"], "one") as hints:
             assert await anext(hints) == "default"
             await broker.hasten("default", ["id"], actor=OPERATOR, deadline=soon())
             assert await anext(hints) == "default"

@@ -1,6 +1,6 @@
 """The scripts that a consumer calls, and those who find one dead."""
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from tests.model.places import GHOST, HELD, MASTER, NORMAL, Places
 from tests.model.values import Task, Value, grouped, has, next_epoch, random_part
@@ -8,10 +8,17 @@ from tests.model.values import Task, Value, grouped, has, next_epoch, random_par
 GIVEN_BACK_AT_ONCE: Final = 200
 MOVED_AT_ONCE: Final = 100
 SPOILT_AT_ONCE: Final = 100
+LARGEST: Final = 65536
+CONSUMERS: Final = (b"one", b"two", b"three")
+# One that has left without a word: it may wait, and hears nothing.
+DEAF: Final = b"three"
 
 
 class Consuming(Places):
     """One method a script, with the same arguments and the same reply."""
+
+    may_wait: ClassVar[bool] = True
+    """Whether a consumer that finds nothing may be handed what comes later."""
 
     def _refusal(self, consumer: bytes, epoch: bytes) -> list[Any] | None:
         mine = self.leases.get(consumer, {}).get(b"epoch")
@@ -41,6 +48,7 @@ class Consuming(Places):
             epoch = next_epoch(epoch, random)
             names = (b"epoch", b"host", b"pid", b"boot", b"start", b"begins", b"claimed", b"beat", b"token", b"count")
             fields = (epoch, host, b"%d" % pid, boot, start, b"%d" % begins, b"%d" % self.now, b"0", b"", b"0")
+            self._wait_no_more(consumer)
             lease |= zip(names, fields, strict=True)
             self.expiring.discard(consumer)
             self.consumers.add(consumer)
@@ -54,6 +62,7 @@ class Consuming(Places):
         if random_part(epoch) != random:
             if (epoch, lease.get(b"beat", b"")) != (epoch_found, beat_found):
                 return [0, 0]
+            self._wait_no_more(consumer)
             lease |= {b"epoch": next_epoch(epoch, random), b"token": b"", b"count": b"0"}
         returned, left = self._return(consumer, begins=lease.get(b"begins") == b"1")
         if not left:
@@ -99,6 +108,7 @@ class Consuming(Places):
     def leave(self, consumer: bytes, epoch: bytes) -> list[bytes]:
         if refusal := self._refusal(consumer, epoch):
             return refusal
+        self._wait_no_more(consumer)
         if not self.reserved[consumer]:
             del self.leases[consumer]
             self.consumers.discard(consumer)
@@ -126,39 +136,70 @@ class Consuming(Places):
     # ---- from the line to the consumer
 
     def exchange(  # as the script is called
-        self, consumer: bytes, epoch: bytes, token: bytes, count: int, room: int, slow: int, keep: int, *endings: Any
+        self,
+        consumer: bytes,
+        epoch: bytes,
+        token: bytes,
+        count: int,
+        room: int,
+        slow: int,
+        keep: int,
+        waits: int,
+        *endings: Any,
     ) -> list[Any]:
         if refusal := self._refusal(consumer, epoch):
             return refusal
+        lease = self.leases[consumer]
+        known, told = lease.get(b"count", b""), lease.get(b"token")
+        handed = self._wait_no_more(consumer) if b"waits" in lease else None
         stale = self._settle(consumer, slow, keep, *endings)
-        return [b"OK", stale, *self._reserve(consumer, token, count, room)]
+        again = [handed] if handed is not None and self._still_held(consumer, handed) else []
+        repeated = int(known) if told == token and known.isdigit() else 0
+        return [b"OK", stale, *self._reserve(consumer, token, count, room, again, repeated, waits=waits == 1)]
 
-    def _reserve(self, consumer: bytes, token: bytes, count: int, room: int) -> list[Any]:
+    def _reserve(
+        self, consumer: bytes, token: bytes, count: int, room: int, again: list[bytes], repeated: int, *, waits: bool
+    ) -> list[Any]:
         lease, held = self.leases[consumer], self.reserved[consumer]
-        known = lease.get(b"count", b"")
-        repeated = int(known) if lease.get(b"token") == token and known.isdigit() else 0
         if repeated:
-            given = [task_id for task_id in held[-repeated:] if self._load(task_id) and task_id in self.records]
+            given = [task_id for task_id in held[-repeated:] if self._load(task_id) and task_id in self.records] + again
         else:
-            given = self._take(consumer, self._allowed(count), room)
+            given = self._take(consumer, allowed := self._allowed(count), room, again)
             lease |= {b"token": token, b"count": b"%d" % len(given)}
+            if self.may_wait and waits and not given and allowed > 0:
+                self.idle[b"%s:%s" % (consumer, token)], lease[b"waits"] = self.now, b"1"
         if given and len(self.consumers) > 1 and not any(self.lines.values()):
             self._hints.append(b"taken")
         return [self._given(task_id) for task_id in given]
 
+    def _wait_no_more(self, consumer: bytes) -> bytes | None:
+        """Return what was handed to a consumer while it waited, which is now among what it has reserved."""
+        lease = self.leases[consumer]
+        lease.pop(b"waits", None)
+        self.idle.pop(b"%s:%s" % (consumer, lease.get(b"token", b"")), None)
+        task_id = self.handed.pop(consumer, None)
+        if task_id is not None:
+            self.reserved[consumer].append(task_id)
+        return task_id
+
+    def _still_held(self, consumer: bytes, task_id: bytes | None) -> bool:
+        task = self._load(task_id or b"")
+        mine = task and task.holder == consumer and task.state in HELD
+        return bool(mine) and task_id in self.records
+
     def _allowed(self, count: int) -> int:
         if self.now < self.control.get(b"slowed", 0) or {b"paused", b"disabled"} & set(self.control):
             return 0
-        held = sum(len(self.reserved[name]) for name in self.consumers)
+        held = len(self.handed) + sum(len(self.reserved[name]) for name in self.consumers)
         return min(count, self.control[b"limit"] - held) if b"limit" in self.control else count
 
     def _lines_in_use(self) -> list[list[bytes]]:
         others = any(line for priority, line in self.lines.items() if priority != NORMAL)
         return [self.lines[priority] for priority in (range(9, -1, -1) if others else (NORMAL,))]
 
-    def _take(self, consumer: bytes, count: int, room: int) -> list[bytes]:
-        given: list[bytes] = []
-        spoilt = size = 0
+    def _take(self, consumer: bytes, count: int, room: int, handed: list[bytes]) -> list[bytes]:
+        given = handed
+        spoilt, size = 0, sum(len(self.records[task_id]) for task_id in handed)
         for line in self._lines_in_use():
             while line:
                 if len(given) >= count or spoilt >= SPOILT_AT_ONCE:
@@ -178,9 +219,12 @@ class Consuming(Places):
         return given
 
     def _hand_over(self, task_id: bytes, task: Task, consumer: bytes) -> None:
+        self._give_out(task_id, task, consumer)
+        self.reserved[consumer].append(task_id)
+
+    def _give_out(self, task_id: bytes, task: Task, consumer: bytes) -> None:
         task = task._replace(delivery=task.delivery + 1, attempt=task.attempt + 1, reserved=self.now, begun=0)
         self._save(task_id, task._replace(holder=consumer, token=b""), b"reserved")
-        self.reserved[consumer].append(task_id)
 
     def _pass_over(self, task_id: bytes, task: Task | None) -> None:
         if task and has(task, GHOST):

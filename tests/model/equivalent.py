@@ -108,7 +108,7 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         "local number, random = string.match(owner[1] or 'other', '^(%d+)-(.*)$')",
     ): _NO_EPOCH,
     ("reclaim", "redis.call('PEXPIRE', me, 86400000)", "redis.call('PEXPIRE', me, (86400000 - 1))"): _DAY,
-    ("_allowed", "for priority = 9, 0, -1 do", "for priority = 9, (0 - 1), -1 do"): _NO_LINE,
+    ("_lines", "for priority = 9, 0, -1 do", "for priority = 9, (0 - 1), -1 do"): _NO_LINE,
     **{("_allowed", _SLOWED.format("0"), _SLOWED.format(other)): _LONG_AGO for other in ("1", "(0 - 1)")},
     (
         "_allowed",
@@ -148,7 +148,7 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         ("_drain", _FOUND.format("by[2]", ""), _FOUND.format(*other)): "from an index that there is not, nothing goes"
         for other in (("by[3]", ""), ("by[(2 - 1)]", ""), ("by[2]", "other"))
     },
-    ("exchange", _REPLY.format("8"), _REPLY.format("(8 - 1)")): _NINES,
+    ("exchange", _REPLY.format("9"), _REPLY.format("(9 - 1)")): _NINES,
     **{("exchange", _BATCH.format("100"), _BATCH.format(other)): _AT_ONCE for other in ("101", "(100 - 1)")},
     **{
         (script, line, line.replace("'cancelled'", "''")): _NOT_FAILED

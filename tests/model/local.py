@@ -25,8 +25,11 @@ _ANYBODY: Final = b"*"
 class InOneProcess(Model):
     """The model where no reply is ever lost: a start has no token, a reset no second half, and a zero is no key.
 
-    Nor are there ghosts: out of a line in memory any task is taken at once.
+    Nor are there ghosts: out of a line in memory any task is taken at once. And nobody is handed what comes later: a
+    hint is heard as soon.
     """
+
+    may_wait = False
 
     def _begin(self, task_id: bytes, delivery: int, token: bytes) -> int:
         task = self._load(task_id)
@@ -160,7 +163,16 @@ class Local:
         return int(self._queue.note(text(task_id), delivery, noted))
 
     def _exchange(  # as the script is called
-        self, consumer: bytes, epoch: bytes, token: bytes, count: int, room: int, slow: int, keep: int, *endings: Any
+        self,
+        consumer: bytes,
+        epoch: bytes,
+        token: bytes,
+        count: int,
+        room: int,
+        slow: int,
+        keep: int,
+        _waits: int,
+        *endings: Any,
     ) -> list[Any]:
         settlements = [
             Settlement(

@@ -406,7 +406,7 @@ MARKS: Final = {
         Step(AT, "begin", (b"1", 1, b"start")),
         withdraw(b"cancelled", b"1", forced=1),
         again(),
-        take(b"t3")._replace(arguments=(b"one", b"2-c-again", b"t3", 9, 10**6, 0, 0)),
+        take(b"t3")._replace(arguments=(b"one", b"2-c-again", b"t3", 9, 10**6, 0, 0, 0)),
         again(begins=0)._replace(arguments=(b"one", b"c-third", b"host", 1, b"boot", b"1", 0, b"*", b"")),
     ],
     "marks of another's, and none of a queue that was emptied": [

@@ -8,7 +8,7 @@ is modelled too.
 from collections.abc import Callable
 from typing import Any
 
-from tests.model.consuming import Consuming
+from tests.model.consuming import DEAF, LARGEST, Consuming
 from tests.model.operating import Operating
 from tests.model.places import EXPIRES, HELD, INDEXES, NORMAL, line_key
 from tests.model.values import VALUES, Outcome, Step, Task, grouped, separate, task_of
@@ -28,8 +28,19 @@ class Model(Consuming, Operating):
     # ---- the producer's scripts
 
     def push(self, *commits: Any) -> list[bytes]:
-        answers = [self._admit(self._enqueue, *commit) for commit in separate(commits)]
-        if b"OK" in answers:
+        whole = list(separate(commits))
+        handed: list[bytes] = []
+
+        def placed(task_id: bytes, task: Task) -> None:
+            alone = len(whole) == 1 and len(whole[0][3]) == 1
+            if alone and (name := self._taker(task, self.records[task_id])):
+                handed.append(name)
+                self._give_out(task_id, task, name.rpartition(b":")[0])
+            else:
+                self._enqueue(task_id, task)
+
+        answers = [self._admit(placed, *commit) for commit in whole]
+        if b"OK" in answers and not (handed and self._told(handed[0], whole[0][3][0][0])):
             self._hint()
         return answers
 
@@ -58,6 +69,28 @@ class Model(Consuming, Operating):
         for task_id, values in fresh.items():
             put(task_id, self._store(task_id, *values))
         return b"OK"
+
+    def _taker(self, task: Task, record: bytes) -> bytes | None:
+        """Return who may have this task at once, having waited longest, with the token of its question."""
+        if task.due > self.now or len(record) > LARGEST or not self.idle or any(self.lines.values()):
+            return None
+        if b"limit" in self.control or self._allowed(1) < 1:
+            return None
+        return min(self.idle, key=lambda one: (self.idle[one], one))
+
+    def _told(self, waiting: bytes, task_id: bytes) -> bool:
+        """Tell a consumer of the task that it was given; nobody listens to the name of who is deaf."""
+        name, _, token = waiting.rpartition(b":")
+        task = self._load(task_id)
+        assert task
+        del self.idle[waiting]
+        if name == DEAF:
+            self._enqueue(task_id, task._replace(attempt=0))
+            self.handed.pop(name, None)
+            return False
+        self.handed[name] = task_id
+        self._hints.append((name, [token, *self._given(task_id)]))
+        return True
 
     def promote(self, *ids: bytes) -> int:
         unknown = sum(self._load(task_id) is None for task_id in ids)
@@ -113,8 +146,8 @@ class Model(Consuming, Operating):
             self._write_lease(command, name, values)
         elif kind == b"reserved":
             self.reserved[name] = []
-        elif kind == b"marks":
-            self.marks[values[0]] = values[1]
+        elif kind in (b"marks", b"handed"):
+            getattr(self, kind.decode())[values[0]] = values[1]
         elif command == b"HDEL":
             (self.states if kind == b"state" else self.records).pop(values[0], None)
         else:

@@ -38,6 +38,7 @@ class Operating(Places):
             self.control.pop(name, None)
         for index in self.indexes.values():
             index.clear()
+        self.handed.clear()
         for consumer in self.consumers:
             self.reserved.pop(consumer, None)
         return b"OK"
@@ -172,4 +173,4 @@ class Operating(Places):
         if task.state == b"scheduled":
             return task_id not in self.indexes[b"scheduled"]
         served = task.holder in self.consumers and task_id in self.reserved[task.holder]
-        return task.state in HELD and not served
+        return task.state in HELD and not served and self.handed.get(task.holder) != task_id

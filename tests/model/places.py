@@ -36,7 +36,7 @@ class Places:
 
     def __init__(self) -> None:
         self.now = 0
-        self._hints: list[bytes] = []
+        self._hints: list[Any] = []
         self._empty()
 
     def _empty(self) -> None:
@@ -51,6 +51,8 @@ class Places:
         self.leases: defaultdict[bytes, dict[bytes, bytes]] = defaultdict(dict)
         self.expiring: set[bytes] = set()
         self.consumers: set[bytes] = set()
+        self.idle: dict[bytes, float] = {}
+        self.handed: dict[bytes, bytes] = {}
         self.control: dict[bytes, int] = {}
         self.emptied: dict[bytes, Task | bytes] = {}
 
@@ -62,6 +64,8 @@ class Places:
             b":records": self.records.copy(),
             b":marks": self.marks.copy(),
             b":consumers": self.consumers.copy(),
+            b":idle": self.idle.copy(),
+            b":handed": self.handed.copy(),
             b":emptied": self.emptied.copy(),
             b":control": {name: b"%d" % value for name, value in self.control.items()},
         }

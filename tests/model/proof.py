@@ -168,6 +168,8 @@ def as_queue(keys: dict[bytes, Any]) -> Queue:
         logs=set(named.get(b"log", ())),
         leases={name.decode() for name in named.get(b"consumer", ())},
         consumers={name.decode() for name in keys.get(b":consumers", ())},
+        idle={name.decode().partition(":")[0] for name in keys.get(b":idle", ())},
+        handed={name.decode(): task_id for name, task_id in keys.get(b":handed", {}).items()},
     )
 
 

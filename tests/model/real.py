@@ -12,9 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 import hiredis
+import msgpack
 
 from taskqueue.brokers.scripts import SCRIPTS
 from tests.house import tree
+from tests.model.consuming import CONSUMERS, DEAF
 from tests.model.model import EXPIRES, Model
 from tests.model.values import Outcome, Step, task_of, unpacked
 from tests.servers import RedisServer
@@ -39,6 +41,11 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
 end
 return found
 """
+
+
+def _late(name: bytes) -> bytes:
+    """Return the channel on which a consumer hears of what comes while it waits."""
+    return BASE + b":to:" + name
 
 
 def timed(source: bytes, *, strict: bool = True) -> bytes:
@@ -96,8 +103,9 @@ class Real:
         }
         self._loaded: set[str] = set()
         self._line, self._hints = Line(path, patience), Line(path, patience)
-        self._hints.send([("SUBSCRIBE", BASE, MARK)])
-        for _ in (BASE, MARK):
+        channels = (BASE, MARK, *(_late(name) for name in CONSUMERS if name != DEAF))
+        self._hints.send([("SUBSCRIBE", *channels)])
+        for _ in channels:
             self._hints.read()
 
     def close(self) -> None:
@@ -147,9 +155,10 @@ class Real:
 
     def _outcome(self, step: Step, count: int) -> Outcome:
         *replies, dump, _ = [self._line.read() for _ in range(count)]
-        hints = []
+        hints: list[Any] = []
         while (message := self._hints.read())[1] != MARK:
-            hints.append(message[2])
+            _, channel, said = message
+            hints.append(said if channel == BASE else (channel.rpartition(b":")[2], msgpack.unpackb(said, raw=True)))
         if len(replies) == 3 and not str(replies[1]).startswith("NOSCRIPT"):
             return Outcome(("not forgotten", *replies[1:]), hints, {})
         reply = replies[-1]

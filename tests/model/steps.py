@@ -46,8 +46,8 @@ def again(name: bytes = b"one", *, begins: int = 1) -> Step:
     return Step(AT, "claim", (name, b"c-again", b"host", 1, b"boot", b"1", begins, b"*", b""))
 
 
-def take(token: bytes, count: int = 1, *, later: int = 0) -> Step:
-    return Step(AT + later, "exchange", (b"one", b"1-c-one", token, count, 10**6, 0, 0))
+def take(token: bytes, count: int = 1, *, later: int = 0, waits: int = 0) -> Step:
+    return Step(AT + later, "exchange", (b"one", b"1-c-one", token, count, 10**6, 0, 0, waits))
 
 
 def end(
@@ -64,7 +64,7 @@ def end(
 ) -> Step:
     """Settle one delivery; ``after``: what follows when the task has completed, and when it has failed."""
     ending = (task_id, delivery, kind, delay, 500, b"status", response, *after)
-    return Step(AT + later, "exchange", (b"one", b"1-c-one", b"ending", 0, 0, slow, keep, *ending))
+    return Step(AT + later, "exchange", (b"one", b"1-c-one", b"ending", 0, 0, slow, keep, 0, *ending))
 
 
 def withdraw(word: bytes, *ids: bytes, forced: int = 0) -> Step:

@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
     """What a step has led to: the reply, the hints sent, and all keys after it."""
 
     reply: Any
-    hints: list[bytes]
+    hints: list[Any]
     keys: dict[bytes, Any]
 
 

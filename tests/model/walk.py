@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 import msgpack
 
+from tests.model.consuming import CONSUMERS
 from tests.model.model import HELD, INDEXES, VALUES, Model
 from tests.model.places import CHILD, MASTER
 from tests.model.values import Step, Task, commit, has, separate
@@ -21,7 +22,6 @@ T = TypeVar("T")
 START: Final = 1_700_000_000_000_000
 MINUTE: Final = 60_000
 DAY: Final = 24 * 60 * MINUTE
-CONSUMERS: Final = (b"one", b"two", b"three")
 # How the random part of an epoch begins here: taken by its owner, or by who found the owner dead.
 CLAIMED, RECLAIMED = b"c", b"r"
 STRANGER: Final = b"nobody"
@@ -297,8 +297,10 @@ class Walk:
         ends, takes = self._one((True, False), (True, False), (False, True), (False, True), (True, True))
         name, epoch = self._lease(*(name for name in CONSUMERS if ends and self._model.reserved.get(name)))
         room = self._one(0, 1, 3, 10, 11, 20, 22, 40, 10**6, 10**6, 10**6)
-        endings = (self._one(*[0] * 14, 1, 1000), self._one(0, 1), *self._endings(name)) if ends else (0, 0)
-        return (name, epoch, self._token(name), self._size() if takes else 0, room, *endings)
+        waits = self._one(1, 1, 0)
+        slow, keep = (self._one(*[0] * 14, 1, 1000), self._one(0, 1)) if ends else (0, 0)
+        endings = self._endings(name) if ends else []
+        return (name, epoch, self._token(name), self._size() if takes else 0, room, slow, keep, waits, *endings)
 
     def _token(self, name: bytes) -> bytes:
         if self._random.random() < 0.7:
@@ -425,7 +427,7 @@ def _added(step: Step) -> list[bytes]:
         return [bytes(values[0]) for *_, tasks in separate(step.arguments) for values in tasks]
     if step.name != "exchange":
         return []
-    packed = [value for start in (7 + 7, 7 + 8) for value in step.arguments[start::9] if value]
+    packed = [value for start in (8 + 7, 8 + 8) for value in step.arguments[start::9] if value]
     return [msgpack.unpackb(bytes(value), raw=True)[0] for value in packed]
 
 
