@@ -41,8 +41,6 @@ MOST_TRIPS: Final = 4
 TROUBLE_SECONDS: Final = 1.0
 # Redis's clock may be set while we are connected.
 CLOCK_AGE: Final = 5.0
-# Quiet for longer than a turn of many callers, a line may have been closed, and the loop not have noticed.
-QUIET: Final = 0.01
 # Redis stops waiting for its replicas this long before a caller does, so that the caller hears how many there are; it
 # looks at the time ten times a second.
 WAIT_MARGIN: Final = 0.2
@@ -86,7 +84,7 @@ class Link:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = self._cut_at = math.inf
         self._overdue = False
-        self._pause, self._heard = PAUSE_MIN, -math.inf
+        self._pause = PAUSE_MIN
         self.offset = 0.0
         self._measured = -math.inf
         self._told: set[Script | str] = set()
@@ -255,11 +253,11 @@ class Link:
             await end
 
     def _send_more(self) -> None:
-        """Send what waits, whatever is under way; on a line that has been quiet the speaker looks first."""
+        """Send what waits, whatever is under way, unless the speaker has to see to the line or the clock first."""
         if not self._waiting or self._end is None or self._wire is None or self._passing is not None:
             return
-        now = time.monotonic()
-        if self._wire.usable and (self._trips or now - self._heard <= QUIET) and now - self._measured <= CLOCK_AGE:
+        ready = self._wire.usable if self._trips else self._wire.silent
+        if ready and time.monotonic() - self._measured <= CLOCK_AGE:
             while self._waiting and len(self._trips) < MOST_TRIPS:
                 self._send()
 
@@ -295,8 +293,7 @@ class Link:
         self._trips.popleft()
         self._passing = self._passing or trip.passing
         if self._passing is None:
-            self._pause, self._heard = PAUSE_MIN, time.monotonic()
-            self._health.answered = self._heard
+            self._pause, self._health.answered = PAUSE_MIN, time.monotonic()
         left = [call for call in trip.calls if not call.reply.done()]
         if left:
             self._waiting = left + self._waiting
@@ -360,11 +357,7 @@ class Link:
 
     async def _connected(self) -> None:
         """Have a line that can be spoken on, and know Redis's clock."""
-        if time.monotonic() - self._heard > QUIET:
-            # The loop looks at its sockets between two turns: one that has been closed meanwhile shows itself.
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-        if self._wire is not None and not self._wire.usable:
+        if self._wire is not None and not self._wire.silent:
             # Closed by the other end while nobody spoke: what is not sent into it is not in doubt.
             await self._drop()
         if self._wire is None:

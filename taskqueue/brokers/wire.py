@@ -5,6 +5,7 @@ reply to whoever waits for it in the very turn of the loop in which it came: a s
 """
 
 import asyncio
+import select
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -40,11 +41,21 @@ class Wire(asyncio.Protocol):
         # Else uvloop keeps small writes until the end of the turn, and Redis would not begin before.
         self._transport.set_write_buffer_limits(high=0)
         self._open = True
+        self._looking = select.poll()
+        self._looking.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     @property
     def usable(self) -> bool:
         """Whether something that is written may still arrive."""
         return self._open and not self._transport.is_closing()
+
+    @property
+    def silent(self) -> bool:
+        """Whether it is usable and the other end has said nothing that the loop has not seen yet.
+
+        Where no reply is under way, that could only be its farewell.
+        """
+        return self.usable and not self._looking.poll(0)
 
     def write(self, packed: bytes) -> None:
         """Send this on its way."""
