@@ -153,7 +153,7 @@ class TaskQueueServer:
         ending: TaskQueueError | None = None
         try:
             async with self._replayer, self._slots.group as group:
-                beside = [group.create_task(_awaited(companion())) for companion in self._companions]
+                beside = [group.create_task(_begun(companion)) for companion in self._companions]
                 try:
                     await self._consume()
                 except (NameInUse, Fenced, BrokerUnavailable, ConfigError) as error:
@@ -394,5 +394,5 @@ class TaskQueueServer:
             self._slots.give_back(line, reservation)
 
 
-async def _awaited(awaitable: Awaitable[None]) -> None:
-    await awaitable
+async def _begun(companion: Callable[[], Awaitable[None]]) -> None:
+    await companion()  # called here, lest it be left behind if this is cancelled before it begins

@@ -252,12 +252,16 @@ class Link:
         if self._trips:
             await end
 
+    @property
+    def _ready(self) -> bool:
+        """Whether what is sent may arrive. Where nothing is under way, what has come unasked can only be a farewell."""
+        return self._wire is not None and (self._wire.usable if self._trips else self._wire.silent)
+
     def _send_more(self) -> None:
         """Send what waits, whatever is under way, unless the speaker has to see to the line or the clock first."""
-        if not self._waiting or self._end is None or self._wire is None or self._passing is not None:
+        if not self._waiting or self._end is None or self._passing is not None:
             return
-        ready = self._wire.usable if self._trips else self._wire.silent
-        if ready and time.monotonic() - self._measured <= CLOCK_AGE:
+        if self._ready and time.monotonic() - self._measured <= CLOCK_AGE:
             while self._waiting and len(self._trips) < MOST_TRIPS:
                 self._send()
 
@@ -357,13 +361,13 @@ class Link:
 
     async def _connected(self) -> None:
         """Have a line that can be spoken on, and know Redis's clock."""
-        if self._wire is not None and not self._wire.silent:
+        if self._wire is not None and not self._ready:
             # Closed by the other end while nobody spoke: what is not sent into it is not in doubt.
             await self._drop()
         if self._wire is None:
             self._wire = Wire(await connected(self._pool), self._hear, self._end_with)
             self.measure_again()
-        if time.monotonic() - self._measured > CLOCK_AGE:
+        if not self._trips and time.monotonic() - self._measured > CLOCK_AGE:  # else a reply could be taken for another
             await self._synchronise(self._wire)
         if not self._wire.usable:
             raise RedisConnectionError(CLOSED)

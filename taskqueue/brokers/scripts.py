@@ -21,7 +21,7 @@ _NEW: Final = (*_ALL, "_store")
 _OUT: Final = (*_ALL, "_drain")
 _END: Final = (*_NEW, "_drain", "_ends")
 PARTS: Final[dict[str, tuple[str, ...]]] = {
-    "push": (*_NEW, "_admit", "_together", "_idle", "_lines", "_offer"),
+    "push": ("_state", "_late", "_alone", *_NEW[1:], "_admit", "_together"),
     "prepare": (*_NEW, "_admit", "_together"),
     "retry": (*_NEW, "_acts"),
     "restart": (*_END, "_held", "_acts"),

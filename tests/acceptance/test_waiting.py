@@ -73,7 +73,7 @@ async def test_a_task_costs_one_call_of_the_producer_and_one_of_the_consumer(
             state = await reached(tq, task_id, "completed")
             assert (state.delivery, state.attempt, state.holder) == (1, 1, "one")
             await waits(client, "one")
-            assert calls == [(1, 3)]
+            assert [told for told, _ in calls] == [1]
     assert target.paths == [f"/{number}" for number in range(5)]
 
 

@@ -458,6 +458,25 @@ async def test_who_has_just_heard_need_not_wait_for_a_whole_turn_of_others(
     assert scripts_called(client) - before >= 1 + 2 * 2
 
 
+@pytest.mark.parametrize("clock", ["new", "old"])
+async def test_a_reply_that_has_come_before_anybody_looks_is_no_farewell(
+    redis_server: RedisServer, client: Any, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch, clock: str
+) -> None:
+    await asyncio.sleep(0.05)  # nobody speaks any more
+    connections = client.info("stats")["total_connections_received"]
+    if clock == "old":
+        monkeypatch.setattr(link, "CLOCK_AGE", 0.3)
+    # The first share is sent by whoever completes it, and its reply is there before the loop has turned once.
+    outcomes = [broker.push("default", [opaque(record=bytes(KIB))], deadline=within(10)) for _ in range(link.SHARE + 1)]
+    wait_until(lambda: client.llen(BASE) == link.SHARE, "the share is stored")
+    if clock == "old":
+        measured = broker._link._measured
+        wait_until(lambda: time.monotonic() - measured > link.CLOCK_AGE, "the clock has to be measured again")
+    assert await asyncio.gather(*outcomes) == [None] * len(outcomes)
+    assert client.llen(BASE) == len(outcomes)
+    assert client.info("stats")["total_connections_received"] == connections
+
+
 async def test_each_commit_stands_in_line_whole_and_in_the_order_of_its_adds(redis_server: RedisServer) -> None:
     tq = taskqueue.TaskQueue(redis_server.url, secret=SECRET, namespace="taskqueue", commit_deadline=20)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.model.consuming import DEAF, LARGEST, Consuming
 from tests.model.operating import Operating
-from tests.model.places import EXPIRES, HELD, INDEXES, NORMAL, line_key
+from tests.model.places import CHILD, EXPIRES, HELD, INDEXES, NORMAL, line_key
 from tests.model.values import VALUES, Outcome, Step, Task, grouped, separate, task_of
 
 __all__ = ["EXPIRES", "HELD", "INDEXES", "NORMAL", "VALUES", "Model", "line_key"]
@@ -30,10 +30,11 @@ class Model(Consuming, Operating):
     def push(self, *commits: Any) -> list[bytes]:
         whole = list(separate(commits))
         handed: list[bytes] = []
+        (_, _, due, *_, flags), *more = [values for *_, some in whole for values in some] or [(b"", b"", 0, CHILD)]
+        alone = len(whole) == 1 and not more and due == 0 and not flags & CHILD
 
         def placed(task_id: bytes, task: Task) -> None:
-            alone = len(whole) == 1 and len(whole[0][3]) == 1
-            if alone and (name := self._taker(task, self.records[task_id])):
+            if alone and (name := self._taker(self.records[task_id])):
                 handed.append(name)
                 self._give_out(task_id, task, name.rpartition(b":")[0])
             else:
@@ -70,9 +71,9 @@ class Model(Consuming, Operating):
             put(task_id, self._store(task_id, *values))
         return b"OK"
 
-    def _taker(self, task: Task, record: bytes) -> bytes | None:
+    def _taker(self, record: bytes) -> bytes | None:
         """Return who may have this task at once, having waited longest, with the token of its question."""
-        if task.due > self.now or len(record) > LARGEST or not self.idle or any(self.lines.values()):
+        if len(record) > LARGEST or not self.idle or any(self.lines.values()):
             return None
         if b"limit" in self.control or self._allowed(1) < 1:
             return None
