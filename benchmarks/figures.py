@@ -144,14 +144,7 @@ def _goals_of_many() -> Iterator[Goal]:
         yield beside(f"the same, tasks one by one to {case}", case, "trickle_commands", at_least=False)
     million = "1,000,000"
     yield Goal(f"start with {million} waiting, s", "waiting", million, "start", 2, at_least=False)
-    yield Goal(
-        f"slowest script with {million} waiting, the store on a CPU of its own, ms",
-        "waiting",
-        million,
-        "slowest",
-        5,
-        at_least=False,
-    )
+    yield Goal(f"slowest script with {million} waiting, ms", "waiting", million, "slowest", 5, at_least=False)
     yield Goal(
         f"CPU per task of consumer and Redis, {million} waiting, to 1,000 waiting",
         *("waiting", million, "cost", 1.25),

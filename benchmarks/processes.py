@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -60,32 +60,6 @@ def peak(pid: int) -> int:
 def _stat(pid: int) -> list[str]:
     # The name, in brackets, may hold anything; what comes after it is numbered from 0 here, from 3 in proc(5).
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-@contextmanager
-def apart(pid: int) -> Iterator[None]:
-    """Leave one CPU to this process below ours meanwhile, and the others to us and all else below; if there are others.
-
-    What does not belong to us may still use it.
-    """
-    all_cpus = os.sched_getaffinity(0)
-    its_own = {min(all_cpus)}
-    if all_cpus == its_own:
-        yield
-        return
-    alone = tree(pid)
-    try:
-        _confine(alone, its_own)
-        _confine(set(tree(os.getpid())).difference(alone), all_cpus - its_own)
-        yield
-    finally:
-        _confine(tree(os.getpid()), all_cpus)
-
-
-def _confine(pids: Iterable[int], cpus: set[int]) -> None:
-    for pid in pids:
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), cpus)
 
 
 @contextmanager

@@ -42,11 +42,6 @@ class Store:
         info = self._client.info("memory")
         return int(info["used_memory"] - info["mem_clients_normal"] - info["mem_aof_buffer"])
 
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        return self._server.pid
-
     def cpu(self) -> float:
         """Return the CPU seconds it has had."""
         return processes.cpu(self._server.pid)

@@ -3,7 +3,6 @@
 import time
 from typing import Final
 
-from . import processes
 from .scene import Scene
 from .suites import MOST, Consumption, Figures, Sizes, between, window
 
@@ -11,12 +10,11 @@ LIMIT: Final = 10
 
 
 def waiting(scene: Scene, sizes: Sizes, tasks: int) -> Figures:
-    """Let so many tasks wait, start a consumer, and look at it in a window; twice more for the slowest script.
+    """Let so many tasks wait, start a consumer, and look at it in a window; again while the store rewrites its file.
 
     ``start``: seconds from the start of its process to its first request. The others are milliseconds of the slowest
-    script that it calls, 0 below one. SLOWLOG has them by the clock, which runs on while another process has the CPU:
-    ``slowest`` is with a CPU left to the store, ``slowest_shared`` where all share them, ``slowest_rewriting`` where
-    the store rewrites its file besides. ``slowest_add``: while they are queued, 1,000 at a time.
+    script that it calls, 0 below one: ``slowest``, and ``slowest_rewriting`` in the second window. ``slowest_add``:
+    while they are queued, 1,000 at a time. SLOWLOG goes by the clock, so all count when another process has the CPU.
     """
     tasks = round(tasks * sizes.scale)
     store = scene.store
@@ -24,20 +22,17 @@ def waiting(scene: Scene, sizes: Sizes, tasks: int) -> Figures:
     store.watch_slow()
     scene.produce("ours", "fill", tasks)
     slowest_add = store.slowest()
-    # So much at once makes it rewrite its file. Whether it is still at it would be chance.
+    # So much at once makes it rewrite its file: whether it is still at it would be chance. It copies what it writes to
+    # meanwhile, hundreds of pages a script, and a process more wants a CPU.
     store.await_rewritten()
     figures = _consumed(scene, sizes, tasks)
-    _queue_again(scene, figures)
-    with processes.apart(store.pid):
-        alone = _consumed(scene, sizes, tasks)
-    _queue_again(scene, alone)
+    # Not all: of what was done the killed consumer has not settled the last, and the queue may hold a million.
+    scene.produce("ours", "fill", figures["done"] // 2)
     store.rewrite()
     rewriting = _consumed(scene, sizes, tasks)
     return figures | {
         "cost": figures["consumer_cpu"] + figures["redis_cpu"],
-        "wrong": figures["wrong"] + alone["wrong"] + rewriting["wrong"],
-        "slowest": alone["slowest"],
-        "slowest_shared": figures["slowest"],
+        "wrong": figures["wrong"] + rewriting["wrong"],
         "slowest_rewriting": rewriting["slowest"],
         "slowest_add": slowest_add,
     }
@@ -53,8 +48,3 @@ def _consumed(scene: Scene, sizes: Sizes, tasks: int) -> Figures:
         figures: Figures = between(*window(consumption, sizes, 0, round(tasks * MOST)))
         figures |= {"done": consumption.done(), "wrong": consumption.wrong()}
     return figures | {"start": scene.plain.arrivals()[0] - begun, "slowest": scene.store.slowest()}
-
-
-def _queue_again(scene: Scene, figures: Figures) -> None:
-    # Not all: of what was done the killed consumer has not settled the last, and the queue may hold a million.
-    scene.produce("ours", "fill", figures["done"] // 2)
