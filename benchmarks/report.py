@@ -44,6 +44,7 @@ COLUMNS: Final[Mapping[str, Sequence[tuple[str, str, float]]]] = {
         ("consumer_cpu", "consumer ms/1000", 1),
         ("redis_cpu", "Redis ms/1000", 1),
         ("slowest", "slowest script ms", 1),
+        ("slowest_rewriting", "while the file is rewritten, ms", 1),
         ("slowest_add", "slowest script that adds 1,000, ms", 1),
     ),
     "alone": tuple((name, f"{name} µs", 1) for name in ("seal", "open", "sign", "verify", "all", "pack", "unpack")),

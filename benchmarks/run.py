@@ -30,14 +30,20 @@ PACKAGES: Final = (
 
 
 def run(
-    cells: Sequence[Cell], *, rounds: int, sizes: Sizes, nginx: bool = True, tell: Callable[[str], object] = print
+    cells: Sequence[Cell],
+    *,
+    rounds: int,
+    sizes: Sizes,
+    nginx: bool = True,
+    store: str = "",
+    tell: Callable[[str], object] = print,
 ) -> dict[str, Any]:
     """Measure each cell once a round, one after the other; tell each; return all that a report needs.
 
     Raises AssertionError for a contender that does not do the work.
     """
     contenders = sorted({cell.contender for cell in cells})
-    with running_scene(nginx=nginx) as scene:
+    with running_scene(nginx=nginx, store=store) as scene:
         if scene.http is not scene.plain:
             _prove(scene, cells, tell)
         return {

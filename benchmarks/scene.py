@@ -68,11 +68,14 @@ class Scene:
 
 
 @contextmanager
-def running_scene(*, nginx: bool = True) -> Iterator[Scene]:
-    """Start all servers; without ``nginx``, or where there is none, the plain target takes its place."""
+def running_scene(*, nginx: bool = True, store: str = "") -> Iterator[Scene]:
+    """Start all servers; without ``nginx``, or where there is none, the plain target takes its place.
+
+    ``store``: its kind (see running_store).
+    """
     with ExitStack() as stack:
-        store = stack.enter_context(running_store())
+        server = stack.enter_context(running_store(store))
         plain = stack.enter_context(running_plain())
-        door = stack.enter_context(running_door(store.socket_url))
+        door = stack.enter_context(running_door(server.socket_url))
         http = stack.enter_context(running_nginx()) if nginx and NGINX else plain
-        yield Scene(store, http, plain, door)
+        yield Scene(server, http, plain, door)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from tests.servers import RedisServer, find_binaries
+from tests.waiting import wait_until
 
 from . import processes
 
@@ -16,6 +17,7 @@ from . import processes
 DURABLE: Final = ("--appendonly", "yes", "--appendfsync", "everysec")
 # Memory is given back before the answer to FLUSHALL, so that none of one contender counts for the next.
 AT_ONCE: Final = ("--lazyfree-lazy-user-flush", "no")
+REWRITE_SECONDS: Final = 300.0
 _COMMAND: Final = re.compile(rb"^\+[0-9.]+ \[[0-9]+ (lua|unix|)", re.MULTILINE)
 _SOURCES: Final = {b"lua": "inside scripts", b"unix": "over the socket", b"": "over TCP"}
 
@@ -26,8 +28,10 @@ class Store:
     def __init__(self, server: RedisServer) -> None:
         self._server, self._client = server, server.client()
         self.url, self.socket_url = server.url, server.unix_url
-        info = self._client.info("server")
-        self.version = f"{server.binary.name} {info.get('valkey_version', info['redis_version'])}"
+        info = self._client.info()
+        # Which allocator it was built with counts as much as its version: where much is held, for twice the CPU.
+        version = info.get("valkey_version", info["redis_version"])
+        self.version = f"{server.binary.name} {version} ({info['mem_allocator']})"
 
     def empty(self) -> None:
         """Forget all data, and give its memory back before this returns."""
@@ -58,6 +62,19 @@ class Store:
         scripts = [each for each in found if each["command"].startswith((b"EVAL", b"FCALL"))]
         return max((each["duration"] for each in scripts), default=0) / 1000
 
+    def rewrite(self) -> None:
+        """Have it rewrite its append-only file: it forks, and what it writes to is copied first, page by page."""
+        self._client.bgrewriteaof()
+
+    def await_rewritten(self) -> None:
+        """Wait until it is not rewriting its append-only file."""
+
+        def over() -> bool:
+            info = self._client.info("persistence")
+            return not (info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"])
+
+        wait_until(over, "the append-only file has been rewritten", limit=REWRITE_SECONDS)
+
     def commands(self, seconds: float) -> dict[str, int]:
         """Watch for so long; return how many commands came by where from: a server's own counts mix scripts' with sent.
 
@@ -77,7 +94,8 @@ class Store:
 
 
 @contextmanager
-def running_store() -> Iterator[Store]:
-    """Run a server meanwhile: the first there is of Valkey, Redis, and the one on PATH."""
-    with RedisServer(next(iter(find_binaries().values())), *DURABLE, *AT_ONCE) as server:
+def running_store(kind: str = "") -> Iterator[Store]:
+    """Run a server meanwhile: of this kind (see find_binaries), or the first of Valkey, Redis, and the one on PATH."""
+    found = find_binaries()
+    with RedisServer(found[kind or next(iter(found))], *DURABLE, *AT_ONCE) as server:
         yield Store(server)
