@@ -44,7 +44,7 @@ async def waits(client: Any, *names: str, queue: str = "default") -> None:
     await until(there, f"{names} wait for {queue}")
 
 
-PATIENT: Final = {"poll_max": 3600.0, "concurrent_limit": 3}
+PATIENT: Final[dict[str, Any]] = {"poll_max": 3600.0, "concurrent_limit": 3}
 
 
 @pytest.fixture(autouse=True)
@@ -195,7 +195,7 @@ async def test_who_is_paused_is_handed_nothing(
 async def test_one_that_waits_has_a_slot_for_each_of_its_queues(
     tq: TaskQueue, target: Target, any_server: RedisServer, client: Any, limit: int, waiting: Sequence[str]
 ) -> None:
-    options = {"queues": ("default", "mail"), "concurrent_limit": limit}
+    options: dict[str, Any] = {"queues": ("default", "mail"), "concurrent_limit": limit}
     async with running(consumer(any_server.url, target, **options)):
         await asyncio.sleep(0.2)
         await waits(client, *waiting)
@@ -210,7 +210,7 @@ async def test_who_has_no_slot_left_is_handed_nothing(
     tq: TaskQueue, target: Target, any_server: RedisServer, client: Any
 ) -> None:
     target.handler = target.gated
-    options = {"queues": ("default", "mail"), "concurrent_limit": 2, "poll_max": 3600.0}
+    options: dict[str, Any] = {"queues": ("default", "mail"), "concurrent_limit": 2, "poll_max": 3600.0}
     async with listening() as other, running(consumer(any_server.url, target, **options)):
         await waits(client, "one")
         await waits(client, "one", queue="mail")
