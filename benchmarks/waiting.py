@@ -22,12 +22,10 @@ def waiting(scene: Scene, sizes: Sizes, tasks: int) -> Figures:
     store.watch_slow()
     scene.produce("ours", "fill", tasks)
     slowest_add = store.slowest()
-    # So much at once makes it rewrite its file: whether it is still at it would be chance. It copies what it writes to
-    # meanwhile, hundreds of pages a script, and a process more wants a CPU.
-    store.await_rewritten()
     figures = _consumed(scene, sizes, tasks)
     # Not all: of what was done the killed consumer has not settled the last, and the queue may hold a million.
     scene.produce("ours", "fill", figures["done"] // 2)
+    # It copies what it writes to meanwhile, hundreds of pages a script, and a process more wants a CPU.
     store.rewrite()
     rewriting = _consumed(scene, sizes, tasks)
     return figures | {
