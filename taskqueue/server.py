@@ -246,13 +246,7 @@ class TaskQueueServer:
         deadline = time.monotonic() + CALL_DEADLINE
         try:
             result = await line.exchange(
-                self._broker,
-                settlements,
-                want=want,
-                room=room,
-                waits=waits,
-                deadline=deadline,
-                poll_max=self._poll_max,
+                self._broker, settlements, want=want, room=room, waits=waits, deadline=deadline, poll_max=self._poll_max
             )
         except BrokerUnavailable as error:
             self._signs.unanswered()
@@ -277,6 +271,7 @@ class TaskQueueServer:
         self, line: Line, want: int, settlements: Sequence[Settlement], result: Exchange, fresh: Sequence[Reservation]
     ) -> None:
         """Go on with what the broker has said; ``fresh``: the tasks that were not here yet."""
+        wanted = want > 0 or line.unsure
         line.settlements, line.unsure = line.settlements[len(settlements) :], False
         if line.settlements:
             self._wake.set()
@@ -287,9 +282,7 @@ class TaskQueueServer:
             line.look_for_due = 0.0
         for task_id in result.stale:
             log.warning("task %s: ended too late, the delivery was no longer this consumer's", task_id)
-        alone = self._slots.is_alone(len(fresh))
-        for reservation in fresh:
-            self._slots.take(line, reservation, alone=alone)
+        self._accept(line, fresh, wanted=wanted)
         # Not before the next exchange is on its way: so Redis works on that while these are opened and signed.
         asyncio.get_running_loop().call_soon(self._slots.fill)
         if result.reservations or settlements:
@@ -384,14 +377,19 @@ class TaskQueueServer:
     def _take_late(self, line: Line) -> None:
         """Start what was handed to this consumer while it waited."""
         reservation = line.take_late()
-        if reservation is None:
-            return
-        self._poll = POLL_MIN
-        if self._slots.free():
-            self._slots.take(line, reservation, alone=self._slots.is_alone(1))
+        if reservation is not None:
+            self._poll = POLL_MIN
+            self._accept(line, [reservation], wanted=self._slots.free() > 0)
             self._slots.fill()
-        else:  # The slot that was kept for it has gone meanwhile.
-            self._slots.give_back(line, reservation)
+
+    def _accept(self, line: Line, fresh: Sequence[Reservation], *, wanted: bool) -> None:
+        """Hold these for a slot; or give them back: the slot that was kept for what was handed over has gone meanwhile."""
+        alone = self._slots.is_alone(len(fresh))
+        for reservation in fresh:
+            if wanted:
+                self._slots.take(line, reservation, alone=alone)
+            else:
+                self._slots.give_back(line, reservation)
 
 
 async def _begun(companion: Callable[[], Awaitable[None]]) -> None:

@@ -11,7 +11,8 @@ local function admitted()
   local control = redis.call('HMGET', CONTROL, 'bytes', 'closed', 'slowed', 'paused', 'disabled', 'limit')
   local most, heaviest, weight = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(control[1] or 0) + #ARGV[6]
   if control[2] or heaviest > 0 and weight > heaviest then return end
-  if most > 0 and redis.call('HLEN', RECORDS) - redis.call('ZCARD', base .. ':failed') >= most then return end
+  local held = redis.call('HLEN', RECORDS) - redis.call('ZCARD', base .. ':failed')
+  if most > 0 and held >= most then return end
   return weight, at < tonumber(control[3] or 0) or control[4] or control[5] or control[6]
 end
 
