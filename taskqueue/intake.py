@@ -42,6 +42,11 @@ class Intake:
             return 0
         return NO_LIMIT if self._limit is None else max(0, self._limit - self.signs.done - running)
 
+    @property
+    def lasting(self) -> bool:
+        """Whether it goes on when nothing is to be had."""
+        return not self._burst
+
     async def over(self, *, idle: bool) -> bool:
         """Tell whether all is done. ``idle``: nothing runs, and the broker has just given nothing.
 

@@ -242,7 +242,8 @@ class TaskQueueServer:
         settlements = tuple(line.settlements[:BATCH_TASKS])  # no script may block the broker for long
         room = min(BATCH_BYTES, self._slots.room)
         # One that waits keeps a slot for what may come, in each of its queues.
-        waits = self._listening and want > 0 and self._slots.free() >= len(self._lines)
+        may_wait = self._listening and self._intake.lasting
+        waits = may_wait and want > 0 and self._slots.free() >= len(self._lines)
         deadline = time.monotonic() + CALL_DEADLINE
         try:
             result = await line.exchange(
@@ -383,7 +384,7 @@ class TaskQueueServer:
             self._slots.fill()
 
     def _accept(self, line: Line, fresh: Sequence[Reservation], *, wanted: bool) -> None:
-        """Hold these for a slot; or give them back: the slot that was kept for what was handed over has gone meanwhile."""
+        """Hold these for a slot; or give back what was handed over, if the slot kept for it has gone meanwhile."""
         alone = self._slots.is_alone(len(fresh))
         for reservation in fresh:
             if wanted:

@@ -11,6 +11,7 @@ from taskqueue import server as consuming
 from taskqueue.broker import Handed
 from taskqueue.brokers import hearing
 from taskqueue.brokers.redis import RedisBroker
+from taskqueue.intake import Intake
 from taskqueue.line import Line
 from taskqueue.producer import TaskQueue
 from tests.acceptance.test_consumer import BASE, consumer, push, reached, running
@@ -20,6 +21,7 @@ from tests.servers import RedisServer
 from tests.target import Target, listening
 from tests.tasks import opaque
 from tests.waiting import until
+from tests.work import consume
 
 
 @pytest.fixture
@@ -157,6 +159,20 @@ async def test_a_consumer_that_hears_nothing_does_not_wait(
         await reached(tq, task_id, "completed")
         await asyncio.sleep(0.2)
         assert client.exists(f"{BASE}:idle") == 0
+
+
+async def test_who_ends_when_nothing_is_left_does_not_wait(
+    tq: TaskQueue, target: Target, any_server: RedisServer, client: Any
+) -> None:
+    target.handler = target.gated
+    await push(tq, "/1")
+    intake = Intake(tq.broker, ["default"], burst=True)
+    job = asyncio.create_task(consume(consumer(any_server.url, target, intake=intake, **PATIENT)))
+    await target.started(1)
+    await asyncio.sleep(0.1)
+    assert client.exists(f"{BASE}:idle") == 0
+    target.gate.set()
+    await job
 
 
 async def test_who_stops_while_it_waits_leaves_nothing_behind(

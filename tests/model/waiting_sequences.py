@@ -121,6 +121,40 @@ WAITING_SEQUENCES: Final[dict[str, list[Step]]] = {
         ]
         for more in (-1, 0, 1)
     },
+    **{
+        f"one more where {held} are, {waits} and there may be {most} of {most_bytes} bytes, {late} ms late": [
+            *((push(*(task(b"%d" % number) for number in range(held))),) if held else ()),
+            *(_WAITS if waits else (claim(),)),
+            *((take(b"t0", 9), take(b"t1", waits=1)) if waits and held else ()),
+            Step(AT, "push", commit(AT // 1000 - late, most, most_bytes, *TASK)),
+        ]
+        for held in (0, 1, 2)
+        for waits in ("somebody waits", "")
+        for most, most_bytes in (
+            (0, 0),
+            (1, 0),
+            (2, 0),
+            (3, 0),
+            (0, 1),
+            (0, 5),
+            (0, 6),
+            (0, 7),
+            (0, 12),
+            (0, 18),
+            (1, 18),
+        )
+        for late in ((0,) if most or most_bytes else (-1, 0, 1))
+    },
+    "one more beside what has failed": [
+        push(task(b"1"), task(b"2")),
+        claim(),
+        take(b"t1"),
+        end(b"1", b"fail"),
+        take(b"t2"),
+        take(b"t3", waits=1),
+        Step(AT, "push", commit(AT // 1000, 2, 0, *TASK)),
+        Step(AT, "push", commit(AT // 1000, 2, 0, *task(b"3"))),
+    ],
     "the same again is nothing new": [*_WAITS, push(TASK), push(TASK), take(b"t2", 9, waits=1), push(TASK)],
     "what was reset is not given again": [*_WAITS, push(TASK), Step(AT, "reset", ()), take(b"t2", 9)],
     "what runs where it was handed is not stuck": [*_WAITS, push(TASK), Step(AT, "restart", (b"somebody", b"id"))],
