@@ -70,6 +70,10 @@ _SUM: Final = "sum = sum + (i > 1 and redis.call('HSTRLEN', RECORDS, ids[i]) or 
 _ENOUGH: Final = "if sum > tonumber(ARGV[5]) then break end"
 _READ: Final = "how many are read changes nothing in what is given; tests/contract/test_broker_redis.py looks at it"
 _FEW: Final = "if #ids == 1 or #ids * 8 < redis.call('LLEN', reserved) then"
+_HELD_BACK: Final = "return weight, at < tonumber(control[3] or 0) or control[4] or control[5] or control[6]"
+_HANDED: Final = "local handed = lease[4] and wait_no_more(ARGV[1], lease[2])"
+_LONGEST: Final = "local first = #ARGV[6] <= LARGEST and redis.call('ZRANGE', base .. ':idle', 0, 0)[1]"
+_EACH: Final = "for priority = 0, 9 do lines[priority + 2] = base .. ':p' .. priority end"
 _LET_GO: Final = "if #ended > 0 then let_go(ended) end"
 
 
@@ -197,6 +201,10 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         if f"t[{place}] < NONE" in line
         for key in _altered("_state", line, "", (f"t[{place}] <", f"t[{place}] <="))
     },
+    **_altered("_alone", _HELD_BACK, _LONG_AGO, ("or 0)", "or 1)"), ("or 0)", "or (0 - 1))")),
+    **_altered("_late", _LONGEST, _SECOND, ("0, 0", "0, 1"), ("0, 0", "0, (0 - 1)")),
+    **_altered("_late", _EACH, _NO_LINE, ("0, 9", "0, 10")),
+    **_altered("exchange", _HANDED, "who does not wait has nothing to give up", ("[4]", "[(4 - 1)]")),
     **_altered("_moves", _SAME, _MORE_COMMANDS, ("[1]", "[2]"), ("[1]", "[(1 - 1)]")),
     **_altered("_moves", _SHORT, _MORE_COMMANDS, ("<=", "<"), ("#move <= WIDE", "not (#move <= WIDE)"), (_SHORT, "")),
     **_altered(

@@ -81,17 +81,18 @@ WAITING_SEQUENCES: Final[dict[str, list[Step]]] = {
         f"none is handed out of a queue that is {word.decode()}": [*_WAITS, _control(word, value), push(TASK)]
         for word, value in ((b"paused", b"1"), (b"disabled", b"1"), (b"closed", b"1"), (b"limit", b"5"))
     },
-    "none while the application wants to be left alone, until the last millisecond": [
-        claim(b"two"),
-        push(TASK),
-        claim(),
-        take(b"t1"),
-        _ask(b"two", b"t2"),
-        end(b"id", b"complete", slow=1000),
-        push(task(b"1"))._replace(clock=AT + 999_999),
-        _ask(b"two", b"t3", later=999_999),
-        push(task(b"2"))._replace(clock=AT + 1_000_000),
-    ],
+    **{
+        f"none while the application wants to be left alone, {later} us later": [
+            claim(b"two"),
+            push(TASK),
+            claim(),
+            take(b"t1"),
+            _ask(b"two", b"t2"),
+            end(b"id", b"complete", slow=1000),
+            push(task(b"1"))._replace(clock=AT + later),
+        ]
+        for later in (999_999, 1_000_000, 1_001_000)
+    },
     "nobody waits for a queue that is paused": [
         claim(),
         _control(b"paused", b"1"),
@@ -107,10 +108,38 @@ WAITING_SEQUENCES: Final[dict[str, list[Step]]] = {
         claim(b"two"),
         Step(AT, "exchange", (b"two", b"1-c-two", b"t2", 5, 10**6, 0, 0, 0)),
     ],
-    "what waits in a line goes first": [
+    **{
+        f"what waits in a line of priority {priority} goes first": [
+            *_WAITS,
+            push(*(task(b"%d" % number, priority=priority) for number in range(2))),
+            push(task(b"3", priority=9)),
+        ]
+        for priority in range(10)
+    },
+    **{
+        f"what was handed over and ends with a {kind.decode()} is not given again": [
+            *_WAITS,
+            push(TASK),
+            end(b"id", kind),
+            take(b"t2", 9),
+        ]
+        for kind in (b"retry", b"fail", b"release")
+    },
+    "what was handed over runs, and is given again": [
         *_WAITS,
-        push(task(b"1", priority=0), task(b"2", priority=0)),
-        push(task(b"3", priority=9)),
+        push(TASK),
+        Step(AT, "begin", (b"id", 1, b"start")),
+        take(b"t2", 9),
+        take(b"t2", 9),
+    ],
+    "what was handed over comes behind what is held, and is given again": [
+        push(task(b"1")),
+        claim(),
+        take(b"t1"),
+        take(b"t2", waits=1),
+        push(task(b"2")),
+        take(b"t3"),
+        take(b"t3"),
     ],
     "what is to wait for its time is not handed over": [*_WAITS, push(task(b"1", due=-1)), push(task(b"2", due=1))],
     "nor what is only prepared": [*_WAITS, prepare(TASK), Step(AT, "promote", (b"id",))],
