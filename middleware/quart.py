@@ -55,7 +55,7 @@ def setup(
     if "taskqueue" in app.extensions:
         raise ConfigError("setup: this application has its TaskQueue already")
     app.extensions["taskqueue"] = tq
-    app.asgi_app = TaskQueueMiddleware(  # type: ignore[method-assign, assignment]
+    app.asgi_app = TaskQueueMiddleware(  # type: ignore[method-assign, assignment]  # a method there, wrapped as Quart says
         app.asgi_app,  # type: ignore[arg-type]  # Quart's own types of ASGI
         tq,
         load_user=load_user,

@@ -1,4 +1,4 @@
--- Stands before push and exchange: the lines in which tasks wait, and to whom one belongs that is given out.
+-- Stands before exchange: the lines in which tasks wait, and to whom one belongs that is given out.
 local others = {}
 for priority = 9, 0, -1 do
   if priority ~= NORMAL then others[#others + 1] = line(priority) end
