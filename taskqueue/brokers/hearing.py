@@ -1,6 +1,7 @@
 """How a consumer hears of tasks: a subscription on a connection of its own, and each message in the turn it comes."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
@@ -11,8 +12,12 @@ from ..task import Reservation
 from .calls import pack
 from .wire import Wire
 
+log = logging.getLogger("taskqueue.brokers.redis")
+
 # Seconds.
 HINT_PING: Final = 4.0
+# The types of what push says to a consumer that waits: token, id, record, delivery, attempt, crashes.
+_ANSWER: Final = (bytes, bytes, bytes, int, int, int)
 
 
 def reservation(queue: str, task_id: bytes, record: bytes, *counts: int) -> Reservation:
@@ -64,5 +69,16 @@ class Hearing:
             return Taken(queue) if words[0] == b"taken" else queue
         if kind == b"subscribe":
             return None
-        token, *given = msgpack.unpackb(words[0], raw=True)
-        return Handed(self._late[channel], token.decode(), reservation(self._late[channel], *given))
+        return self._handed(self._late[channel], words[0])
+
+    def _handed(self, queue: str, packed: bytes) -> str:
+        """Return the late answer packed here; of what is none, that something may wait: the exchange brings it."""
+        try:
+            values = msgpack.unpackb(packed, raw=True)
+        except ValueError:
+            values = None
+        if not isinstance(values, list) or tuple(map(type, values)) != _ANSWER:
+            log.warning("queue %s: a message to this consumer that no script has sent is passed over", queue)
+            return queue
+        token, *given = values
+        return Handed(queue, token.decode(errors="replace"), reservation(queue, *given))

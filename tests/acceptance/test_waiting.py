@@ -5,6 +5,7 @@ import itertools
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
+import msgpack
 import pytest
 
 from taskqueue import server as consuming
@@ -147,6 +148,21 @@ async def test_a_message_that_is_lost_comes_with_the_next_exchange(
         state = await reached(tq, task_id, "completed")
     assert (state.delivery, state.attempt, len(lost)) == (1, 1, 1)
     assert target.paths == ["/"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"\xc1", b"\x07", b"\x90", b"\x96\xa1t\xa1i\xa1r\x01\x01", msgpack.packb([b"\xff", b"i", b"r", 1, 1, 0])]
+    + [msgpack.packb(values) for values in ({}, [b"t"], [None] * 6, [b"t", b"i", b"r", 1, 1, b"0"])],
+)
+async def test_what_no_script_has_said_ends_no_consumer(
+    tq: TaskQueue, target: Target, any_server: RedisServer, client: Any, said: bytes
+) -> None:
+    async with running(consumer(any_server.url, target, **PATIENT)):
+        await waits(client, "one")
+        assert client.publish(f"{BASE}:to:one", said) == 1
+        await push(tq, "/")
+        await target.finished(1)
 
 
 async def test_a_consumer_that_hears_nothing_does_not_wait(
