@@ -47,6 +47,7 @@ async def waits(client: Any, *names: str, queue: str = "default") -> None:
     await until(there, f"{names} wait for {queue}")
 
 
+NO_ANSWERS: Final[list[Any]] = [{}, [b"t"], [None] * 6, [b"t", b"i", b"r", 1, 1, b"0"]]
 PATIENT: Final[dict[str, Any]] = {"poll_max": 3600.0, "concurrent_limit": 3}
 
 
@@ -153,7 +154,7 @@ async def test_a_message_that_is_lost_comes_with_the_next_exchange(
 @pytest.mark.parametrize(
     "said",
     [b"", b"\xc1", b"\x07", b"\x90", b"\x96\xa1t\xa1i\xa1r\x01\x01", msgpack.packb([b"\xff", b"i", b"r", 1, 1, 0])]
-    + [msgpack.packb(values) for values in ({}, [b"t"], [None] * 6, [b"t", b"i", b"r", 1, 1, b"0"])],
+    + [msgpack.packb(values) for values in NO_ANSWERS],
 )
 async def test_what_no_script_has_said_ends_no_consumer(
     tq: TaskQueue, target: Target, any_server: RedisServer, client: Any, said: bytes
