@@ -67,7 +67,7 @@ class HttpClient:
         """
         now = self.loop.time()
         deadline = now + timeout
-        connection = self._take(now) or await self._connect(now, deadline)
+        connection = self._take(now) or await self._opened(now, deadline)
         if not isinstance(connection, Connection):
             return connection
         self._wake_at(deadline)
@@ -86,11 +86,6 @@ class HttpClient:
             connection.abort()
         if self._connections:
             await self._all_lost.wait()
-
-    def made(self, connection: Connection) -> None:
-        """See Owner."""
-        self._connections.add(connection)
-        self._all_lost.clear()
 
     def keep(self, connection: Connection) -> None:
         """See Owner."""
@@ -111,6 +106,14 @@ class HttpClient:
             if connection.is_fit(now):
                 return connection
         return None
+
+    async def _opened(self, now: float, deadline: float) -> Connection | NotSent | Broken:
+        made = await self._connect(now, deadline)
+        if isinstance(made, Connection):
+            # Not when it says so: uvloop tells no end of one that is given up in the turn in which it was made.
+            self._connections.add(made)
+            self._all_lost.clear()
+        return made
 
     async def _connect(self, now: float, deadline: float) -> Connection | NotSent | Broken:
         until = min(now + self._connect_timeout, deadline)

@@ -56,10 +56,6 @@ class Owner(Protocol):
     loop: asyncio.AbstractEventLoop
     own_flow: OwnFlow
 
-    def made(self, connection: "Connection") -> None:
-        """Note that this one is open."""
-        ...
-
     def keep(self, connection: "Connection") -> None:
         """Take back one that can be used again."""
         ...
@@ -139,7 +135,6 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.BaseProtocol."""
         self._transport = transport
-        self._owner.made(self)
 
     def pause_writing(self) -> None:
         """See asyncio.BaseProtocol."""

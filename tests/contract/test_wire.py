@@ -729,6 +729,36 @@ class TestConnecting:
 
         run(main())
 
+    @pytest.mark.parametrize("tls", [False, True])
+    def test_is_given_up_in_the_turn_in_which_it_succeeds(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, tls: bool
+    ) -> None:
+        server = self_signed(tmp_path) if tls else None
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate"))
+
+        async def main() -> None:
+            gone = asyncio.get_running_loop().create_future()
+
+            async def handler(line: Line) -> None:
+                gone.set_result(await line.gone())
+
+            def made(connection: Connection, transport: asyncio.BaseTransport) -> None:
+                connection_made(connection, transport)
+                running.cancel()
+
+            connection_made = Connection.connection_made
+            monkeypatch.setattr(Connection, "connection_made", made)
+            async with target(handler, tls=server) as there:
+                client = HttpClient("localhost" if tls else "127.0.0.1", there.port, tls=tls, connect_timeout=5)
+                running = asyncio.create_task(get(client))
+                with pytest.raises(asyncio.CancelledError):
+                    await running
+                async with asyncio.timeout(5):
+                    await client.close()
+                    assert await gone
+
+        run(main())
+
     def test_to_who_does_not_speak_tls(self, run: Run) -> None:
         async def main() -> None:
             async def handler(line: Line) -> None:
