@@ -68,17 +68,14 @@ class Consumer:
 
     def entries(self) -> list[dict[str, object]]:
         """Return what has been logged so far; every line must be JSON."""
-        return [json.loads(line) for line in self._log.read_text().splitlines()]
+        lines = self._log.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    def says(self, words: str) -> None:
-        """Wait until a message has these words."""
-        wait_until(lambda: self._heard(words), f"the consumer says {words!r}, not only {self._log.read_text()}")
-
-    def _heard(self, words: str) -> bool:
-        return any(
-            words in str(json.loads(line)["message"])
-            for line in self._log.read_text().splitlines(keepends=True)
-            if line.endswith("\n")
+    def says(self, words: str, *, times: int = 1) -> None:
+        """Wait until so many messages have these words."""
+        wait_until(
+            lambda: sum(words in str(entry["message"]) for entry in self.entries()) >= times,
+            f"the consumer says {words!r}, not only {self._log.read_text()}",
         )
 
     def end(self, number: int = signal.SIGTERM) -> int:
