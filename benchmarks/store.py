@@ -102,5 +102,5 @@ class Store:
 def running_store(kind: str = "") -> Iterator[Store]:
     """Run a server meanwhile: of this kind (see find_binaries), or the first of Valkey, Redis, and the one on PATH."""
     found = find_binaries()
-    with RedisServer(found[kind or next(iter(found))], *DURABLE, *NOT_NOW, *AT_ONCE) as server:
+    with RedisServer(found[kind or next(iter(found))], *DURABLE, *NOT_NOW, *AT_ONCE, on_disk=True) as server:
         yield Store(server)

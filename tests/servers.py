@@ -25,6 +25,10 @@ from redis.retry import Retry
 from tests.waiting import wait_until
 
 START_SECONDS: Final = 20.0
+# A disk that keeps a write for seconds, as those of shared machines do, keeps everybody waiting who asks the server. So
+# its file is in memory, where there is a folder for that with some room: there too it survives the process.
+_IN_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - what is made there has a random name
+_ROOM: Final = 1 << 30
 
 # Whoever holds the other end of its standard input is gone: kill the server, remove its directory.
 _UNDERTAKER: Final = 'read _; kill -9 "$0"; rm -rf "$1"'
@@ -43,6 +47,12 @@ def find_binaries() -> dict[str, Path]:
         "path": shutil.which("redis-server") or shutil.which("valkey-server"),
     }
     return {kind: Path(binary) for kind, binary in found.items() if binary}
+
+
+def in_memory() -> Path | None:
+    """Return a folder that is no disk, None if there is none to be used."""
+    usable = _IN_MEMORY.is_dir() and os.access(_IN_MEMORY, os.W_OK | os.X_OK)
+    return _IN_MEMORY if usable and shutil.disk_usage(_IN_MEMORY).free >= _ROOM else None
 
 
 def _packaged(package: str, pattern: str) -> Path | None:
@@ -66,10 +76,14 @@ class RedisServer:
     What it has acknowledged survives ``kill`` and ``restart``; ``close`` removes everything, as does leaving ``with``.
     """
 
-    def __init__(self, binary: Path, *options: str) -> None:
-        """Take the server's binary and further options as on its command line (``"--maxmemory", "100mb"``)."""
+    def __init__(self, binary: Path, *options: str, on_disk: bool = False) -> None:
+        """Take the server's binary and further options as on its command line (``"--maxmemory", "100mb"``).
+
+        ``on_disk``: with its file where temporary files are, also if there is a faster place.
+        """
         self.binary = binary
-        self.directory = Path(tempfile.mkdtemp(prefix="tq-"))  # short: a socket's path may have about 100 bytes
+        # Short: a socket's path may have about 100 bytes.
+        self.directory = Path(tempfile.mkdtemp(prefix="tq-", dir=None if on_disk else in_memory()))
         self.port = free_port()
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
