@@ -204,6 +204,15 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     **_altered("_alone", _HELD_BACK, _LONG_AGO, ("or 0)", "or 1)"), ("or 0)", "or (0 - 1))")),
     **_altered("_late", _LONGEST, _SECOND, ("0, 0", "0, 1"), ("0, 0", "0, (0 - 1)")),
     **_altered("_late", _EACH, _NO_LINE, ("0, 9", "0, 10")),
+    **{
+        key: "without a token, of a name that nobody has or a lease that is spoilt, nobody waits"
+        for script, found in (("claim", "owner[3]"), ("reclaim", "owner[4]"), ("leave", "lease[2]"))
+        for key in _altered(script, f"wait_no_more(ARGV[1], {found} or '')", "", ("or ''", "or 'other'"))
+    },
+    **_altered(
+        *("_serve", "for i = #ids, 1, -1 do", "no id stands there, and nothing is added to the sum"),
+        ("1, -1", "(1 - 1), -1"),
+    ),
     **_altered("exchange", _HANDED, "who does not wait has nothing to give up", ("[4]", "[(4 - 1)]")),
     **_altered("_moves", _SAME, _MORE_COMMANDS, ("[1]", "[2]"), ("[1]", "[(1 - 1)]")),
     **_altered("_moves", _SHORT, _MORE_COMMANDS, ("<=", "<"), ("#move <= WIDE", "not (#move <= WIDE)"), (_SHORT, "")),
