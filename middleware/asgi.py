@@ -165,8 +165,7 @@ class TaskQueueMiddleware:
         await send(message)
 
     def _hides(self, scope: Scope) -> bool:
-        path, mount = scope["path"], scope.get("root_path", "")
-        return self._door.hides(path) or (path.startswith(mount) and self._door.hides(path[len(mount) :]))
+        return self._door.hides(scope["path"], scope.get("root_path", ""))
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._has_lifespan and not captures:

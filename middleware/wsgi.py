@@ -109,7 +109,7 @@ class TaskQueueMiddleware:
 
     def _hides(self, environ: WSGIEnvironment) -> bool:
         mount, path = _text(environ.get("SCRIPT_NAME", "")), _text(environ.get("PATH_INFO", ""))
-        return self._door.hides(path) or self._door.hides(mount + path)
+        return self._door.hides(mount + path, mount)
 
     def _missing(self, environ: WSGIEnvironment) -> WSGIEnvironment:
         """Return a request like this one, for a path that the application does not have."""

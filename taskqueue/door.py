@@ -20,6 +20,7 @@ from .answers import BROKEN_OFF, RETRY_AFTER, Answer, refused
 from .components import HeaderPairs
 from .errors import BrokerUnavailable, ConfigError, InvalidTask, SignatureError
 from .headers import check_host
+from .hiding import HiddenPaths
 from .keys import Keyring
 from .nonces import Nonces
 from .portal import in_portal
@@ -118,7 +119,7 @@ class Door(Generic[Subject]):
         self._load_user, self._user_id = load_user, user_id
         self._user_id_is_async = _is_async(user_id)
         self._copies_credentials = credentials == "copy" if credentials else load_user is None
-        self._task_only: Final = _prefixes(task_only)
+        self._task_only: Final = HiddenPaths(task_only)
         self._allow_manual: Final = allow_manual
         self._asks_broker: Final = replay_guard == "begin"
         self._seen: Final = Nonces()
@@ -149,9 +150,9 @@ class Door(Generic[Subject]):
         """Return whether that is noted, and not of another event loop, or of another door of the same TaskQueue."""
         return self._replays is not None and self._replays is self.tq.replays and self._loop is loop
 
-    def hides(self, path: str) -> bool:
-        """Return whether this decoded path is there for tasks only."""
-        return bool(self._task_only) and f"{path}/".startswith(self._task_only)
+    def hides(self, path: str, mount: str = "") -> bool:
+        """Return whether this decoded path, or what follows ``mount`` in it, is there for tasks only."""
+        return self._task_only.hide(path, mount)
 
     def request(
         self, arrival: Arrival, subject: Subject, *, scheme: str, body: Body | None, admission: Admission | None
@@ -372,16 +373,6 @@ def _refusal(arrival: Arrival, error: SignatureError) -> Answer:
     path = arrival.targets[0].partition("?")[0][:200]
     log.warning("refused (%s): %s %s: %s", error.reason, arrival.method, path, error)
     return refused(error)
-
-
-def _prefixes(paths: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(paths, str):
-        raise ConfigError(f"task_only: a list of paths is needed, as in [{paths!r}]")
-    prefixes = tuple(f"{path.rstrip('/')}/" for path in paths)
-    for prefix in prefixes:
-        if not prefix.startswith("/"):
-            raise ConfigError(f"task_only: {prefix!r} must start with a slash, as in '/tasks/'")
-    return prefixes
 
 
 # The same few come again and again.

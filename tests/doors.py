@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route
+from yarl import URL
 
 import taskqueue
 from taskqueue.broker import Lease
@@ -333,7 +334,7 @@ class Response:
         return self.body.decode()
 
 
-async def fetch(method: str, url: str, **options: Any) -> Response:
+async def fetch(method: str, url: str | URL, **options: Any) -> Response:
     """Make one request as a browser without cookies would, and follow no redirect; options as for aiohttp."""
     plain = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False)
     async with plain as session, session.request(method, url, allow_redirects=False, **options) as response:

@@ -153,7 +153,7 @@ class TaskQueueMiddleware:
         if admission is not None:
             _prepare(request, arrival, admission)
             body = admission.body
-        elif self._door.hides(request.path_info) or self._door.hides(request.path):
+        elif self._door.hides(request.path, request.path.removesuffix(request.path_info)):
             _hide(request)
         else:
             body = copy_of(request, self._tq.limits.body)

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pytest
+from yarl import URL
 
 import taskqueue
 from taskqueue.policy import Answered
@@ -405,3 +406,17 @@ async def test_a_path_for_tasks_is_not_there_for_others(kind: str, tq: taskqueue
     assert isinstance(outcome, Answered)
     assert (outcome.status, outcome.receipted) == (200, True)
     assert len(seen.tasks) == 2
+
+
+SPELLINGS: Final = (
+    *("//tasks/build", "///tasks/build", "/%2ftasks/build", "/tasks//build", "/./tasks/build", "/%2e/tasks/build"),
+    *("/tasks/./build", "/x/../tasks/build", "/tasks/../tasks/build", "//x/..//tasks/build", "//tasks/x/../build"),
+    *("/x/%2e%2e/tasks/build", "/%2e%2e/tasks/build", "/@@tasks/build", "/tasks/build/", "//tasks/build//"),
+)
+
+
+async def test_a_path_for_tasks_is_not_there_in_any_spelling(kind: str, tq: taskqueue.TaskQueue, seen: Seen) -> None:
+    async with serving(kind, {"/tasks/build": seen.handler}, tq, task_only=["/tasks/"]) as base:
+        for path in SPELLINGS:
+            assert (await fetch("GET", URL(base + path, encoded=True))).status >= 300, path
+    assert seen.tasks == []

@@ -75,7 +75,7 @@ def test_settings_that_are_right_are_not_spoken_of() -> None:
         ({**RIGHT, "USING": "third"}, "E001", "'third' is no database alias; known are default, other"),
         ({**RIGHT, "QUEUES": "default"}, "E002", "queues: a list of names is needed"),
         ({**RIGHT, "CREDENTIALS": "keep"}, "E002", "credentials: 'keep' must be 'copy', 'drop' or None"),
-        ({**RIGHT, "TASK_ONLY": ["tasks"]}, "E002", "task_only: 'tasks/' must start with a slash"),
+        ({**RIGHT, "TASK_ONLY": ["tasks"]}, "E002", "task_only: 'tasks' must start with a slash"),
         ({**RIGHT, "ALLOW_MANUAL": "no"}, "E001", "ALLOW_MANUAL: bool is needed, not str"),
         ({**RIGHT, "REPLAY_GUARD": "redis"}, "E002", "replay_guard: 'redis' must be"),
         ({**RIGHT, "LOAD_USER": "shop.users.load"}, "E002", "LOAD_USER: 'shop.users.load' cannot be imported"),

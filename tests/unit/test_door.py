@@ -46,7 +46,7 @@ PROOF = Proof("id-1", "default", "ada", 1, 1, 11, 0, 0, "", "", "/x", None)
         ({"replay_guard": "redis"}, "replay_guard: 'redis' must be 'begin' or 'process'"),
         ({"allow_manual": "no"}, "allow_manual: 'no' must be True or False"),
         ({"task_only": "/tasks/"}, r"task_only: a list of paths is needed, as in \['/tasks/'\]"),
-        ({"task_only": ["tasks"]}, "task_only: 'tasks/' must start with a slash"),
+        ({"task_only": ["tasks"]}, "task_only: 'tasks' must start with a slash"),
     ],
 )
 def test_wrong_settings_are_told(options: dict[str, Any], message: str) -> None:
@@ -79,6 +79,46 @@ def test_a_queue_knows_whether_all_its_doors_note_starts() -> None:
 def test_prefixes_end_where_a_segment_ends(path: str, hidden: bool) -> None:  # noqa: FBT001
     assert door(task_only=["/tasks/", "/cron"]).hides(path) is hidden
     assert door().hides(path) is False
+
+
+@pytest.mark.parametrize(
+    ("path", "hidden"),
+    [
+        ("//tasks/x", True),
+        ("/./tasks", True),
+        ("/@@tasks", True),
+        ("/a/../tasks/x", True),
+        ("/../tasks", True),
+        # The first is what it says to a router that joins slashes, and /x to one that resolves the dots too.
+        ("//tasks/../x", True),
+        ("/x/tasks/../a", False),
+        ("/deep//down", True),
+        ("/deep/./down/x", True),
+        ("/deep/a/../down", True),
+        ("/deep", False),
+        ("/down", False),
+        ("", False),
+    ],
+)
+def test_what_a_router_might_read_as_a_hidden_path(path: str, hidden: bool) -> None:  # noqa: FBT001
+    assert door(task_only=["/tasks/", "/deep/down"]).hides(path) is hidden
+
+
+@pytest.mark.parametrize(
+    ("path", "mount", "hidden"),
+    [
+        ("/shop/tasks", "/shop", True),
+        ("//shop//tasks", "/shop", True),
+        ("/shop/a/../tasks", "/shop", True),
+        ("/shop/../tasks", "/shop", True),
+        ("/tasks", "/shop", True),
+        ("/other/tasks", "/shop", False),
+        ("/shopping/tasks", "/shop", False),
+        ("/shop/tasks", "", False),
+    ],
+)
+def test_a_path_is_hidden_with_and_without_its_mount(path: str, mount: str, hidden: bool) -> None:  # noqa: FBT001
+    assert door(task_only=["/tasks/"]).hides(path, mount) is hidden
 
 
 def test_a_root_prefix_hides_everything() -> None:
