@@ -387,11 +387,13 @@ class Link:
             await wire.close(nowait=True)
 
     async def aclose(self) -> None:
-        """Let the calls under way end, then close the connection."""
-        if self._speaker is not None:
-            await asyncio.gather(self._speaker, return_exceptions=True)
-        if self._alarm is not None:
-            self._alarm.cancel()
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            await wire.close()
+        """Let the calls under way end, then close the connection; if this is cancelled, do so at once."""
+        try:
+            if self._speaker is not None:
+                await asyncio.gather(self._speaker, return_exceptions=True)
+        finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            wire, self._wire = self._wire, None
+            if wire is not None:
+                await wire.close()

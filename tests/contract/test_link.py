@@ -147,6 +147,24 @@ class TestCallersThatGo:
         assert any_server.client().llen(BASE) == 10
         await broker.aclose()
 
+    @pytest.mark.parametrize("turns", range(1, 6))
+    async def test_a_close_that_is_cancelled_closes_at_once(self, any_server: RedisServer, turns: int) -> None:
+        client, broker = any_server.client(), broker_at(any_server.url)
+        others = len(client.client_list())
+
+        async def closed() -> bool:
+            return len(client.client_list()) == others
+
+        for busy in (True, False):
+            await broker.size("default", deadline=within(10))
+            size = asyncio.create_task(broker.size("default", deadline=within(10))) if busy else None
+            await _turns(1)
+            closing = asyncio.create_task(broker.aclose())
+            await _turns(turns)
+            closing.cancel()
+            await asyncio.gather(closing, *([size] if size else []), return_exceptions=True)
+            await until(closed, "the connection is closed", limit=2)
+
     async def test_each_event_loop_has_a_connection_of_its_own(self, any_server: RedisServer) -> None:
         broker = broker_at(any_server.url)
         await broker.push("default", opaque_tasks(1), deadline=within(10))
