@@ -247,10 +247,10 @@ class Link:
         """Send what waits, and what comes meanwhile, until nothing is under way; raises what broke the line."""
         self._passing = self._end = None
         await self._connected()
-        end = self._end = asyncio.get_running_loop().create_future()
         self._send()
-        if self._trips:
-            await end
+        if self._trips:  # else whoever asked has gone, and an end that nobody waits for is not to be told
+            self._end = asyncio.get_running_loop().create_future()
+            await self._end
 
     @property
     def _ready(self) -> bool:

@@ -1,6 +1,7 @@
 """The one connection to Redis, when callers go, lines break, and Redis forgets, freezes, dies or refuses."""
 
 import asyncio
+import gc
 import random
 import threading
 import time
@@ -165,6 +166,24 @@ class TestCallersThatGo:
             await asyncio.gather(closing, *([size] if size else []), return_exceptions=True)
             await until(closed, "the connection is closed", limit=2)
 
+    async def test_a_line_on_which_nobody_waits_any_more_breaks_in_silence(
+        self, broker: RedisBroker, proxy: Proxy
+    ) -> None:
+        complaints: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
+        await broker.aclose()
+        call = asyncio.create_task(broker.command("ECHO", "x", deadline=within(10)))
+        await _turns(1)
+        call.cancel()  # before it is sent: the line has yet to be made
+        await until(lambda: _made(broker), "there is a line")
+        await proxy.stop()
+        await until(lambda: _made(broker, whole=False), "the line has broken")
+        await broker.aclose()
+        del call  # the last that holds what nobody waits for
+        gc.collect()
+        assert complaints == []
+        await proxy.start()
+
     async def test_each_event_loop_has_a_connection_of_its_own(self, any_server: RedisServer) -> None:
         broker = broker_at(any_server.url)
         await broker.push("default", opaque_tasks(1), deadline=within(10))
@@ -187,6 +206,12 @@ class TestCallersThatGo:
 async def _turns(count: int) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def _made(broker: RedisBroker, *, whole: bool = True) -> bool:
+    """Tell whether there is a line, and all is well with it or not."""
+    speaker, wire = broker._link._speaker, broker._link._wire
+    return speaker is not None and speaker.done() and wire is not None and wire.usable == whole
 
 
 class TestLinesThatBreak:
