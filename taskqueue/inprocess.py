@@ -227,7 +227,11 @@ class Lifespan:
         """Return when the application is ready; raises AppFailed with its message if it is not."""
         self._job = asyncio.create_task(self._run())
         await self._to_app.put({"type": "lifespan.startup"})
-        answer = await self._from_app.get()
+        try:
+            answer = await self._from_app.get()
+        except asyncio.CancelledError:
+            self._job.cancel()
+            raise
         self._known = answer["type"] == "lifespan.startup.complete"
         if answer["type"] == "lifespan.startup.failed":
             # Some give a whole traceback as the message; its last line says what it was.
@@ -247,8 +251,10 @@ class Lifespan:
         """Give the application its time to end; return what it raised."""
         if self._job is None:
             return None
-        await asyncio.wait([self._job], timeout=LIFESPAN_END)
-        self._job.cancel()
+        try:
+            await asyncio.wait([self._job], timeout=LIFESPAN_END)
+        finally:
+            self._job.cancel()
         (failure,) = await asyncio.gather(self._job, return_exceptions=True)
         return failure if isinstance(failure, Exception) else None
 

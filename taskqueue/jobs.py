@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from . import stacks
 from .line import Line
@@ -12,12 +12,26 @@ from .task import Reservation, Settlement, Verdict
 
 log = logging.getLogger("taskqueue.server")
 
+Result = TypeVar("Result")
+
 GIVEN_BACK: Final = Verdict("release", "stopped")
 
 
 def given_back(reservation: Reservation, verdict: Verdict = GIVEN_BACK) -> Settlement:
     """Return the settlement of a delivery that comes to nothing, and has spent nothing."""
     return Settlement(reservation.id, reservation.delivery, verdict)
+
+
+def begun(group: asyncio.TaskGroup, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result] | None:
+    """Run this in the group; return None if that takes nothing more, because the consumer is being broken off.
+
+    Whose delivery does not begin, or is not told of, then is delivered again: the broker has not heard of its end.
+    """
+    try:
+        return group.create_task(work)
+    except RuntimeError:
+        work.close()
+        return None
 
 
 class Jobs:
@@ -35,7 +49,9 @@ class Jobs:
 
     def start(self, group: asyncio.TaskGroup, held: Held, work: Coroutine[Any, Any, Settlement]) -> None:
         """Run this; its end is told also if it was cancelled before it began."""
-        job = group.create_task(work)
+        job = begun(group, work)
+        if job is None:
+            return
         self._running[job] = held
         self.bytes += held.size
         job.add_done_callback(self._end)

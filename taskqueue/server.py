@@ -19,6 +19,7 @@ from .delivery import Courier
 from .errors import BrokerUnavailable, ConfigError, Fenced, NameInUse, TaskQueueError
 from .hooks import FailedTask, OnFailed, tell
 from .intake import Intake
+from .jobs import begun
 from .keys import Keyring
 from .line import Line
 from .membership import Membership
@@ -334,7 +335,7 @@ class TaskQueueServer:
 
     def _tell_failed(self, failed: FailedTask) -> None:
         if self._on_failed is not None:
-            self._slots.group.create_task(tell(self._on_failed, failed))
+            begun(self._slots.group, tell(self._on_failed, failed))
 
     # The broker, away and back.
 

@@ -78,6 +78,7 @@ class WebConsumer:
         """Give the name up; a consumer that nobody has stopped is broken off, and its tasks are taken over later."""
         try:
             if self._job is not None:
+                self._stopping.set()  # What an application does when it is cancelled must not hide that this was.
                 self._job.cancel()
                 await asyncio.gather(self._job, return_exceptions=True)
         finally:

@@ -247,10 +247,10 @@ class Link:
         """Send what waits, and what comes meanwhile, until nothing is under way; raises what broke the line."""
         self._passing = self._end = None
         await self._connected()
-        end = self._end = asyncio.get_running_loop().create_future()
         self._send()
-        if self._trips:
-            await end
+        if self._trips:  # else whoever asked has gone, and an end that nobody waits for is not to be told
+            self._end = asyncio.get_running_loop().create_future()
+            await self._end
 
     @property
     def _ready(self) -> bool:
@@ -387,11 +387,13 @@ class Link:
             await wire.close(nowait=True)
 
     async def aclose(self) -> None:
-        """Let the calls under way end, then close the connection."""
-        if self._speaker is not None:
-            await asyncio.gather(self._speaker, return_exceptions=True)
-        if self._alarm is not None:
-            self._alarm.cancel()
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            await wire.close()
+        """Let the calls under way end, then close the connection; if this is cancelled, do so at once."""
+        try:
+            if self._speaker is not None:
+                await asyncio.gather(self._speaker, return_exceptions=True)
+        finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            wire, self._wire = self._wire, None
+            if wire is not None:
+                await wire.close()

@@ -1,6 +1,7 @@
 """A consumer at work: real server, real application over HTTP, everything between them as in production."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -20,6 +21,8 @@ from taskqueue import server as consuming
 from taskqueue import slots
 from taskqueue.broker import connect
 from taskqueue.errors import BrokerUnavailable, ConfigError, Fenced
+from taskqueue.hooks import FailedTask
+from taskqueue.inprocess import AsgiReplayer
 from taskqueue.line import Line
 from taskqueue.policy import Rules
 from taskqueue.prefetch import Held, Prefetch
@@ -707,6 +710,51 @@ class TestStopping:
         async with running(consumer(any_server.url, target)):
             await target.finished(5)
         assert target.paths == paths
+
+    async def test_one_that_is_broken_off_starts_nothing_of_what_it_holds(
+        self, tq: TaskQueue, target: Target, any_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Prefetch, "depth", lambda _prefetch, _now: 5)
+        complaints: list[Mapping[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
+        target.handler = target.gated
+        await push(tq, *(f"/{number}" for number in range(7)))
+        server = consumer(any_server.url, target, concurrent_limit=2)
+        job = asyncio.create_task(consume(server))
+        await target.started(2)
+        assert len(server._slots._prefetch) == 5
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        assert complaints == []
+        assert len(target.paths) == 2
+
+    async def test_what_is_answered_to_one_that_is_broken_off_counts_for_nothing(
+        self, tq: TaskQueue, any_server: RedisServer
+    ) -> None:
+        told: list[FailedTask] = []
+        begun = asyncio.Event()
+
+        async def app(scope: Any, _receive: Any, send: Any) -> None:
+            if scope["type"] == "lifespan":
+                return
+            begun.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await send({"type": "http.response.start", "status": 410, "headers": []})
+
+        (task_id,) = await push(tq, "/failing")
+        broker = connect(any_server.url, namespace="taskqueue")
+        server = TaskQueueServer(
+            broker, AsgiReplayer(app), KEYRING, name="one", queues=["default"], rules=RULES, on_failed=told.append
+        )
+        job = asyncio.create_task(consume(server))
+        await begun.wait()
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        assert told == []
+        assert (await state_of(tq, task_id)).state == "reserved"
 
     @pytest.mark.parametrize("now", [True, False])
     async def test_what_arrives_while_stopping_is_given_back(

@@ -540,3 +540,25 @@ async def test_a_lifespan_that_is_broken_off_leaves_nothing_behind(
     await again.start()
     assert (await reached(tq, task_id, "completed")).delivery == 2
     await again.stop()
+
+
+async def test_one_that_fails_as_it_is_broken_off_does_not_begin_anew(
+    tq: taskqueue.TaskQueue, own: taskqueue.TaskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+
+    async def run(_server: TaskQueueServer) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise ValueError("this hides the cancellation")
+
+    monkeypatch.setattr(TaskQueueServer, "run", run)
+    running = AsgiServer(asgi(Story(tq), own, "one"))
+    await running.start()
+    await begun.wait()
+    running.job.cancel()
+    ended, _ = await asyncio.wait([running.job], timeout=5)
+    assert ended == {running.job}
+    assert webconsumer._names == set()

@@ -1,6 +1,7 @@
 """The one connection to Redis, when callers go, lines break, and Redis forgets, freezes, dies or refuses."""
 
 import asyncio
+import gc
 import random
 import threading
 import time
@@ -147,6 +148,42 @@ class TestCallersThatGo:
         assert any_server.client().llen(BASE) == 10
         await broker.aclose()
 
+    @pytest.mark.parametrize("turns", range(1, 6))
+    async def test_a_close_that_is_cancelled_closes_at_once(self, any_server: RedisServer, turns: int) -> None:
+        client, broker = any_server.client(), broker_at(any_server.url)
+        others = len(client.client_list())
+
+        async def closed() -> bool:
+            return len(client.client_list()) == others
+
+        for busy in (True, False):
+            await broker.size("default", deadline=within(10))
+            size = asyncio.create_task(broker.size("default", deadline=within(10))) if busy else None
+            await _turns(1)
+            closing = asyncio.create_task(broker.aclose())
+            await _turns(turns)
+            closing.cancel()
+            await asyncio.gather(closing, *([size] if size else []), return_exceptions=True)
+            await until(closed, "the connection is closed", limit=2)
+
+    async def test_a_line_on_which_nobody_waits_any_more_breaks_in_silence(
+        self, broker: RedisBroker, proxy: Proxy
+    ) -> None:
+        complaints: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
+        await broker.aclose()
+        call = asyncio.create_task(broker.command("ECHO", "x", deadline=within(10)))
+        await _turns(1)
+        call.cancel()  # before it is sent: the line has yet to be made
+        await until(lambda: _made(broker), "there is a line")
+        await proxy.stop()
+        await until(lambda: _made(broker, whole=False), "the line has broken")
+        await broker.aclose()
+        del call  # the last that holds what nobody waits for
+        gc.collect()
+        assert complaints == []
+        await proxy.start()
+
     async def test_each_event_loop_has_a_connection_of_its_own(self, any_server: RedisServer) -> None:
         broker = broker_at(any_server.url)
         await broker.push("default", opaque_tasks(1), deadline=within(10))
@@ -169,6 +206,12 @@ class TestCallersThatGo:
 async def _turns(count: int) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def _made(broker: RedisBroker, *, whole: bool = True) -> bool:
+    """Tell whether there is a line, and all is well with it or not."""
+    speaker, wire = broker._link._speaker, broker._link._wire
+    return speaker is not None and speaker.done() and wire is not None and wire.usable == whole
 
 
 class TestLinesThatBreak:

@@ -299,6 +299,32 @@ async def test_a_failed_startup_says_why() -> None:
             pass
 
 
+@pytest.mark.parametrize("moment", ["startup", "shutdown"])
+async def test_a_lifespan_that_is_broken_off_ends_with_its_application(moment: str) -> None:
+    reached, ends = asyncio.Event(), list[str]()
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        try:
+            while (message := await receive())["type"] != f"lifespan.{moment}":
+                await send({"type": f"{message['type']}.complete"})
+            reached.set()
+            await asyncio.Event().wait()
+        finally:
+            ends.append(moment)
+
+    async def replaying() -> None:
+        async with AsgiReplayer(app):
+            pass
+
+    job = asyncio.create_task(replaying())
+    await reached.wait()
+    job.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await job
+    await asyncio.sleep(0)
+    assert ends == [moment]
+
+
 async def test_the_proof_is_an_object_that_no_header_can_be() -> None:
     handovers: list[object] = []
 
