@@ -37,7 +37,8 @@ def authenticated_user(scope: Scope) -> str | None:
 class TaskQueuePlugin(InitPlugin):
     """Lets an application add tasks and receive their deliveries: ``Litestar(..., plugins=[TaskQueuePlugin(tq)])``.
 
-    The door stands around all that Litestar has, from when the application starts (ASGI's lifespan) until it stops.
+    The door stands around all that Litestar has, from when the application starts (ASGI's lifespan) until it stops;
+    where a server runs no lifespan, from the first request that finds a handler, which goes through it too.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class TaskQueuePlugin(InitPlugin):
         self._tq: Final = tq
         self._consume: Final = consume
         self._consumer: WebConsumer | None = None
-        self._mounted_door: TaskQueueMiddleware | None = None
+        self._doors: dict[Litestar, tuple[TaskQueueMiddleware, ASGIApp]] = {}  # and what each of them stands before
         self._door = partial(
             TaskQueueMiddleware,
             tq=tq,
@@ -76,25 +77,42 @@ class TaskQueuePlugin(InitPlugin):
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """See Litestar: called with the configuration of the application that is being made."""
+        app_config.middleware.insert(0, self._through_the_door)
         app_config.lifespan.insert(0, self._mounted)
         app_config.on_startup.append(self._start)
         if self._consume is not False:
             app_config.lifespan.append(self._stopping)
         return app_config
 
+    def _mount(self, app: Litestar) -> TaskQueueMiddleware:
+        # Litestar's middlewares stand behind its router; what stands before everything has no other place than this.
+        if app not in self._doors:
+            self._doors[app] = self._door(_past_csrf(app)), app.asgi_handler
+            app.asgi_handler = cast("ASGIApp", self._doors[app][0])
+        return self._doors[app][0]
+
+    def _through_the_door(self, app: ASGIApp) -> ASGIApp:
+        """Have what a server without lifespan lets in begin anew, and go through the door."""
+
+        async def check(scope: Any, receive: Any, send: Any) -> None:
+            whole = ASGIConnection[Any, Any, Any, Any](scope).app
+            if whole in self._doors:
+                await app(scope, receive, send)
+            else:
+                await self._mount(whole)(scope, receive, send)
+
+        return check
+
     @asynccontextmanager
     async def _mounted(self, app: Litestar) -> AsyncIterator[None]:
-        # Litestar's middlewares stand behind its router; what stands before everything has no other place than this.
-        inside = app.asgi_handler
-        self._mounted_door = door = self._door(_past_csrf(app))
-        app.asgi_handler = cast("ASGIApp", door)
+        door = self._mount(app)
         try:
             async with AsyncExitStack() as stack:
                 if self._consume is not False:
                     await self._enter_consumer(stack, app, door)
                 yield
         finally:
-            app.asgi_handler = inside
+            _, app.asgi_handler = self._doors.pop(app)
             await self._tq.aclose()
 
     async def _enter_consumer(self, stack: AsyncExitStack, app: Litestar, door: TaskQueueMiddleware) -> None:
@@ -107,8 +125,7 @@ class TaskQueuePlugin(InitPlugin):
 
     def _start(self, app: Litestar) -> None:
         """Begin to consume: the last of what the application does when it starts."""
-        if self._mounted_door is not None:
-            self._mounted_door.started(cast("App", app), None)
+        self._mount(app).started(cast("App", app), None)
         if self._consumer is not None:
             self._consumer.start()
 

@@ -240,7 +240,8 @@ def aiohttp_app(handlers: Handlers) -> web.Application:
 @asynccontextmanager
 async def serving_asgi(app: App, **options: Any) -> AsyncIterator[str]:
     """Run an ASGI application on uvicorn; yield its base address."""
-    config = uvicorn.Config(app, lifespan="on", ws="none", log_config=None, access_log=False, **options)
+    settings: dict[str, Any] = {"lifespan": "on", "ws": "none", "log_config": None, "access_log": False, **options}
+    config = uvicorn.Config(app, **settings)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

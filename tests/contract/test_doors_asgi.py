@@ -17,7 +17,20 @@ import taskqueue
 from taskqueue.exchange import Message, Receive, Scope, Send
 from taskqueue.middleware.asgi import TaskQueueMiddleware, authenticated_user, task_only
 from taskqueue.policy import Answered
-from tests.doors import Consumer, View, adding, fetch, serving, serving_asgi, starlette_app, task_queue
+from tests.doors import (
+    ASGI_KINDS,
+    Consumer,
+    Handlers,
+    Reply,
+    View,
+    adding,
+    behind_asgi_door,
+    fetch,
+    serving,
+    serving_asgi,
+    starlette_app,
+    task_queue,
+)
 from tests.servers import RedisServer
 
 # ---- where it stands
@@ -140,6 +153,40 @@ async def test_where_the_application_answers_everything_a_hidden_path_is_plainly
         assert (await fetch("GET", base + "/anything")).text == "index.html"
         hidden = await fetch("GET", base + "/tasks/x")
     assert (hidden.status, hidden.text) == (404, "Not Found")
+
+
+# ---- servers that run no lifespan
+
+
+@pytest.mark.parametrize("kind", ASGI_KINDS)
+async def test_the_door_is_shut_where_a_server_runs_no_lifespan(kind: str, tq: taskqueue.TaskQueue) -> None:
+    came: list[object] = []
+
+    async def build(_view: View) -> Reply:
+        came.append(taskqueue.current_task())
+        return Reply(200, "built")
+
+    handlers: Handlers = {"/": adding("/tasks/build"), "/tasks/build": build, "/open": build}
+    app = behind_asgi_door(kind, handlers, tq, task_only=["/tasks/"])
+    async with serving_asgi(app, lifespan="off") as base:
+        assert (await fetch("GET", base + "/tasks/build")).status == 404
+        assert (await fetch("GET", base + "/tasks/build")).status == 404
+        assert (await fetch("GET", base + "/open", headers={"X-Task-Id": "1"})).status == 403
+        assert came == []
+        assert (await fetch("GET", base + "/")).status == 200
+        _, outcome = await Consumer(tq).replay(base)
+    assert isinstance(outcome, Answered)
+    assert (outcome.status, outcome.receipted, len(came)) == (200, True, 1)
+
+
+async def test_the_first_request_without_lifespan_goes_through_the_door_of_litestar(tq: taskqueue.TaskQueue) -> None:
+    asked: list[tuple[str, dict[str, str], int]]
+    asked = [("/tasks/build", {}, 404), ("/", {"X-Task-Id": "1"}, 403), ("/", {}, 200)]
+    for path, headers, status in asked:
+        app = behind_asgi_door("litestar", {"/": adding("/x"), "/tasks/build": adding("/y")}, tq, task_only=["/tasks"])
+        async with serving_asgi(app, lifespan="off") as base:
+            assert (await fetch("GET", base + path, headers=headers)).status == status
+    assert await tq.size() == 1
 
 
 # ---- other protocols
