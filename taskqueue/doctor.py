@@ -203,7 +203,7 @@ def check_consumers(
     if left:
         return Finding(check, "ok", f"{', '.join(left)}; {stats.queued} task(s) wait")
     dead = ", ".join(f"{consumer.name} (process {consumer.pid} on {consumer.host})" for consumer in ended)
-    what = f"no longer running, or hung: {dead}" if dead else "there has never been one"
+    what = f"no longer running, or hung: {dead}" if dead else "none runs"
     what += f", and the rule of {route} names this queue" if route else ""
     held = stats.queued + stats.reserved
     first = "" if "disabled" not in stats.control else f"taskqueue queues enable {stats.queue}, then "

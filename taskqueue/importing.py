@@ -24,11 +24,18 @@ def imported(path: str, refusal: Refusal, *, likely: Callable[[object], object] 
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
-            names = [name for name, value in vars(module).items() if not name.startswith("_") and likely(value)]
+            names = [name for name, value in vars(module).items() if not name.startswith("_") and _is(likely, value)]
             close = get_close_matches(part, dir(found), n=3)
             raise refusal(f"{module.__name__} has no {attribute}{_or(names or close, 'it has')}")
         found = getattr(found, part)
     return found
+
+
+def _is(likely: Callable[[object], object], value: object) -> bool:
+    try:
+        return bool(likely(value))
+    except Exception:  # noqa: BLE001 - outside a request some frameworks' ``request`` answers every question with one
+        return False
 
 
 def _module(name: str, refusal: Refusal) -> ModuleType:

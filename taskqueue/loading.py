@@ -33,8 +33,8 @@ async def load(name: str) -> Application:
     """Import the application named ``package.module:attribute``, or call the factory of that name (sync or async).
 
     Or make the one that ``config:`` and a path name, as PasteDeploy does (Zope, Pyramid). The current directory is
-    searched first. Raises AppNotFound with the candidates; an error of the application's own while it is imported is
-    the cause.
+    searched first. Raises AppNotFound with the candidates; an error of the application's own while it is imported or
+    made is the cause.
     """
     if name.startswith(PASTE):
         return Application(name, "wsgi", _deployed(name))
@@ -44,9 +44,7 @@ async def load(name: str) -> Application:
     found = imported(name, lambda words: AppNotFound(f"app: {words}"), likely=kind_of)
     kind = kind_of(found)
     if kind is None and _is_factory(found):
-        found = found()
-        if inspect.isawaitable(found):
-            found = await found
+        found = await _made(name, found)
         kind = kind_of(found)
     if kind is None:
         raise AppNotFound(
@@ -54,6 +52,14 @@ async def load(name: str) -> Application:
             " without arguments that makes one"
         )
     return Application(name, kind, found)
+
+
+async def _made(name: str, factory: Callable[[], object]) -> object:
+    try:
+        made = factory()
+        return await made if inspect.isawaitable(made) else made
+    except Exception as error:
+        raise AppNotFound(f"app: {name} failed: {type(error).__name__}: {error}") from error
 
 
 def function(setting: str, name: str) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 from typing import Final, NamedTuple, TypedDict, Unpack
 
 from .defaults import NO_DEFAULTS, NOTHING, Defaults, DefaultsByPath, check_priority, check_retries, check_timeout
@@ -48,6 +49,7 @@ class Options(TypedDict, total=False):
 
 
 _OPTIONS: Final = Options.__annotations__.keys()
+_BY_PLACE: Final = ("url", "method", "params", "headers", "payload", "queue")
 
 
 @fast_init
@@ -172,7 +174,10 @@ def _target_after(end: str, url: object, limits: Limits) -> str:
 def _check_known(options: Options) -> None:
     """Refuse a keyword that means nothing: one misspelt would otherwise be left out in silence."""
     if options and (unknown := sorted(options.keys() - _OPTIONS)):
-        raise InvalidTask(f"{unknown[0]}: add takes no such argument; it takes {', '.join(sorted(_OPTIONS))}")
+        taken = sorted((*_OPTIONS, *_BY_PLACE))
+        close = get_close_matches(unknown[0], taken, n=1)
+        meant = f"; did you mean {close[0]}? I" if close else "; i"
+        raise InvalidTask(f"{unknown[0]}: add takes no such argument{meant}t takes {', '.join(taken)}")
 
 
 def _queue_of_child(parent: CurrentTask | None, queue: str | None) -> str:

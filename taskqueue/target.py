@@ -125,7 +125,7 @@ def _not_a_path(path: str, query: str) -> str:
     if not path:
         return "the path is empty; give one such as '/reports/build'"
     if not _SCHEME.match(path) and not path.startswith(("//", "/\\")):
-        return f"the path must start with a slash: {_shown(_corrected('/' + path), query)}"
+        return f"the path must start with a slash; give {_shown(_corrected('/' + path), query)}"
     rest = re.sub(r"^(?:[/\\]{2}[^/\\]*)?", "", _SCHEME.sub("", path, count=1))
     meant = rest if rest.startswith("/") else "/" + rest.partition("/")[2]
     return (

@@ -97,7 +97,7 @@ def test_the_doctor_finds_a_queue_that_a_rule_names_and_nobody_consumes(taskqueu
         one for one in taskqueue("doctor", "--json").document["findings"] if one["check"] == "consumers of slow"
     )
     assert found["level"] == "warning"
-    assert found["what"] == "there has never been one, and the rule of /reports/* names this queue"
+    assert found["what"] == "none runs, and the rule of /reports/* names this queue"
     assert "--queue slow" in found["remedy"]
 
 

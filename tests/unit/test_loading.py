@@ -185,10 +185,20 @@ async def test_an_error_of_the_module_itself_is_the_cause(
     assert type(error.__cause__) is cause
 
 
-async def test_what_a_factory_raises_is_raised(module: Write) -> None:
-    module("shop.py", "def make(): raise LookupError('no database')\n")
-    with pytest.raises(LookupError, match="no database"):
-        await loading.load("shop:make")
+@pytest.mark.parametrize("way", ["def", "async def"])
+async def test_what_a_factory_raises_is_the_cause(way: str, module: Write) -> None:
+    module("shop.py", f"{way} make(): raise LookupError('no database')\n")
+    error = await refused("shop:make")
+    assert str(error) == "app: shop:make failed: LookupError: no database"
+    assert type(error.__cause__) is LookupError
+
+
+async def test_what_answers_only_in_a_request_is_no_application(module: Write) -> None:
+    module(
+        "shop.py",
+        "from werkzeug.local import LocalProxy\nrequest = LocalProxy(lambda: 1 / 0)\nasync def app(a, b, c): ...",
+    )
+    assert str(await refused("shop:nope")) == "app: shop has no nope; it has app"
 
 
 def test_a_function_is_found_or_refused_under_the_name_of_its_setting(module: Write) -> None:

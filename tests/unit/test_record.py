@@ -545,10 +545,12 @@ def test_a_task_run_by_hand_waits_for_nothing_that_it_adds(manual: bool) -> None
 @pytest.mark.parametrize("end", ["on_success", "on_failure"])
 def test_a_wrong_target_of_what_follows_is_told_by_its_own_name(end: str) -> None:
     options: dict[str, Any] = {end: "mail"}
-    assert refusal(**options) == f"{end}: the path must start with a slash: '/mail'"
+    assert refusal(**options) == f"{end}: the path must start with a slash; give '/mail'"
 
 
 def test_a_misspelt_argument_is_an_error() -> None:
     told = refusal(on_sucess="/mail")
-    assert told.startswith("on_sucess: add takes no such argument; it takes ")
-    assert "on_success" in told
+    assert told.startswith("on_sucess: add takes no such argument; did you mean on_success? It takes child, delay, ")
+    told = refusal(parms={"a": 1})
+    assert told.startswith("parms: add takes no such argument; did you mean params? It takes child, ")
+    assert refusal(zzz=1).startswith("zzz: add takes no such argument; it takes child, ")
