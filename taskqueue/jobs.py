@@ -66,11 +66,11 @@ class Jobs:
 
     def cancel(self, ids: Collection[str] | None = None) -> None:
         """End these now, or all."""
+        why = "because the consumer ends: it will be given out again" if ids is None else "as an operator has said"
         for job, held in tuple(self._running.items()):
-            if ids is None:
-                job.cancel()
-            elif (task_id := held.prepared.reservation.id) in ids:
-                log.warning("task %s: ended while it ran, as an operator has said", task_id)
+            task_id = held.prepared.reservation.id
+            if ids is None or task_id in ids:
+                log.warning("task %s: ended while it ran, %s", task_id, why)
                 job.cancel()
 
     def report(self) -> None:

@@ -691,7 +691,13 @@ class TestStopping:
 
     @pytest.mark.parametrize("how", ["grace", "now"])
     async def test_what_does_not_end_is_given_back_in_order_and_has_spent_nothing(
-        self, tq: TaskQueue, target: Target, any_server: RedisServer, client: Any, how: str
+        self,
+        tq: TaskQueue,
+        target: Target,
+        any_server: RedisServer,
+        client: Any,
+        how: str,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         target.handler = target.gated
         paths = [f"/{number}" for number in range(5)]
@@ -702,6 +708,10 @@ class TestStopping:
             server.stop()
             if how == "now":
                 server.stop(now=True)
+        why = "ended while it ran, because the consumer ends: it will be given out again"
+        assert [line for line in caplog.messages if "ended while" in line] == [
+            f"task {one}: {why}" for one in tasks[:3]
+        ]
         assert client.lrange(BASE, 0, -1) == [task_id.encode() for task_id in reversed(tasks)]
         assert [(await state_of(tq, task_id)).attempt for task_id in tasks] == [0] * 5
         assert queue_of(client).reserved == {}
