@@ -22,6 +22,7 @@ from .durability import Level as Kept
 from .errors import BrokerUnavailable, ConfigError
 from .inspector import ConsumerInfo, Control, Inspector, QueueStats, StoreInfo
 from .keys import Keyring
+from .policy import KEY
 from .routes import NO_ROUTES, Routes, with_ruled
 from .task import TaskState
 
@@ -254,17 +255,25 @@ def check_doubt(queue: str, prepared: Sequence[TaskState], *, now: int) -> Findi
     return Finding(check, "warning", what, remedy)
 
 
+def check_returned(queue: str, scheduled: Sequence[TaskState]) -> Finding:
+    """Look for tasks that came back because a consumer, or the application it asked, has not their secret."""
+    check, back = f"secret for {queue}", [task for task in scheduled if task.reason == KEY]
+    if not back:
+        return Finding(check, "ok", "no task has come back for want of it")
+    what = f"{len(back)} task(s) came back: {back[0].holder}, or the application it asks, has another secret than they"
+    remedy = "give applications and consumers the same TASKQUEUE_SECRET; the tasks come again by themselves"
+    return Finding(check, "error", what, remedy)
+
+
 def check_failed(stats: QueueStats, latest: Sequence[TaskState]) -> Finding:
     """Look for failed tasks, and name the reasons of the latest."""
-    check = f"failures in {stats.queue}"
+    check, queue = f"failures in {stats.queue}", stats.queue
     if not stats.failed:
         return Finding(check, "ok", "no failed task")
     reasons = Counter(task.reason or "?" for task in latest).most_common(3)
     named = ", ".join(f"{reason} {count}" for reason, count in reasons)
     what = f"{stats.failed} failed task(s); the latest by reason: {named}"
-    remedy = (
-        f"taskqueue list --state failed --queue {stats.queue}; mend the cause; taskqueue retry --queue {stats.queue}"
-    )
+    remedy = f"taskqueue list --state failed --queue {queue}; mend the cause; taskqueue retry --queue {queue}"
     return Finding(check, "warning", what, remedy)
 
 
@@ -341,6 +350,7 @@ async def _queue(asked: _Asked, queue: str) -> list[Finding]:
     try:
         stats = await inspector.stats(queue, deadline=deadline)
         latest = await inspector.tasks(queue, "failed", limit=LOOKED_AT, offset=0, deadline=deadline)
+        scheduled = await inspector.tasks(queue, "scheduled", limit=LOOKED_AT, offset=0, deadline=deadline)
         # The oldest stand last.
         offset = max(0, stats.prepared - LOOKED_AT)
         prepared = await inspector.tasks(queue, "prepared", limit=LOOKED_AT, offset=offset, deadline=deadline)
@@ -356,6 +366,7 @@ async def _queue(asked: _Asked, queue: str) -> list[Finding]:
         check_control(stats),
         check_consumers(stats, host=host, runs=runs, silent=silent, route=asked.routes.leading_to(queue)),
         check_doubt(queue, prepared, now=asked.now),
+        check_returned(queue, scheduled),
         check_failed(stats, latest),
     ]
 

@@ -20,6 +20,7 @@ from taskqueue.brokers.redis import RedisBroker
 from taskqueue.cli import app, run
 from taskqueue.doctor import Finding
 from taskqueue.inspector import ConsumerInfo, Control, QueueStats, StoreInfo
+from taskqueue.task import Settlement, Verdict
 from tests.servers import RedisServer, free_port
 from tests.tasks import opaque, opaque_tasks
 
@@ -293,6 +294,22 @@ async def test_tasks_have_failed(any_server: RedisServer) -> None:
         found = the(await doctor.examine(broker, ["default"]), "failures in default")
     assert (found.level, "1 failed task(s)" in found.what, "format 1" in found.what) == ("warning", True, True)
     assert "taskqueue retry --queue default" in found.remedy
+
+
+async def test_somebody_has_another_secret(any_server: RedisServer) -> None:
+    async with store(any_server) as broker:
+        await broker.push("default", opaque_tasks(2), deadline=soon())
+        lease, _ = await broker.claim("default", "one", begins=True, deadline=soon())
+        taken = await broker.exchange(lease, (), token="a", want=2, room=1000, deadline=soon())
+        assert the(await doctor.examine(broker, ["default"]), "secret for default").level == "ok"
+        verdicts = (Verdict("release", "key", delay=60.0), Verdict("retry", "server", 503, delay=60.0))
+        told = [
+            Settlement(one.id, one.delivery, verdict) for one, verdict in zip(taken.reservations, verdicts, strict=True)
+        ]
+        await broker.exchange(lease, told, token="b", want=0, room=0, deadline=soon())
+        found = the(await doctor.examine(broker, ["default"]), "secret for default")
+    assert (found.level, found.what.startswith("1 task(s) came back: one, or")) == ("error", True)
+    assert "TASKQUEUE_SECRET" in found.remedy
 
 
 async def test_a_queue_is_misspelt(any_server: RedisServer) -> None:
