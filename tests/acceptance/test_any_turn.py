@@ -30,7 +30,7 @@ from tests.work import consume, queue_at, soon
 
 TASKS: Final = 6
 # Seconds. Everything is at hand: what takes longer would not end.
-SOON: Final = 5.0
+SOON: Final = 15.0
 # Of what is not a connection being made, one moment in so many: all of them take minutes.
 STRIDE: Final = 13
 MADE: Final = "connection_made"
