@@ -89,7 +89,7 @@ def test_prefixes_end_where_a_segment_ends(path: str, hidden: bool) -> None:  # 
         ("/@@tasks", True),
         ("/a/../tasks/x", True),
         ("/../tasks", True),
-        # The first is what it says to a router that joins slashes, and /x to one that resolves the dots too.
+        # /tasks/../x to a router that only joins slashes, /x to one that resolves dots as well.
         ("//tasks/../x", True),
         ("/x/tasks/../a", False),
         ("/deep//down", True),
